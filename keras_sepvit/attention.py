@@ -1,0 +1,140 @@
+"""Depthwise separable self-attention: DSA inside windows, then PSA among them."""
+
+import keras
+from keras import layers, ops
+
+from keras_sepvit import functional
+from keras_sepvit.layers import CONV_INITIALIZER, dense
+from keras_sepvit.validation import check_choice, check_heads, positive_int
+
+GLOBAL_TOKENS = ("first", "average_pooling", "depthwise_conv", None)
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class SeparableAttention(layers.Layer):
+    """DSA inside each window, PSA among windows, and an output projection.
+
+    DSA (paper, equations 3 and 4) is multi-head self-attention among the tokens
+    of a window. PSA (equation 5) represents each window by one token, takes
+    queries and keys from these tokens alone, and mixes whole windows with the
+    attention weights. Both have a shortcut of their own.
+
+    Args:
+        num_heads: Attention heads; must divide the channels.
+        global_token: The token that stands for a window in PSA: `"first"`, the
+            first token of the window (a window token that took part in DSA;
+            it is not in the output), the `"average_pooling"` of the window's
+            tokens after DSA, a `"depthwise_conv"` over them as large as the
+            window, or `None` for no PSA.
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input shape: `(batch, windows, tokens, channels)`; float. The tokens of a
+    window are its positions, with the window token in front of them where
+    `global_token="first"`.
+
+    Output shape: `(batch, windows, positions, channels)`.
+
+    Raises:
+        ValueError: for an unknown `global_token`, an input of another rank, or
+            `num_heads` that do not divide the channels.
+    """
+
+    def __init__(self, num_heads, global_token="first", **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = positive_int("num_heads", num_heads)
+        self.global_token = check_choice("global_token", global_token, GLOBAL_TOKENS)
+
+    def build(self, input_shape):
+        if len(input_shape) != 4:
+            raise ValueError(
+                f"Layer `{self.name}` expects (batch, windows, tokens, channels). "
+                f"Received a shape of rank {len(input_shape)}: {tuple(input_shape)}."
+            )
+        _, windows, tokens, channels = input_shape
+        check_heads(channels, self.num_heads)
+        self.dsa_qkv = dense(3 * channels, "dsa_qkv", self.dtype_policy)
+        self.dsa_qkv.build((None, tokens, channels))
+        if self.global_token is not None:
+            self.win_tokens_norm = layers.LayerNormalization(
+                epsilon=1e-5, dtype=self.dtype_policy, name="win_tokens_norm"
+            )
+            self.win_tokens_norm.build((None, windows, channels))
+            self.psa_qk = dense(2 * channels, "psa_qk", self.dtype_policy)
+            self.psa_qk.build((None, windows, channels))
+        if self.global_token == "depthwise_conv":
+            self.win_kernel = self.add_weight(
+                name="win_kernel",
+                shape=(tokens, 1, channels, 1),
+                initializer=CONV_INITIALIZER,
+            )
+            self.win_bias = self.add_weight(
+                name="win_bias", shape=(channels,), initializer="zeros"
+            )
+        self.proj = dense(channels, "proj", self.dtype_policy)
+        self.proj.build((None, tokens, channels))
+
+    def call(self, inputs):
+        x = self._attend_inside_windows(inputs)
+        if self.global_token is not None:
+            token, x = self._global_token(x)
+            x = self._attend_among_windows(token, x)
+        return self.proj(x)
+
+    def _attend_inside_windows(self, inputs):
+        """DSA: (batch, windows, tokens, channels) to the same."""
+        _, windows, tokens, channels = ops.shape(inputs)
+        x = ops.reshape(inputs, (-1, tokens, channels))
+        qkv = functional.split_heads(self.dsa_qkv(x), 3 * self.num_heads)
+        query, key, value = ops.split(qkv, 3, axis=1)
+        x = x + functional.merge_heads(functional.attention(query, key, value))
+        return ops.reshape(x, (-1, windows, tokens, channels))
+
+    def _global_token(self, x):
+        """The windows' tokens (batch, windows, channels), and their positions."""
+        _, windows, _, channels = ops.shape(x)
+        if self.global_token == "first":
+            return x[:, :, 0], x[:, :, 1:]
+        if self.global_token == "average_pooling":
+            return ops.mean(x, axis=2), x
+        kernel = ops.cast(self.win_kernel[:, 0, :, 0], x.dtype)
+        return ops.sum(x * kernel, axis=2) + ops.cast(self.win_bias, x.dtype), x
+
+    def _attend_among_windows(self, token, x):
+        """PSA: windows (batch, windows, positions, channels) to the same."""
+        _, windows, positions, channels = ops.shape(x)
+        query, key = self._psa_query_and_key(token)
+        head_dim = channels // self.num_heads
+        value = ops.reshape(x, (-1, windows * positions, channels))
+        value = functional.split_heads(value, self.num_heads)
+        value = ops.reshape(value, (-1, self.num_heads, windows, positions * head_dim))
+        mixed = functional.attention(query, key, value)
+        mixed = ops.reshape(mixed, (-1, self.num_heads, windows * positions, head_dim))
+        mixed = functional.merge_heads(mixed)
+        return x + ops.reshape(mixed, (-1, windows, positions, channels))
+
+    def _psa_query_and_key(self, token):
+        qk = self.psa_qk(functional.gelu(self.win_tokens_norm(token)))
+        return ops.split(functional.split_heads(qk, 2 * self.num_heads), 2, axis=1)
+
+    def window_attention(self, inputs):
+        """The weights with which PSA mixes the windows.
+
+        Args:
+            inputs: As for `call`.
+
+        Returns:
+            Tensor of shape (batch, heads, windows, windows), float32: for each
+            window (third axis) the weights of all windows, which sum to 1.
+        """
+        token, _ = self._global_token(self._attend_inside_windows(inputs))
+        return functional.attention_weights(*self._psa_query_and_key(token))
+
+    def compute_output_shape(self, input_shape):
+        batch, windows, tokens, channels = input_shape
+        if self.global_token == "first":
+            tokens -= 1
+        return (batch, windows, tokens, channels)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "num_heads": self.num_heads, "global_token": self.global_token}

@@ -1,0 +1,316 @@
+"""The SepViT backbone: four stages of blocks, with their pyramid of features."""
+
+import math
+
+import keras
+from keras import layers
+
+from keras_sepvit.block import SepViTBlock
+from keras_sepvit.configs import (
+    PATCH_EMBEDDINGS,
+    WINDOW_TOKENS,
+    get_config,
+    scale_windows,
+    window_pairs,
+)
+from keras_sepvit.layers import PEG, PatchEmbedding
+from keras_sepvit.validation import (
+    check_channels_last,
+    check_choice,
+    check_heads,
+    check_rate,
+    positive_int,
+)
+
+STRIDES = (4, 2, 2, 2)
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class SepViTBackbone(keras.Model):
+    """Separable Vision Transformer features (arXiv 2203.15380), without a head.
+
+    A functional model: its layers are named `stage1_embed`, `stage1_block1`,
+    `stage1_peg`, ..., and can be reached, cut and recombined by name.
+
+    The network has two forms. The *classification form* (`dense=False`) has a
+    fixed input size, one learned window token a window, and a final norm. The
+    *dense form* (`dense=True`), for detection and segmentation, takes images of
+    any size, dynamic ones too: window tokens are zeros, maps are padded to
+    whole windows, every block has PSA, and each stage ends with a norm, which
+    the next stage reads.
+
+    Args:
+        hidden_dims: Channels of the four stages.
+        depths: Number of blocks of each stage.
+        num_heads: Attention heads of each stage; must divide its channels.
+        window_sizes: For each stage, the window of each of its blocks, as an
+            int or a (height, width) pair.
+        image_shape: (height, width, channels) of the images. Height and width
+            may be None in the dense form.
+        mlp_ratio: Hidden channels of an MLP over its input channels.
+        drop_path_rate: Drop path rate of the last block, in [0, 1); it rises
+            linearly from 0 at the first.
+        window_tokens: `"learned"` (the classification form's default),
+            `"zeros"` (the dense form's), `"average_pooling"` or
+            `"depthwise_conv"`; see `SepViTBlock`.
+        patch_embedding: `"overlapping"` or `"non_overlapping"`.
+        dense: The dense form, see above.
+        pad_windows: Pad maps that are no multiple of the window. Always so in
+            the dense form; an error otherwise by default.
+        dtype: Dtype policy of all layers; the global policy by default.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+
+    Input shape: `(batch, height, width, channels)`; float, normalised with
+    ImageNet's mean and standard deviation.
+
+    Output shape: `(batch, height / 32, width / 32, hidden_dims[-1])`. The
+    outputs of the stages, at strides of 4, 8, 16 and 32, are in
+    `pyramid_outputs`.
+
+    Raises:
+        ValueError: for arguments of different lengths or out of range, heads
+            that do not divide channels, a size that the windows do not fit
+            (naming sizes that do), and `channels_first`.
+
+    Example:
+
+    ```python
+    backbone = keras_sepvit.SepViTBackbone.from_variant(
+        "sepvit_t", dense=True, image_shape=(None, None, 3)
+    )
+    pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
+    features = pyramid(images)  # {"P2": ..., "P3": ..., "P4": ..., "P5": ...}
+    ```
+    """
+
+    def __init__(
+        self,
+        hidden_dims,
+        depths,
+        num_heads,
+        window_sizes,
+        image_shape=(224, 224, 3),
+        mlp_ratio=4.0,
+        drop_path_rate=0.0,
+        window_tokens=None,
+        patch_embedding="overlapping",
+        dense=False,
+        pad_windows=False,
+        dtype=None,
+        **kwargs,
+    ):
+        architecture = {
+            "hidden_dims": tuple(hidden_dims),
+            "depths": tuple(depths),
+            "num_heads": tuple(num_heads),
+            "window_sizes": window_pairs(window_sizes),
+            "mlp_ratio": float(mlp_ratio),
+            "drop_path_rate": check_rate("drop_path_rate", drop_path_rate),
+            "window_tokens": window_tokens or ("zeros" if dense else "learned"),
+            "patch_embedding": patch_embedding,
+            "dense": bool(dense),
+            "pad_windows": bool(pad_windows),
+        }
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        image_shape = check_image_shape(image_shape)
+        inputs = keras.Input(image_shape, name="image")
+        outputs, pyramid_outputs = sepvit_features(inputs, dtype=policy, **architecture)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.dtype_policy = policy
+        self._config = {**architecture, "image_shape": image_shape}
+        self._pyramid_outputs = pyramid_outputs
+
+    @classmethod
+    def from_variant(cls, variant, image_shape=(224, 224, 3), **kwargs):
+        """The backbone of a variant, with random weights.
+
+        In the classification form windows scale with the image (see
+        `keras_sepvit.configs.scale_windows`), unless `pad_windows=True`.
+
+        Args:
+            variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`, `"sepvit_b"`,
+                or a `SepViTConfig`.
+            image_shape: (height, width, channels).
+            **kwargs: Other arguments of `SepViTBackbone`, which override those
+                of the variant.
+        """
+        image_shape = check_image_shape(image_shape)
+        fixed = kwargs.get("dense") or kwargs.get("pad_windows")
+        architecture = variant_architecture(variant, image_shape, scale=not fixed)
+        if kwargs.get("dense"):
+            architecture["window_tokens"] = None
+        return cls(**{**architecture, "image_shape": image_shape, **kwargs})
+
+    @property
+    def pyramid_outputs(self):
+        """The stages' outputs: `KerasTensor`s by level, `"P2"` to `"P5"`."""
+        return dict(self._pyramid_outputs)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            **self._config,
+        }
+
+
+def sepvit_features(
+    x,
+    hidden_dims,
+    depths,
+    num_heads,
+    window_sizes,
+    mlp_ratio,
+    drop_path_rate,
+    window_tokens,
+    patch_embedding,
+    dense,
+    pad_windows,
+    dtype,
+):
+    """Builds the functional graph of the backbone on a Keras tensor.
+
+    Returns:
+        The output map, and the stages' outputs by pyramid level.
+    """
+    check_channels_last()
+    _check_stages(hidden_dims, depths, num_heads, window_sizes)
+    check_choice("patch_embedding", patch_embedding, PATCH_EMBEDDINGS)
+    check_choice("window_tokens", window_tokens, WINDOW_TOKENS)
+    if dense and window_tokens == "learned":
+        raise ValueError(
+            "The dense form takes images of any size and has no learned window tokens. Received: "
+            "dense=True, window_tokens='learned'. Leave `window_tokens` out, or use another value."
+        )
+    if not (dense or pad_windows):
+        _check_windows_fit(x.shape[1:3], window_sizes, patch_embedding, window_tokens)
+
+    rates = _linear_rates(drop_path_rate, sum(depths))
+    pyramid_outputs = {}
+    for stage, (dim, heads, windows, stride) in enumerate(
+        zip(hidden_dims, num_heads, window_sizes, STRIDES, strict=True), start=1
+    ):
+        x = PatchEmbedding(
+            dim, stride, patch_embedding, dtype=dtype, name=f"stage{stage}_embed"
+        )(x)
+        for block, window in enumerate(windows, start=1):
+            x = SepViTBlock(
+                heads,
+                window,
+                mlp_ratio=mlp_ratio,
+                drop_path_rate=next(rates),
+                window_tokens=window_tokens,
+                pad=dense or pad_windows,
+                single_window_psa=dense,
+                dtype=dtype,
+                name=f"stage{stage}_block{block}",
+            )(x)
+            if block == 1:
+                x = PEG(dtype=dtype, name=f"stage{stage}_peg")(x)
+        if dense:
+            x = _norm(f"stage{stage}_norm", dtype)(x)
+        pyramid_outputs[f"P{stage + 1}"] = x
+    if not dense:
+        x = _norm("norm", dtype)(x)
+    return x, pyramid_outputs
+
+
+def variant_architecture(variant, image_shape, scale):
+    """A variant's architecture for an image shape, with windows scaled to it or not."""
+    config = get_config(variant)
+    architecture = config.architecture()
+    architecture["window_sizes"] = window_pairs(config.window_sizes)
+    height, width, _ = image_shape
+    if scale:
+        _check_static(height, width)
+        try:
+            architecture["window_sizes"] = scale_windows(
+                config.window_sizes, config.image_size, height, width
+            )
+        except ValueError as error:
+            sides = [side for stage in architecture["window_sizes"] for w in stage for side in w]
+            step = config.image_size // math.gcd(config.image_size, *sides)
+            raise ValueError(
+                f"The classification form cannot take images of {height} x {width}: sides must be "
+                f"multiples of {step} ({step}, {2 * step}, {3 * step}, ...), to which windows "
+                "scale. For other sizes use `pad_windows=True`, or the dense form "
+                "(`SepViTBackbone.from_variant(..., dense=True)`)."
+            ) from error
+    return architecture
+
+
+def check_image_shape(image_shape):
+    """`image_shape` as a tuple (height, width, channels)."""
+    shape = tuple(image_shape) if image_shape is not None else ()
+    if len(shape) != 3 or shape[-1] is None:
+        raise ValueError(
+            "`image_shape` must be (height, width, channels), with a static number of channels. "
+            f"Received: {image_shape!r}."
+        )
+    return tuple(None if side is None else positive_int("image_shape", side) for side in shape)
+
+
+def _check_stages(hidden_dims, depths, num_heads, window_sizes):
+    arguments = {
+        "hidden_dims": hidden_dims,
+        "depths": depths,
+        "num_heads": num_heads,
+        "window_sizes": window_sizes,
+    }
+    for name, value in arguments.items():
+        if len(value) != len(STRIDES):
+            raise ValueError(
+                f"`{name}` must have one entry for each of the {len(STRIDES)} stages. "
+                f"Received: {name}={value!r}."
+            )
+    for depth, windows in zip(depths, window_sizes, strict=True):
+        if positive_int("depths", depth) != len(windows):
+            raise ValueError(
+                "`window_sizes` must have one window for each block of a stage. Received: "
+                f"depths={depths}, window_sizes={window_sizes}."
+            )
+    for dim, heads in zip(hidden_dims, num_heads, strict=True):
+        check_heads(positive_int("hidden_dims", dim), positive_int("num_heads", heads))
+
+
+def _check_static(height, width):
+    if height is None or width is None:
+        raise ValueError(
+            "The classification form has one token a window and needs a fixed image size. "
+            f"Received: height={height}, width={width}. For images of any size use the dense form: "
+            "`SepViTBackbone.from_variant(..., dense=True, image_shape=(None, None, 3))`."
+        )
+
+
+def _check_windows_fit(image_size, window_sizes, patch_embedding, window_tokens):
+    """Refuses an image size whose maps are no multiples of their windows."""
+    _check_static(*image_size)
+    stride = 1
+    step = [1, 1]
+    for stage_stride, windows in zip(STRIDES, window_sizes, strict=True):
+        stride *= stage_stride
+        for window in windows:
+            for axis in (0, 1):
+                step[axis] = math.lcm(step[axis], stride * window[axis])
+    round_up = patch_embedding == "overlapping"
+    sides = list(image_size)
+    for stage_stride, windows in zip(STRIDES, window_sizes, strict=True):
+        sides = [-(-s // stage_stride) if round_up else s // stage_stride for s in sides]
+        for window in windows:
+            if any(side == 0 or side % w for side, w in zip(sides, window, strict=True)):
+                raise ValueError(
+                    f"Windows of {window} do not fit a map of {sides[0]} x {sides[1]}, which an "
+                    f"image of {image_size[0]} x {image_size[1]} gives. With these `window_sizes`, "
+                    f"heights must be multiples of {step[0]} and widths of {step[1]} pixels. "
+                    "Otherwise choose other windows, `pad_windows=True`, or `dense=True`."
+                )
+
+
+def _linear_rates(last, count):
+    """Drop path rates that rise linearly from 0 at the first block to `last`."""
+    return (last * index / max(count - 1, 1) for index in range(count))
+
+
+def _norm(name, dtype):
+    return layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name=name)

@@ -1,0 +1,183 @@
+"""The SepViT block: separable attention over windows of a map, then an MLP."""
+
+import keras
+from keras import layers, ops
+
+from keras_sepvit.attention import SeparableAttention
+from keras_sepvit.configs import WINDOW_TOKENS, as_pair
+from keras_sepvit.layers import MLP, DropPath
+from keras_sepvit.validation import check_choice, check_map, check_rate, positive_int
+from keras_sepvit.windows import pad_to_windows, padded_size, window_merge, window_partition
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class SepViTBlock(layers.Layer):
+    """A SepViT block: local and global attention in one, on a map of any size.
+
+    The map is cut into windows, with a window token in front of each; norm,
+    separable attention and an MLP follow, with residuals around both. A window
+    of 7 positions makes the paper's DSA block, a larger one (14) its GSA block.
+    Paper, section 3, equations 6 and 7.
+
+    Args:
+        num_heads: Attention heads; must divide the channels.
+        window_size: Positions of a window: an int or a (height, width) pair.
+        mlp_ratio: Hidden channels of the MLP over its input channels.
+        drop_path_rate: Probability in [0, 1) of dropping a residual branch of a
+            sample in training.
+        window_tokens: Where a window's global representation comes from:
+            `"learned"` tokens, one a window, for which height and width must be
+            static; fixed `"zeros"` tokens; or, without tokens,
+            `"average_pooling"` or `"depthwise_conv"` over the window's
+            positions (paper, table 6).
+        pad: Pad maps that are no multiple of the window with zeros, right and
+            bottom, before the norm; nothing is masked, and the padding is
+            cropped afterwards. If False, such a map is an error.
+        single_window_psa: Keep PSA and the window token where the whole map is
+            one window. If False, such a block has neither.
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input and output shape: `(batch, height, width, channels)`; float.
+
+    Raises:
+        ValueError: for arguments out of range, an input that is no map, heads
+            that do not divide the channels, windows that do not tile the map
+            with `pad=False`, and learned tokens for a map of dynamic size.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        window_size=7,
+        mlp_ratio=4.0,
+        drop_path_rate=0.0,
+        window_tokens="learned",
+        pad=False,
+        single_window_psa=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = positive_int("num_heads", num_heads)
+        self.window_size = tuple(positive_int("window_size", w) for w in as_pair(window_size))
+        self.mlp_ratio = float(mlp_ratio)
+        self.drop_path_rate = check_rate("drop_path_rate", drop_path_rate)
+        self.window_tokens = check_choice("window_tokens", window_tokens, WINDOW_TOKENS)
+        self.pad = bool(pad)
+        self.single_window_psa = bool(single_window_psa)
+
+    def build(self, input_shape):
+        check_map(self.name, input_shape)
+        _, height, width, channels = input_shape
+        self._check_size(height, width)
+        windows = self.count_windows(height, width)
+        positions = self.window_size[0] * self.window_size[1]
+        dtype = self.dtype_policy
+
+        self.has_psa = windows != 1 or self.single_window_psa
+        self.has_token = self.has_psa and self.window_tokens in ("learned", "zeros")
+        if self.has_token and self.window_tokens == "learned":
+            if windows is None:
+                raise ValueError(
+                    f"Block `{self.name}` has one learned token a window, so its map must have a "
+                    f"static size. Received shape: {tuple(input_shape)}. Give the input a fixed "
+                    "height and width, or use window_tokens='zeros'."
+                )
+            self.win_tokens = self.add_weight(
+                name="win_tokens", shape=(1, windows, 1, channels), initializer="zeros"
+            )
+        tokens_shape = (None, windows, positions + self.has_token, channels)
+        self.norm1 = layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="norm1")
+        self.norm1.build(tokens_shape)
+        self.attn = SeparableAttention(
+            self.num_heads, self._global_token(), dtype=dtype, name="attn"
+        )
+        self.attn.build(tokens_shape)
+        self.norm2 = layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="norm2")
+        self.norm2.build(input_shape)
+        self.mlp = MLP(int(channels * self.mlp_ratio), dtype=dtype, name="mlp")
+        self.mlp.build(input_shape)
+        self.drop_path = DropPath(self.drop_path_rate, dtype=dtype, name="drop_path")
+
+    def count_windows(self, height, width):
+        """Windows that cover a map of this size; None where a side is dynamic."""
+        if height is None or width is None:
+            return None
+        rows, columns = (
+            padded_size(side, window) // window
+            for side, window in zip((height, width), self.window_size, strict=True)
+        )
+        return rows * columns
+
+    def call(self, inputs, training=False):
+        x = inputs + self.drop_path(self._mix_windows(inputs), training=training)
+        return x + self.drop_path(self.mlp(self.norm2(x)), training=training)
+
+    def _mix_windows(self, inputs):
+        x = pad_to_windows(inputs, self.window_size) if self.pad else inputs
+        windows = self.attn(self.norm1(self._cut_windows(x)))
+        mixed = window_merge(windows, self.window_size, *ops.shape(x)[1:3])
+        if x is not inputs:
+            _, height, width, _ = ops.shape(inputs)
+            mixed = mixed[:, :height, :width]
+        return mixed
+
+    def _cut_windows(self, x):
+        """A padded map as windows, each with its token in front where it has one."""
+        windows = window_partition(x, self.window_size)
+        if self.has_token:
+            # Broadcast by adding to zeros of the right shape: `broadcast_to`
+            # and `tile` split the graph on mobile delegates.
+            tokens = ops.zeros_like(windows[:, :, :1])
+            if self.window_tokens == "learned":
+                tokens = tokens + ops.cast(self.win_tokens, tokens.dtype)
+            windows = ops.concatenate([tokens, windows], axis=2)
+        return windows
+
+    def window_attention(self, inputs):
+        """The attention among the windows of a map (PSA), for inspection.
+
+        Args:
+            inputs: As for `call`.
+
+        Returns:
+            Tensor of shape (batch, heads, windows, windows), float32: for each
+            window (third axis) the weights of all windows, which sum to 1.
+
+        Raises:
+            ValueError: if the block has no PSA, its map being a single window.
+        """
+        if not self.has_psa:
+            raise ValueError(f"Block `{self.name}` has one window and no attention among windows.")
+        x = pad_to_windows(inputs, self.window_size) if self.pad else inputs
+        return self.attn.window_attention(self.norm1(self._cut_windows(x)))
+
+    def _global_token(self):
+        if not self.has_psa:
+            return None
+        return "first" if self.has_token else self.window_tokens
+
+    def _check_size(self, height, width):
+        for name, side, window in zip(
+            ("height", "width"), (height, width), self.window_size, strict=True
+        ):
+            if not self.pad and side is not None and side % window:
+                raise ValueError(
+                    f"Block `{self.name}`: windows of {self.window_size} do not fit a map of "
+                    f"{height} x {width}: {name} must be a multiple of {window}. Use another "
+                    "input size or window, or `pad=True`."
+                )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "window_size": self.window_size,
+            "mlp_ratio": self.mlp_ratio,
+            "drop_path_rate": self.drop_path_rate,
+            "window_tokens": self.window_tokens,
+            "pad": self.pad,
+            "single_window_psa": self.single_window_psa,
+        }

@@ -1,0 +1,333 @@
+"""SepViT classifiers with the conventions of `keras.applications`."""
+
+import keras
+from keras import layers
+from keras.applications import imagenet_utils
+
+from keras_sepvit.backbone import check_image_shape, sepvit_features, variant_architecture
+from keras_sepvit.configs import VARIANTS, get_config
+from keras_sepvit.layers import DENSE_INITIALIZER
+from keras_sepvit.validation import check_choice, check_rate, positive_int
+from keras_sepvit.weights import load_pretrained
+
+# ImageNet's statistics by channel, for images of 0..255.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_VARIANCE = ((0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 2)
+
+_DOCSTRING = """{title}
+
+Reference: "SepViT: Separable Vision Transformer", arXiv 2203.15380.
+
+No ImageNet weights have been published for SepViT, so `weights=None` is the
+default.
+
+Args:
+{variant}    include_top: Whether to include the classification head.
+    include_preprocessing: Whether the model normalises its images itself. If
+        True, it takes RGB images of 0..255. If False, it takes images that
+        `keras.applications.imagenet_utils.preprocess_input(x, mode="torch")`
+        has normalised.
+    weights: None for random weights, or a `.weights.h5` or `.keras` file, or
+        the `https://` address of one, followed by `#sha256=` and its checksum.
+    input_tensor: Optional Keras tensor to use as the image input.
+    input_shape: Optional (height, width, 3); {size} by default. Windows scale
+        with the image, so that the weights of one size fit another. See
+        `pad_windows` for sizes that they cannot scale to.
+    pooling: With `include_top=False`: None for the normed map of the last
+        stage, `"avg"` for its mean or `"max"` for its maximum over positions.
+    classes: Number of classes of the head.
+    classifier_activation: Activation of the head; None for logits.
+    name: Name of the model.
+    drop_path_rate: Drop path rate of the last block, in [0, 1). By default that
+        of the published training recipe{rate}.
+    pad_windows: Keep the windows' size at every image size, and pad maps to
+        whole windows with zeros. Learned tokens are then resized on loading.
+    skip_head_mismatch: If the file in `weights` is for another number of
+        classes, keep the random head, with a warning, instead of an error.
+
+Input shape: `(batch, height, width, 3)`.
+
+Output shape: `(batch, classes)` with the head. Without it
+`(batch, height / 32, width / 32, channels)`, or `(batch, channels)` with
+pooling.
+
+Returns:
+    A functional `keras.Model`.
+
+Raises:
+    ValueError: for an argument out of range, a size that the windows do not fit
+        (naming sizes that do), `channels_first`, and weights that do not fit the
+        model (naming what differs).
+    FileNotFoundError: if the file in `weights` does not exist.
+"""
+
+_VARIANT_ARGUMENT = """    variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`, `"sepvit_b"`, or a
+        `keras_sepvit.SepViTConfig` of your own.
+"""
+
+
+def SepViT(
+    variant,
+    include_top=True,
+    include_preprocessing=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="sepvit",
+    drop_path_rate=None,
+    pad_windows=False,
+    skip_head_mismatch=False,
+):
+    config = get_config(variant)
+    check_choice("pooling", pooling, (None, "avg", "max"))
+    if include_top and pooling is not None:
+        raise ValueError(
+            "`pooling` is for models without a head. Received: "
+            f"pooling={pooling!r}, include_top=True. Drop it, or pass include_top=False."
+        )
+    if drop_path_rate is None:
+        drop_path_rate = config.drop_path_rate
+
+    inputs, x = _image_input(input_tensor, input_shape, config.image_size)
+    image_shape = check_image_shape(x.shape[1:])
+    if include_preprocessing:
+        x = _preprocessing(image_shape)(x)
+    x, _ = sepvit_features(
+        x,
+        **variant_architecture(config, image_shape, scale=not pad_windows),
+        drop_path_rate=check_rate("drop_path_rate", drop_path_rate),
+        dense=False,
+        pad_windows=pad_windows,
+        dtype=keras.config.dtype_policy(),
+    )
+    if include_top or pooling == "avg":
+        x = layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(data_format="channels_last", name="max_pool")(x)
+    if include_top:
+        x = layers.Dense(
+            positive_int("classes", classes),
+            activation=classifier_activation,
+            kernel_initializer=DENSE_INITIALIZER,
+            dtype=keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32"),
+            name="head",
+        )(x)
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        load_pretrained(model, weights, skip_head_mismatch=skip_head_mismatch)
+    return model
+
+
+def SepViTLite(
+    include_top=True,
+    include_preprocessing=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="sepvit_lite",
+    drop_path_rate=None,
+    pad_windows=False,
+    skip_head_mismatch=False,
+):
+    return SepViT(
+        "sepvit_lite",
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        pad_windows=pad_windows,
+        skip_head_mismatch=skip_head_mismatch,
+    )
+
+
+def SepViTT(
+    include_top=True,
+    include_preprocessing=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="sepvit_t",
+    drop_path_rate=None,
+    pad_windows=False,
+    skip_head_mismatch=False,
+):
+    return SepViT(
+        "sepvit_t",
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        pad_windows=pad_windows,
+        skip_head_mismatch=skip_head_mismatch,
+    )
+
+
+def SepViTS(
+    include_top=True,
+    include_preprocessing=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="sepvit_s",
+    drop_path_rate=None,
+    pad_windows=False,
+    skip_head_mismatch=False,
+):
+    return SepViT(
+        "sepvit_s",
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        pad_windows=pad_windows,
+        skip_head_mismatch=skip_head_mismatch,
+    )
+
+
+def SepViTB(
+    include_top=True,
+    include_preprocessing=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    name="sepvit_b",
+    drop_path_rate=None,
+    pad_windows=False,
+    skip_head_mismatch=False,
+):
+    return SepViT(
+        "sepvit_b",
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        pad_windows=pad_windows,
+        skip_head_mismatch=skip_head_mismatch,
+    )
+
+
+def preprocess_input(x, data_format=None):
+    """Returns `x` as it is: preprocessing is part of the model.
+
+    Kept for code written for `keras.applications`. A model made with
+    `include_preprocessing=False` wants
+    `keras.applications.imagenet_utils.preprocess_input(x, mode="torch")`.
+
+    Args:
+        x: Images of 0..255, RGB.
+        data_format: Not used.
+    """
+    return x
+
+
+def decode_predictions(preds, top=5):
+    """ImageNet's class names for predictions of 1000 classes.
+
+    Args:
+        preds: Array of shape (batch, 1000).
+        top: How many guesses to return for an image.
+
+    Returns:
+        For each image a list of `top` tuples (WordNet ID, name, score), the
+        most probable first. The list of names is downloaded once by Keras.
+
+    Raises:
+        ValueError: for `preds` of another shape.
+    """
+    return imagenet_utils.decode_predictions(preds, top=top)
+
+
+def _image_input(input_tensor, input_shape, image_size):
+    """The model's inputs, and the image tensor to build on."""
+    if input_tensor is None:
+        x = keras.Input(check_image_shape(input_shape or (image_size, image_size, 3)), name="image")
+        return x, x
+    if not keras.utils.is_keras_tensor(input_tensor):
+        raise ValueError(
+            "`input_tensor` must be a Keras tensor, such as `keras.Input(...)` or the output of a "
+            f"layer on one. Received: {type(input_tensor).__name__}."
+        )
+    if len(input_tensor.shape) != 4:
+        raise ValueError(
+            "`input_tensor` must have the shape (batch, height, width, channels). "
+            f"Received: {input_tensor.shape}."
+        )
+    if input_shape is not None and tuple(input_shape) != tuple(input_tensor.shape[1:]):
+        raise ValueError(
+            f"`input_shape` {tuple(input_shape)} differs from the shape of `input_tensor`, "
+            f"{tuple(input_tensor.shape[1:])}. Pass only one of them."
+        )
+    return keras.utils.get_source_inputs(input_tensor), input_tensor
+
+
+def _preprocessing(image_shape):
+    """The layer that normalises RGB images of 0..255 with ImageNet's statistics."""
+    if image_shape[-1] != 3:
+        raise ValueError(
+            "`include_preprocessing=True` is for RGB images with 3 channels. Received images of "
+            f"shape {image_shape}. Convert them to RGB, or pass include_preprocessing=False and "
+            "normalise them yourself."
+        )
+    # In float32 whatever the policy: half precision would round non-integer pixels.
+    return layers.Normalization(
+        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name="preprocessing"
+    )
+
+
+SepViT.__doc__ = _DOCSTRING.format(
+    title="A SepViT classifier of any architecture.",
+    variant=_VARIANT_ARGUMENT,
+    size="the configuration's image size, (224, 224, 3) for the family,",
+    rate="",
+)
+for _function, _name in (
+    (SepViTLite, "sepvit_lite"),
+    (SepViTT, "sepvit_t"),
+    (SepViTS, "sepvit_s"),
+    (SepViTB, "sepvit_b"),
+):
+    _function.__doc__ = _DOCSTRING.format(
+        title=f"The {_function.__name__[:6]}-{_function.__name__[6:]} classifier.",
+        variant="",
+        size="(224, 224, 3)",
+        rate=f", {VARIANTS[_name].drop_path_rate}",
+    )

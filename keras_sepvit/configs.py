@@ -1,0 +1,189 @@
+"""The SepViT family as data: architectures, ablations and published figures.
+
+Sources: the paper (arXiv 2203.15380, v1 and v4) and the authors' PyTorch code.
+"""
+
+import dataclasses
+
+WINDOW_TOKENS = ("learned", "zeros", "average_pooling", "depthwise_conv")
+PATCH_EMBEDDINGS = ("overlapping", "non_overlapping")
+
+# A window of 7 makes a DSA block, a window of 14 a GSA block (paper, section 3.4).
+_WINDOWS_12_BLOCKS = ((7,), (7, 14), (7, 14) * 3, (7, 7))
+_WINDOWS_19_BLOCKS = ((7,), (7, 14), (7, 14) * 7, (7, 7))
+
+
+@dataclasses.dataclass(frozen=True)
+class SepViTConfig:
+    """The architecture of one member of the family, at its reference size.
+
+    Attributes:
+        hidden_dims: Channels of the four stages.
+        depths: Number of blocks of each stage.
+        num_heads: Attention heads of each stage.
+        window_sizes: For each stage, the window of each of its blocks, as an
+            int or an (height, width) pair, for images of `image_size`.
+        drop_path_rate: The largest drop path rate, that of the last block, in
+            the published training recipe.
+        mlp_ratio: Hidden channels of the MLP over its input channels.
+        window_tokens: Where a window's global representation comes from:
+            `"learned"` tokens, fixed `"zeros"` tokens, or, without tokens,
+            `"average_pooling"` or `"depthwise_conv"` over the window.
+        patch_embedding: `"overlapping"` (7x7 stride 4, then 3x3 stride 2) or
+            `"non_overlapping"` (4x4 stride 4, then 2x2 stride 2).
+        image_size: The side in pixels that `window_sizes` are meant for.
+    """
+
+    hidden_dims: tuple
+    depths: tuple
+    num_heads: tuple
+    window_sizes: tuple
+    drop_path_rate: float
+    mlp_ratio: float = 4.0
+    window_tokens: str = "learned"
+    patch_embedding: str = "overlapping"
+    image_size: int = 224
+
+    def architecture(self):
+        """The arguments of `SepViTBackbone` that this configuration fixes."""
+        fields = dataclasses.asdict(self)
+        del fields["drop_path_rate"], fields["image_size"]
+        return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedFigures:
+    """What the paper reports for one variant on ImageNet-1K at 224 x 224.
+
+    Attributes:
+        parameters: Parameters in millions (table 2).
+        macs: Multiply-accumulates in billions; the paper's column is headed
+            FLOPs (table 2).
+        top1: Top-1 accuracy in percent, in the last version (v4).
+        top1_v1: Top-1 accuracy in percent, in the first version (v1).
+    """
+
+    parameters: float
+    macs: float
+    top1: float
+    top1_v1: float
+
+
+# Channels, heads and depths: paper, table 1. Drop path: paper, section 4.1.
+VARIANTS = {
+    "sepvit_lite": SepViTConfig(
+        hidden_dims=(32, 64, 128, 256),
+        depths=(1, 2, 6, 2),
+        num_heads=(1, 2, 4, 8),
+        window_sizes=_WINDOWS_12_BLOCKS,
+        drop_path_rate=0.1,  # our choice: the paper gives none for Lite
+    ),
+    "sepvit_t": SepViTConfig(
+        hidden_dims=(96, 192, 384, 768),
+        depths=(1, 2, 6, 2),
+        num_heads=(3, 6, 12, 24),
+        window_sizes=_WINDOWS_12_BLOCKS,
+        drop_path_rate=0.2,
+    ),
+    "sepvit_s": SepViTConfig(
+        hidden_dims=(96, 192, 384, 768),
+        depths=(1, 2, 14, 2),
+        num_heads=(3, 6, 12, 24),
+        window_sizes=_WINDOWS_19_BLOCKS,
+        drop_path_rate=0.3,
+    ),
+    "sepvit_b": SepViTConfig(
+        hidden_dims=(128, 256, 512, 1024),
+        depths=(1, 2, 14, 2),
+        num_heads=(4, 8, 16, 32),
+        window_sizes=_WINDOWS_19_BLOCKS,
+        drop_path_rate=0.5,
+    ),
+}
+
+# Paper, table 2 (v1 and v4).
+PUBLISHED = {
+    "sepvit_lite": PublishedFigures(3.7, 0.6, top1=72.3, top1_v1=72.3),
+    "sepvit_t": PublishedFigures(31.2, 4.5, top1=82.7, top1_v1=82.5),
+    "sepvit_s": PublishedFigures(46.6, 7.5, top1=83.6, top1_v1=83.5),
+    "sepvit_b": PublishedFigures(82.3, 13.1, top1=84.2, top1_v1=84.0),
+}
+
+# Paper, tables 6 and 7: changes to SepViT-T, for `dataclasses.replace`.
+ABLATIONS = {
+    "no_gsa": {"window_sizes": ((7,), (7, 7), (7,) * 6, (7, 7))},
+    "zero_window_tokens": {"window_tokens": "zeros"},
+    "average_pooling": {"window_tokens": "average_pooling"},
+    "depthwise_conv": {"window_tokens": "depthwise_conv"},
+    "non_overlapping": {"patch_embedding": "non_overlapping"},
+}
+
+
+def get_config(variant):
+    """The `SepViTConfig` of a variant.
+
+    Args:
+        variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`, `"sepvit_b"`, or
+            the name of its constructor (`"SepViTB"`), in any case, or a
+            `SepViTConfig`, which is returned as it is.
+
+    Raises:
+        ValueError: for an unknown variant.
+    """
+    if isinstance(variant, SepViTConfig):
+        return variant
+    by_plain_name = {key.replace("_", ""): key for key in VARIANTS}
+    plain_name = str(variant).lower().replace("_", "").replace("-", "")
+    if plain_name not in by_plain_name:
+        raise ValueError(
+            f"Unknown `variant`: {variant!r}. Expected one of "
+            f"{', '.join(VARIANTS)}, or a `SepViTConfig` of your own."
+        )
+    return VARIANTS[by_plain_name[plain_name]]
+
+
+def as_pair(window_size):
+    """A window as (height, width): `7` and `(7, 7)` are the same window."""
+    if isinstance(window_size, int):
+        return (window_size, window_size)
+    return tuple(window_size)
+
+
+def window_pairs(window_sizes):
+    """`window_sizes` by stage and block as nested tuples of (height, width) pairs."""
+    return tuple(tuple(as_pair(window) for window in stage) for stage in window_sizes)
+
+
+def scale_windows(window_sizes, image_size, height, width):
+    """Windows that give another image size the same grid of windows.
+
+    With them every weight of a model made for `image_size` fits a model for
+    `height` x `width`, and no new weight is needed.
+
+    Args:
+        window_sizes: Windows by stage and block, for square images of
+            `image_size` pixels.
+        image_size: The side in pixels that `window_sizes` are meant for.
+        height, width: The new size in pixels.
+
+    Returns:
+        `window_sizes` as nested tuples of (height, width) pairs.
+
+    Raises:
+        ValueError: if a window would not be a whole number of positions.
+    """
+
+    def scale(window):
+        sides = []
+        for side, pixels in zip(window, (height, width), strict=True):
+            scaled, rest = divmod(side * pixels, image_size)
+            if rest or not scaled:
+                raise ValueError(
+                    f"Windows of {window_sizes} at {image_size} x {image_size} pixels do not "
+                    f"scale to {height} x {width}: a window side of {side} would become "
+                    f"{side * pixels / image_size:g}."
+                )
+            sides.append(scaled)
+        return tuple(sides)
+
+    return tuple(tuple(map(scale, stage)) for stage in window_pairs(window_sizes))

@@ -1,0 +1,195 @@
+"""The layers around the attention: patch embedding, PEG, DropPath and MLP."""
+
+import keras
+from keras import initializers, layers, ops, random
+
+from keras_sepvit import functional
+from keras_sepvit.configs import PATCH_EMBEDDINGS
+from keras_sepvit.validation import check_choice, check_map, check_rate, positive_int
+
+# Initialisers of the authors' code.
+DENSE_INITIALIZER = initializers.TruncatedNormal(stddev=0.02)
+CONV_INITIALIZER = initializers.VarianceScaling(
+    scale=2.0, mode="fan_out", distribution="untruncated_normal"
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class PatchEmbedding(layers.Layer):
+    """Divides a map into patches and embeds each: a strided convolution, then a norm.
+
+    Overlapping patches (the default) are a convolution of `2 * stride - 1`
+    pixels, padded with zeros by `stride - 1` on every side: 7 x 7 for the
+    stride of 4 of the first stage, 3 x 3 for the stride of 2 of the others.
+    Paper, section 3.1 and table 7.
+
+    Args:
+        filters: Output channels.
+        strides: Side of a patch's step in pixels.
+        mode: `"overlapping"`, or `"non_overlapping"` for a convolution as
+            wide as its stride.
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input shape: `(batch, height, width, channels)`; float.
+
+    Output shape: `(batch, height / strides, width / strides, filters)`, rounded
+    up (overlapping) or down.
+
+    Raises:
+        ValueError: for `filters` or `strides` below 1 or an unknown `mode`.
+    """
+
+    def __init__(self, filters, strides, mode="overlapping", **kwargs):
+        super().__init__(**kwargs)
+        self.filters = positive_int("filters", filters)
+        self.strides = positive_int("strides", strides)
+        self.mode = check_choice("mode", mode, PATCH_EMBEDDINGS)
+        overlap = self.strides - 1 if mode == "overlapping" else 0
+        self.kernel_size = self.strides + overlap
+        self.padding = overlap
+        self.pad = layers.ZeroPadding2D(
+            self.padding, data_format="channels_last", dtype=self.dtype_policy, name="pad"
+        )
+        self.proj = layers.Conv2D(
+            self.filters,
+            self.kernel_size,
+            strides=self.strides,
+            data_format="channels_last",
+            kernel_initializer=CONV_INITIALIZER,
+            dtype=self.dtype_policy,
+            name="proj",
+        )
+        self.norm = layers.LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name="norm")
+
+    def build(self, input_shape):
+        check_map(self.name, input_shape)
+        self.proj.build(self.pad.compute_output_shape(input_shape))
+        self.norm.build(self.compute_output_shape(input_shape))
+
+    def call(self, inputs):
+        x = self.pad(inputs) if self.padding else inputs
+        return self.norm(self.proj(x))
+
+    def compute_output_shape(self, input_shape):
+        return self.proj.compute_output_shape(self.pad.compute_output_shape(input_shape))
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "filters": self.filters, "strides": self.strides, "mode": self.mode}
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class PEG(layers.Layer):
+    """Positional encoding generator: `x + DepthwiseConv3x3(x)`.
+
+    The conditional position encoding of CPVT (arXiv 2102.10882), as SepViT uses
+    it once a stage, after the first block.
+
+    Args:
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input and output shape: `(batch, height, width, channels)`; float.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.proj = layers.DepthwiseConv2D(
+            3,
+            padding="same",
+            data_format="channels_last",
+            depthwise_initializer=CONV_INITIALIZER,
+            dtype=self.dtype_policy,
+            name="proj",
+        )
+
+    def build(self, input_shape):
+        check_map(self.name, input_shape)
+        self.proj.build(input_shape)
+
+    def call(self, inputs):
+        return inputs + self.proj(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class DropPath(layers.Layer):
+    """Stochastic depth: in training, drops whole samples of a residual branch.
+
+    Each sample is set to zero with probability `rate`, independently, and the
+    others are scaled by `1 / (1 - rate)`. Arbitrary rank. arXiv 1603.09382.
+
+    Args:
+        rate: Probability of dropping a sample, in [0, 1).
+        seed: Optional int, for draws that repeat.
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input and output shape: `(batch, ...)`; float.
+
+    Raises:
+        ValueError: for a `rate` outside [0, 1).
+    """
+
+    def __init__(self, rate=0.0, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = check_rate("rate", rate)
+        self.seed = seed
+        # Made at rate 0 too: files then have the same layout at every rate.
+        self.seed_generator = random.SeedGenerator(seed)
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0.0:
+            return inputs
+        keep = 1.0 - self.rate
+        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        kept = random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep
+        return inputs * ops.cast(ops.where(kept, 1.0 / keep, 0.0), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class MLP(layers.Layer):
+    """Two dense layers over the channels with an exact GELU between them.
+
+    Args:
+        hidden_dim: Channels between the two layers.
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input and output shape: `(batch, ..., channels)`; float.
+
+    Raises:
+        ValueError: for a `hidden_dim` below 1.
+    """
+
+    def __init__(self, hidden_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_dim = positive_int("hidden_dim", hidden_dim)
+
+    def build(self, input_shape):
+        self.fc1 = dense(self.hidden_dim, "fc1", self.dtype_policy)
+        self.fc2 = dense(input_shape[-1], "fc2", self.dtype_policy)
+        self.fc1.build(input_shape)
+        self.fc2.build((*input_shape[:-1], self.hidden_dim))
+
+    def call(self, inputs):
+        return self.fc2(functional.gelu(self.fc1(inputs)))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "hidden_dim": self.hidden_dim}
+
+
+def dense(units, name, dtype):
+    """A `Dense` layer with the authors' initialisation."""
+    return layers.Dense(units, kernel_initializer=DENSE_INITIALIZER, dtype=dtype, name=name)
