@@ -74,46 +74,50 @@ class SeparableAttention(layers.Layer):
         self.proj.build((None, tokens, channels))
 
     def call(self, inputs):
-        x = self._attend_inside_windows(inputs)
-        if self.global_token is not None:
-            token, x = self._global_token(x)
-            x = self._attend_among_windows(token, x)
-        return self.proj(x)
-
-    def _attend_inside_windows(self, inputs):
-        """DSA: (batch, windows, tokens, channels) to the same."""
         _, windows, tokens, channels = ops.shape(inputs)
-        x = ops.reshape(inputs, (-1, tokens, channels))
-        qkv = functional.split_heads(self.dsa_qkv(x), 3 * self.num_heads)
-        query, key, value = ops.split(qkv, 3, axis=1)
-        x = x + functional.merge_heads(functional.attention(query, key, value))
+        x = self._attend_inside_windows(inputs)
+        if self.global_token == "first":
+            tokens -= 1
+        if self.global_token is not None:
+            x = self._attend_among_windows(x, windows)
+        x = functional.linear(self.proj, functional.merge_heads(x))
         return ops.reshape(x, (-1, windows, tokens, channels))
 
-    def _global_token(self, x):
-        """The windows' tokens (batch, windows, channels), and their positions."""
-        _, windows, _, channels = ops.shape(x)
+    # Between DSA and the projection tensors keep their heads apart, as
+    # (batch * windows, heads, tokens, head_dim): this takes the fewest transposes,
+    # and PSA then moves whole windows.
+
+    def _attend_inside_windows(self, inputs):
+        """DSA of (batch, windows, tokens, channels), with heads apart."""
+        _, _, tokens, channels = ops.shape(inputs)
+        x = ops.reshape(inputs, (-1, tokens, channels))
+        qkv = functional.split_heads(functional.linear(self.dsa_qkv, x), 3 * self.num_heads)
+        query, key, value = ops.split(qkv, 3, axis=1)
+        return functional.attention(query, key, value) + functional.split_heads(x, self.num_heads)
+
+    def _attend_among_windows(self, x, windows):
+        """PSA on the result of DSA, from which it takes the window token."""
+        query, key = self._psa_query_and_key(x, windows)
         if self.global_token == "first":
-            return x[:, :, 0], x[:, :, 1:]
-        if self.global_token == "average_pooling":
-            return ops.mean(x, axis=2), x
-        kernel = ops.cast(self.win_kernel[:, 0, :, 0], x.dtype)
-        return ops.sum(x * kernel, axis=2) + ops.cast(self.win_bias, x.dtype), x
+            x = x[:, :, 1:]
+        _, heads, positions, head_dim = ops.shape(x)
+        x = ops.reshape(x, (-1, windows, heads, positions * head_dim))
+        x = ops.transpose(x, (0, 2, 1, 3))
+        x = x + functional.attention(query, key, x)
+        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, heads, positions, head_dim))
 
-    def _attend_among_windows(self, token, x):
-        """PSA: windows (batch, windows, positions, channels) to the same."""
-        _, windows, positions, channels = ops.shape(x)
-        query, key = self._psa_query_and_key(token)
-        head_dim = channels // self.num_heads
-        value = ops.reshape(x, (-1, windows * positions, channels))
-        value = functional.split_heads(value, self.num_heads)
-        value = ops.reshape(value, (-1, self.num_heads, windows, positions * head_dim))
-        mixed = functional.attention(query, key, value)
-        mixed = ops.reshape(mixed, (-1, self.num_heads, windows * positions, head_dim))
-        mixed = functional.merge_heads(mixed)
-        return x + ops.reshape(mixed, (-1, windows, positions, channels))
-
-    def _psa_query_and_key(self, token):
-        qk = self.psa_qk(functional.gelu(self.win_tokens_norm(token)))
+    def _psa_query_and_key(self, x, windows):
+        """Queries and keys of the windows' tokens: (batch, heads, windows, head_dim)."""
+        if self.global_token == "first":
+            token = x[:, :, :1]
+        elif self.global_token == "average_pooling":
+            token = ops.mean(x, axis=2, keepdims=True)
+        else:
+            kernel = functional.split_heads(self.win_kernel[:, :, :, 0], self.num_heads)
+            token = ops.sum(x * kernel, axis=2, keepdims=True)
+            token = token + functional.split_heads(self.win_bias[None, None], self.num_heads)
+        token = ops.reshape(token, (-1, windows, self.proj.units))
+        qk = functional.linear(self.psa_qk, functional.gelu(self.win_tokens_norm(token)))
         return ops.split(functional.split_heads(qk, 2 * self.num_heads), 2, axis=1)
 
     def window_attention(self, inputs):
@@ -126,8 +130,8 @@ class SeparableAttention(layers.Layer):
             Tensor of shape (batch, heads, windows, windows), float32: for each
             window (third axis) the weights of all windows, which sum to 1.
         """
-        token, _ = self._global_token(self._attend_inside_windows(inputs))
-        return functional.attention_weights(*self._psa_query_and_key(token))
+        x = self._attend_inside_windows(inputs)
+        return functional.attention_weights(*self._psa_query_and_key(x, ops.shape(inputs)[1]))
 
     def compute_output_shape(self, input_shape):
         batch, windows, tokens, channels = input_shape

@@ -9,6 +9,31 @@ import keras
 from keras import ops
 
 
+def linear(dense, x):
+    """`dense(x)`, computed as one product of two matrices with the bias inside.
+
+    On rank-2 tensors TensorFlow fuses bias and GELU into the product; torch adds
+    the bias inside it. A layer that is quantised is called as it is.
+
+    Args:
+        dense: A built `keras.layers.Dense` without activation.
+        x: Tensor of shape (..., channels).
+
+    Returns:
+        Tensor of shape (..., dense.units).
+    """
+    if len(x.shape) > 2:
+        shape = ops.shape(x)
+        flat = linear(dense, ops.reshape(x, (-1, shape[-1])))
+        return ops.reshape(flat, (-1, *shape[1:-1], dense.units))
+    if keras.config.backend() == "torch" and dense.quantization_mode is None:
+        import torch
+
+        kernel, bias = ops.convert_to_tensor(dense.kernel), ops.convert_to_tensor(dense.bias)
+        return torch.addmm(bias, x, kernel)
+    return dense(x)
+
+
 def gelu(x):
     """Exact (erf) GELU in the form that each backend computes and exports best.
 
@@ -19,6 +44,62 @@ def gelu(x):
     if keras.config.backend() == "tensorflow":
         return x * (0.5 * (1.0 + ops.erf(x * math.sqrt(0.5))))
     return ops.gelu(x, approximate=False)
+
+
+def padded_conv(conv, x, padding):
+    """`conv(x)` with `padding` zeros on every side of the map.
+
+    Args:
+        conv: A built `keras.layers.Conv2D`, channels last, with valid padding.
+        x: Tensor of shape (batch, height, width, channels).
+        padding: Number of rows and columns to pad with.
+
+    Returns:
+        Tensor of shape (batch, new height, new width, conv.filters).
+    """
+    if keras.config.backend() == "torch":
+        return _torch_conv(x, conv.kernel, conv.bias, stride=conv.strides, padding=padding)
+    if padding:
+        x = ops.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return conv(x)
+
+
+def depthwise_conv3x3(x, kernel):
+    """3 x 3 depthwise convolution, padded with zeros to the input's size.
+
+    XLA's CPU backend runs a grouped convolution fifty times slower than the nine
+    shifted products it stands for, which it fuses into one loop.
+
+    Args:
+        x: Tensor of shape (batch, height, width, channels).
+        kernel: Tensor of shape (3, 3, channels, 1).
+
+    Returns:
+        Tensor of the shape of `x`.
+    """
+    backend = keras.config.backend()
+    if backend == "torch":
+        kernel = ops.transpose(kernel, (0, 1, 3, 2))
+        return _torch_conv(x, kernel, None, stride=1, padding=1, groups=x.shape[-1])
+    if backend == "jax":
+        _, height, width, _ = x.shape
+        kernel = ops.convert_to_tensor(kernel)
+        padded = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return sum(
+            padded[:, row : row + height, column : column + width] * kernel[row, column, :, 0]
+            for row in range(3)
+            for column in range(3)
+        )
+    return ops.depthwise_conv(x, kernel, padding="same", data_format="channels_last")
+
+
+def _torch_conv(x, kernel, bias, **options):
+    """Channels-last convolution without the two copies that Keras makes around it."""
+    from torch.nn.functional import conv2d
+
+    kernel = ops.transpose(kernel, (3, 2, 0, 1))
+    bias = None if bias is None else ops.convert_to_tensor(bias)
+    return conv2d(x.permute(0, 3, 1, 2), kernel, bias, **options).permute(0, 2, 3, 1)
 
 
 def attention(query, key, value):
@@ -36,15 +117,29 @@ def attention(query, key, value):
         from torch.nn.functional import scaled_dot_product_attention
 
         return scaled_dot_product_attention(query, key, value)
-    return ops.matmul(ops.cast(attention_weights(query, key), value.dtype), value)
+    scores = _scores(query, key)
+    if keras.config.backend() == "jax":
+        # Dividing after the product saves a pass over the weights under XLA.
+        weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+        total = ops.sum(weights, axis=-1, keepdims=True)
+        mixed = ops.matmul(ops.cast(weights, value.dtype), value)
+        return ops.cast(ops.cast(mixed, "float32") / total, value.dtype)
+    return ops.matmul(ops.cast(_softmax(scores), value.dtype), value)
 
 
 def attention_weights(query, key):
-    """The float32 weights, of shape (batch, heads, queries, keys), of `attention`."""
+    """The weights of `attention`: (batch, heads, queries, keys), float32."""
+    return _softmax(_scores(query, key))
+
+
+def _scores(query, key):
     scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
-    scores = ops.cast(scores, "float32")
+    return ops.cast(scores, "float32")
+
+
+def _softmax(scores):
     if scores.shape[-1] == 1:
-        return ops.exp(scores - scores)  # one key: Keras would warn about a softmax
+        return ops.exp(scores - scores)  # Keras warns about a softmax over one score
     return ops.softmax(scores, axis=-1)
 
 

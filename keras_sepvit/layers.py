@@ -44,15 +44,10 @@ class PatchEmbedding(layers.Layer):
         self.filters = positive_int("filters", filters)
         self.strides = positive_int("strides", strides)
         self.mode = check_choice("mode", mode, PATCH_EMBEDDINGS)
-        overlap = self.strides - 1 if mode == "overlapping" else 0
-        self.kernel_size = self.strides + overlap
-        self.padding = overlap
-        self.pad = layers.ZeroPadding2D(
-            self.padding, data_format="channels_last", dtype=self.dtype_policy, name="pad"
-        )
+        self.padding = self.strides - 1 if mode == "overlapping" else 0
         self.proj = layers.Conv2D(
             self.filters,
-            self.kernel_size,
+            self.strides + self.padding,
             strides=self.strides,
             data_format="channels_last",
             kernel_initializer=CONV_INITIALIZER,
@@ -63,15 +58,21 @@ class PatchEmbedding(layers.Layer):
 
     def build(self, input_shape):
         check_map(self.name, input_shape)
-        self.proj.build(self.pad.compute_output_shape(input_shape))
+        self.proj.build(self._padded(input_shape))
         self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs):
-        x = self.pad(inputs) if self.padding else inputs
-        return self.norm(self.proj(x))
+        return self.norm(functional.padded_conv(self.proj, inputs, self.padding))
 
     def compute_output_shape(self, input_shape):
-        return self.proj.compute_output_shape(self.pad.compute_output_shape(input_shape))
+        return self.proj.compute_output_shape(self._padded(input_shape))
+
+    def _padded(self, shape):
+        batch, height, width, channels = shape
+        height, width = (
+            None if side is None else side + 2 * self.padding for side in (height, width)
+        )
+        return (batch, height, width, channels)
 
     def get_config(self):
         config = super().get_config()
@@ -107,7 +108,10 @@ class PEG(layers.Layer):
         self.proj.build(input_shape)
 
     def call(self, inputs):
-        return inputs + self.proj(inputs)
+        # The bias comes last: on convolution, bias, residual in this order a fusion
+        # pass of TensorFlow 2.21 fails, and leaves the whole graph unoptimised.
+        x = functional.depthwise_conv3x3(inputs, self.proj.kernel)
+        return ops.add(inputs + x, self.proj.bias)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -181,7 +185,10 @@ class MLP(layers.Layer):
         self.fc2.build((*input_shape[:-1], self.hidden_dim))
 
     def call(self, inputs):
-        return self.fc2(functional.gelu(self.fc1(inputs)))
+        shape = ops.shape(inputs)
+        x = ops.reshape(inputs, (-1, shape[-1]))  # so that linear, GELU, linear fuse
+        x = functional.linear(self.fc2, functional.gelu(functional.linear(self.fc1, x)))
+        return ops.reshape(x, (-1, *shape[1:]))
 
     def compute_output_shape(self, input_shape):
         return input_shape
