@@ -43,7 +43,7 @@ def build_models():
     }
 
 
-def forward_function(model, batch_size, threads):
+def forward_function(model, batch_size):
     """A function that runs the model once on a fixed random batch and waits for it."""
     import keras
     import numpy as np
@@ -77,19 +77,6 @@ def forward_function(model, batch_size, threads):
     return forward
 
 
-def set_threads(backend, threads):
-    """Limits the backend to so many threads; to be called before it starts."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
-    elif backend == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-
-
 def measure(batch_sizes, rounds):
     """Times all models in turn; returns one row for each model and batch size."""
     import keras
@@ -98,7 +85,7 @@ def measure(batch_sizes, rounds):
     models = build_models()
     rows = []
     for batch_size in batch_sizes:
-        functions = {name: forward_function(m, batch_size, None) for name, m in models.items()}
+        functions = {name: forward_function(m, batch_size) for name, m in models.items()}
         seconds = {name: [] for name in functions}
         for name, function in functions.items():
             for _ in range(2):
@@ -125,3 +112,50 @@ def measure(batch_sizes, rounds):
                 }
             )
     return rows
+
+
+def markdown(rows):
+    """The rows as a Markdown table: images/s, and how much faster SepViT-T is."""
+    lines = [
+        "| backend | batch | model | parameters | images/s | SepViT-T is faster by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        comparison = f"{row['ratio']:.2f}x ({low:.2f} to {high:.2f})"
+        if row["model"] == "SepViT-T":
+            comparison = ""
+        lines.append(
+            f"| {row['backend']} | {row['batch_size']} | {row['model']} "
+            f"| {row['parameters'] / 1e6:.1f} M | {row['images_per_second']:.1f} "
+            f"| {comparison} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=(1, 16))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
+    options = parser.parse_args()
+
+    if len(options.backends) == 1:
+        os.environ["KERAS_BACKEND"] = options.backends[0]
+        rows = measure(options.batch_sizes, options.rounds)
+    else:  # a process has one backend
+        rows = []
+        for backend in options.backends:
+            command = [sys.executable, __file__, "--json", "--backends", backend]
+            command += ["--rounds", str(options.rounds), "--batch-sizes"]
+            command += map(str, options.batch_sizes)
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            rows += [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    print("\n".join(map(json.dumps, rows)) if options.json else markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,8 @@ import keras
 from keras import layers, ops
 
 from keras_sepvit import functional
-from keras_sepvit.layers import CONV_INITIALIZER, dense
+from keras_sepvit.initializers import FanOutNormal
+from keras_sepvit.layers import dense
 from keras_sepvit.validation import check_choice, check_heads, positive_int
 
 GLOBAL_TOKENS = ("first", "average_pooling", "depthwise_conv", None)
@@ -65,11 +66,9 @@ class SeparableAttention(layers.Layer):
             self.win_kernel = self.add_weight(
                 name="win_kernel",
                 shape=(tokens, 1, channels, 1),
-                initializer=CONV_INITIALIZER,
+                initializer=FanOutNormal(),
             )
-            self.win_bias = self.add_weight(
-                name="win_bias", shape=(channels,), initializer="zeros"
-            )
+            self.win_bias = self.add_weight(name="win_bias", shape=(channels,), initializer="zeros")
         self.proj = dense(channels, "proj", self.dtype_policy)
         self.proj.build((None, tokens, channels))
 

@@ -191,9 +191,7 @@ def sepvit_features(
     for stage, (dim, heads, windows, stride) in enumerate(
         zip(hidden_dims, num_heads, window_sizes, STRIDES, strict=True), start=1
     ):
-        x = PatchEmbedding(
-            dim, stride, patch_embedding, dtype=dtype, name=f"stage{stage}_embed"
-        )(x)
+        x = PatchEmbedding(dim, stride, patch_embedding, dtype=dtype, name=f"stage{stage}_embed")(x)
         for block, window in enumerate(windows, start=1):
             x = SepViTBlock(
                 heads,

@@ -6,7 +6,7 @@ from keras.applications import imagenet_utils
 
 from keras_sepvit.backbone import check_image_shape, sepvit_features, variant_architecture
 from keras_sepvit.configs import VARIANTS, get_config
-from keras_sepvit.layers import DENSE_INITIALIZER
+from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
 from keras_sepvit.weights import load_pretrained
 
@@ -111,7 +111,7 @@ def SepViT(
         x = layers.Dense(
             positive_int("classes", classes),
             activation=classifier_activation,
-            kernel_initializer=DENSE_INITIALIZER,
+            kernel_initializer=TruncatedNormal(),
             dtype=keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32"),
             name="head",
         )(x)

@@ -1,17 +1,12 @@
 """The layers around the attention: patch embedding, PEG, DropPath and MLP."""
 
 import keras
-from keras import initializers, layers, ops, random
+from keras import layers, ops, random
 
 from keras_sepvit import functional
 from keras_sepvit.configs import PATCH_EMBEDDINGS
+from keras_sepvit.initializers import FanOutNormal, TruncatedNormal
 from keras_sepvit.validation import check_choice, check_map, check_rate, positive_int
-
-# Initialisers of the authors' code.
-DENSE_INITIALIZER = initializers.TruncatedNormal(stddev=0.02)
-CONV_INITIALIZER = initializers.VarianceScaling(
-    scale=2.0, mode="fan_out", distribution="untruncated_normal"
-)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
@@ -50,7 +45,7 @@ class PatchEmbedding(layers.Layer):
             self.strides + self.padding,
             strides=self.strides,
             data_format="channels_last",
-            kernel_initializer=CONV_INITIALIZER,
+            kernel_initializer=FanOutNormal(),
             dtype=self.dtype_policy,
             name="proj",
         )
@@ -98,7 +93,7 @@ class PEG(layers.Layer):
             3,
             padding="same",
             data_format="channels_last",
-            depthwise_initializer=CONV_INITIALIZER,
+            depthwise_initializer=FanOutNormal(),
             dtype=self.dtype_policy,
             name="proj",
         )
@@ -199,4 +194,4 @@ class MLP(layers.Layer):
 
 def dense(units, name, dtype):
     """A `Dense` layer with the authors' initialisation."""
-    return layers.Dense(units, kernel_initializer=DENSE_INITIALIZER, dtype=dtype, name=name)
+    return layers.Dense(units, kernel_initializer=TruncatedNormal(), dtype=dtype, name=name)
