@@ -65,7 +65,7 @@ class SeparableAttention(layers.Layer):
         if self.global_token == "depthwise_conv":
             self.win_kernel = self.add_weight(
                 name="win_kernel",
-                shape=(tokens, 1, channels, 1),
+                shape=(1, tokens, channels, 1),
                 initializer=FanOutNormal(),
             )
             self.win_bias = self.add_weight(name="win_bias", shape=(channels,), initializer="zeros")

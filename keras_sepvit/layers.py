@@ -111,6 +111,10 @@ class PEG(layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
+    def get_config(self):
+        # Keras would record the arguments of `__init__` by itself, but not a policy as `dtype`.
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
 class DropPath(layers.Layer):

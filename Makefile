@@ -1,0 +1,55 @@
+# `make quickstart` and `make test` need Python 3.11 or later and nothing else: each
+# makes its own environment, again whenever the requirements change.
+
+PYTHON ?= python3
+VENV ?= .venv
+KERAS_BACKEND ?= tensorflow
+BACKENDS ?= tensorflow jax torch
+
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+STAMP := $(VENV)/.installed
+QUICKSTART_VENV := $(VENV)-quickstart-$(KERAS_BACKEND)
+QUICKSTART_STAMP := $(QUICKSTART_VENV)/.installed
+PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraints.txt
+
+.PHONY: venv quickstart test lint clean
+
+# The environment of the tests.
+venv: $(STAMP)
+
+$(STAMP): $(REQUIREMENTS)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(QUICKSTART_STAMP): $(REQUIREMENTS)
+	$(PYTHON) -m venv --clear $(QUICKSTART_VENV)
+	$(QUICKSTART_VENV)/bin/python $(PIP_INSTALL) --editable ".[train,$(KERAS_BACKEND)]"
+	@touch $@
+
+# Trains, saves, loads and predicts on scikit-learn's handwritten digits.
+quickstart: $(QUICKSTART_STAMP)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(QUICKSTART_VENV)/bin/python examples/quickstart.py
+
+# Lint and the whole suite on each backend. Goes on after a failure, to tell all.
+test: $(STAMP)
+	@status=0; summary=; \
+	check() { \
+	  name=$$1; shift; \
+	  printf '\n== %s\n' "$$name"; \
+	  if "$$@"; then result=passed; else result=FAILED; status=1; fi; \
+	  summary="$$summary$$(printf '%-12s%s' "$$name" "$$result")\n"; \
+	}; \
+	check lint $(MAKE) --no-print-directory lint; \
+	for backend in $(BACKENDS); do \
+	  check "$$backend" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q; \
+	done; \
+	printf "\n== summary\n$$summary"; \
+	exit $$status
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(VENV)-quickstart-* build dist *.egg-info .pytest_cache .ruff_cache

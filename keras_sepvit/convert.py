@@ -1,0 +1,109 @@
+"""Turns weights files of one kind into another, through a model."""
+
+import pathlib
+
+import keras
+
+from keras_sepvit.backbone import SepViTBackbone
+from keras_sepvit.classifier import SepViT
+from keras_sepvit.files import replacing
+from keras_sepvit.matching import WeightsSummary
+from keras_sepvit.pytorch import save_pytorch
+from keras_sepvit.weights import assign_weights, open_weights
+
+
+def convert(
+    source, destination, variant=None, image_size=None, classes=None, dense=None, partial=False
+):
+    """Writes the weights in a file to another, of the kind that its name says.
+
+    Args:
+        source: A file that `load_weights` takes: of Keras, or a checkpoint of the
+            authors' PyTorch code.
+        destination: `.weights.h5`, `.keras` (a whole model, which takes images of
+            0..255 in the classification form), or for the authors' PyTorch code
+            `.pth`, `.pt`, `.bin` or `.safetensors`. It is replaced only when
+            all is written.
+        variant: Name of the variant or a `SepViTConfig`; by default told by the
+            shapes in the file.
+        image_size: (height, width) of the new model, to which windows scale; by
+            default that of the configuration. Not for the dense form, which
+            takes any size.
+        classes: Number of classes of the new model; by default those of the
+            file. With another number, the new head has random weights.
+        dense: True for the dense form; by default that of the file.
+        partial: As for `load_weights`.
+
+    Returns:
+        The `LoadReport` of the weights that went from the file to the model.
+
+    Raises:
+        ValueError: if the file is damaged or holds something else, if its variant
+            cannot be told, and if the arguments do not go with it.
+        FileNotFoundError: if there is no such file.
+        ImportError: if a kind of file needs a package that is not installed.
+    """
+    save = _saver(destination)
+    model, report = _load(source, variant, image_size, classes, dense, partial)
+    with replacing(destination) as temporary:
+        save(model, temporary)
+    return report
+
+
+def _load(source, variant, image_size, classes, dense, partial):
+    """The model of a file with its weights, and the report."""
+    with open_weights(source) as arrays:
+        summary = WeightsSummary.of({path: stored.shape for path, stored in arrays.items()})
+        skip_head = classes is not None
+        if variant is None:
+            variant = _variant(summary, source)
+        if dense is None:
+            dense = summary is not None and summary.dense
+        if dense:
+            model = _dense_model(variant, image_size, classes)
+        else:
+            if classes is None and summary is not None:
+                classes = summary.classes
+            model = _classifier(variant, image_size, classes)
+        report = assign_weights(model, arrays, source, skip_head, partial)
+    return model, report
+
+
+def _saver(destination):
+    """The function that writes a model to a file of this name."""
+    name = pathlib.Path(destination).name
+    if name.endswith(".weights.h5"):
+        return keras.Model.save_weights
+    if name.endswith(".keras"):
+        return keras.Model.save
+    if name.endswith((".pth", ".pt", ".bin", ".safetensors")):
+        return save_pytorch
+    raise ValueError(
+        f"Unknown kind of file to write: '{destination}'. Expected a name ending in .weights.h5, "
+        ".keras, .pth, .pt, .bin or .safetensors."
+    )
+
+
+def _variant(summary, source):
+    if summary is None or summary.variant is None:
+        raise ValueError(
+            f"The weights in '{source}' are of none of the variants; they have "
+            f"{summary or 'no weights of SepViT'}. Give the configuration of their model."
+        )
+    return summary.variant
+
+
+def _dense_model(variant, image_size, classes):
+    for name, value in (("image_size", image_size), ("classes", classes)):
+        if value is not None:
+            raise ValueError(f"The dense form has no `{name}`. Received: {name}={value!r}.")
+    return SepViTBackbone.from_variant(variant, dense=True, image_shape=(None, None, 3))
+
+
+def _classifier(variant, image_size, classes):
+    return SepViT(
+        variant,
+        input_shape=None if image_size is None else (*image_size, 3),
+        include_top=classes is not None,
+        classes=1000 if classes is None else classes,
+    )

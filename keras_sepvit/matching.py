@@ -1,0 +1,256 @@
+"""Compares the weights in a file with those of a model, and explains differences."""
+
+import dataclasses
+import math
+import re
+
+import keras
+
+from keras_sepvit.block import SepViTBlock
+from keras_sepvit.configs import VARIANTS
+from keras_sepvit.windows import padded_size
+
+_SHOWN = 5  # differences in an error
+
+_STAGE_NORM = re.compile(r"stage\d+_norm/")
+# Of a block: the weights of PSA, which a block on a single window does not have.
+_PSA = re.compile(r"(stage\d+_block\d+)/(?:win_tokens$|attn/win_tokens_norm/|attn/psa_qk/)")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsSummary:
+    """The architecture that names and shapes of weights give away.
+
+    Attributes:
+        hidden_dims: Channels of the stages.
+        depths: Number of blocks of each stage.
+        dense: Whether they are of the dense form.
+        classes: Number of classes of the head; None without a head.
+    """
+
+    hidden_dims: tuple
+    depths: tuple
+    dense: bool
+    classes: int | None
+
+    @classmethod
+    def of(cls, shapes):
+        """The summary of a dict of shapes by variable path; None if they are no SepViT's."""
+        hidden_dims = []
+        while shape := shapes.get(f"stage{len(hidden_dims) + 1}_embed/proj/bias"):
+            hidden_dims.append(shape[0])
+        if not hidden_dims:
+            return None
+        depths = [0] * len(hidden_dims)
+        for path in shapes:
+            block = re.match(r"stage(\d+)_block(\d+)/", path)
+            if block and int(block[1]) <= len(depths):
+                stage = int(block[1]) - 1
+                depths[stage] = max(depths[stage], int(block[2]))
+        dense = any(map(_STAGE_NORM.match, shapes))
+        head = shapes.get("head/kernel")
+        classes = head[-1] if head and not dense else None
+        return cls(tuple(hidden_dims), tuple(depths), dense, classes)
+
+    @property
+    def variant(self):
+        """Name of the variant of these channels and depths; None for any other."""
+        for name, config in VARIANTS.items():
+            if (config.hidden_dims, config.depths) == (self.hidden_dims, self.depths):
+                return name
+        return None
+
+    def __str__(self):
+        architecture = f"stages of {self.hidden_dims} channels and {self.depths} blocks"
+        if self.variant:
+            architecture = f"{self.variant} ({architecture})"
+        form = "dense form" if self.dense else "classification form"
+        head = f"{self.classes} classes" if self.classes else "no head in use"
+        return f"{architecture}, {form}, {head}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A weight that does not fit; a shape is None where there is none."""
+
+    path: str
+    file_shape: tuple | None
+    model_shape: tuple | None
+
+    def __str__(self):
+        in_file = "not in the file" if self.file_shape is None else f"{self.file_shape} in the file"
+        if self.model_shape is None:
+            return f"{self.path}: {in_file}, not in the model"
+        return f"{self.path}: {in_file}, {self.model_shape} in the model"
+
+
+class Plan:
+    """Which array of a file goes where in a model, by the rules of `load_weights`.
+
+    Attributes:
+        copied: `StoredArray`s by variable path.
+        resized: Pairs of a `StoredArray` and the grid (rows, columns) of the
+            model's windows, by variable path.
+        new: Paths of variables without a value in the file.
+        unused: Paths of arrays without a variable in the model.
+        differences: `Difference`s that no rule allows.
+        other_form: Whether the file is of the dense form and the model is not:
+            they share most names and shapes, but are different networks.
+    """
+
+    def __init__(self, model, variables, arrays):
+        self.copied, self.resized = {}, {}
+        self.new, self.unused, self.differences = [], [], []
+        self._blocks = {block.name: block for block in _blocks(model)}
+        self._file_is_dense = any(map(_STAGE_NORM.match, arrays))
+        self._model_is_dense = any(map(_STAGE_NORM.match, variables))
+        self._model_has_head = any(map(_is_head, variables))
+        self._file_psa = {match[1] for match in map(_PSA.match, arrays) if match}
+        self.other_form = self._file_is_dense and not self._model_is_dense
+
+        for path, variable in variables.items():
+            shape = tuple(variable.shape)
+            stored = arrays.get(path)
+            if stored is None:
+                if self._may_be_new(path):
+                    self.new.append(path)
+                else:
+                    self.differences.append(Difference(path, None, shape))
+            elif stored.shape == shape:
+                self.copied[path] = stored
+            elif self._is_resizable(path, stored.shape, shape):
+                self.resized[path] = (stored, self._grid(path))
+            else:
+                self.differences.append(Difference(path, stored.shape, shape))
+        for path, stored in arrays.items():
+            if path in variables:
+                continue
+            if self._may_be_unused(path):
+                self.unused.append(path)
+            else:
+                self.differences.append(Difference(path, stored.shape, None))
+
+    def skip_head(self):
+        """Lets the model keep its head where only the number of classes differs."""
+        for difference in list(self.differences):
+            in_file, in_model = difference.file_shape, difference.model_shape
+            if not _is_head(difference.path) or in_model is None:
+                continue
+            if in_file is None or in_file[:-1] == in_model[:-1]:
+                self._skip(difference)
+                self.differences.remove(difference)
+
+    def skip_all(self):
+        """Lets the model keep all weights that differ."""
+        for difference in self.differences:
+            self._skip(difference)
+        self.differences = []
+
+    def _skip(self, difference):
+        if difference.model_shape is not None:
+            self.new.append(difference.path)
+        if difference.file_shape is not None:
+            self.unused.append(difference.path)
+
+    def _may_be_new(self, path):
+        if self._file_is_dense:
+            return False
+        if self._model_is_dense and _STAGE_NORM.match(path):
+            return True
+        psa = _PSA.match(path)
+        return bool(psa) and self._is_padded(psa[1]) and psa[1] not in self._file_psa
+
+    def _may_be_unused(self, path):
+        if _is_head(path):
+            return self._model_is_dense or not self._model_has_head
+        if self._model_is_dense and (path.startswith("norm/") or path.endswith("/win_tokens")):
+            return True
+        psa = _PSA.match(path)
+        return bool(psa) and self._is_padded(psa[1]) and not self._blocks[psa[1]].has_psa
+
+    def _is_padded(self, block):
+        return block in self._blocks and self._blocks[block].pad
+
+    def _is_resizable(self, path, file_shape, model_shape):
+        """Whether these are window tokens (1, windows, 1, channels) on a square grid."""
+        if not path.endswith("/win_tokens") or len(file_shape) != 4:
+            return False
+        one, windows, also_one, channels = file_shape
+        square = windows > 0 and math.isqrt(windows) ** 2 == windows
+        return square and (one, also_one, channels) == (1, 1, model_shape[-1])
+
+    def _grid(self, path):
+        """The (rows, columns) of windows of the block that has these tokens."""
+        block = self._blocks[path.removesuffix("/win_tokens")]
+        _, height, width, _ = block.get_build_config()["input_shape"]
+        return tuple(
+            padded_size(side, window) // window
+            for side, window in zip((height, width), block.window_size, strict=True)
+        )
+
+
+def mismatch_message(model, variables, arrays, source, plan):
+    """What the file is, what the model is, how they differ, and what to do.
+
+    Args:
+        model: The model.
+        variables: Its variables by path.
+        arrays: The file's `StoredArray`s by path.
+        source: Path of the file.
+        plan: The `Plan` that failed.
+    """
+    in_file = WeightsSummary.of({path: stored.shape for path, stored in arrays.items()})
+    in_model = WeightsSummary.of({path: tuple(v.shape) for path, v in variables.items()})
+    names = ", ".join(stored.name for stored in list(arrays.values())[:_SHOWN])
+    lines = [
+        f"The weights in '{source}' do not fit model `{model.name}`. Nothing was loaded.",
+        f"File: {in_file or f'no weights of SepViT, but {names}, ...'}.",
+        f"Model: {in_model or 'no SepViT'}.",
+    ]
+    if plan.differences:
+        lines.append(f"{len(plan.differences)} weights differ:")
+        lines += [f"  {difference}" for difference in plan.differences[:_SHOWN]]
+    if len(plan.differences) > _SHOWN:
+        lines.append(f"  and {len(plan.differences) - _SHOWN} more.")
+    return "\n".join([*lines, _advice(in_file, in_model, plan)])
+
+
+def _advice(in_file, in_model, plan):
+    if in_file is None or in_model is None:
+        return (
+            "Expected the weights of a SepViT model of this package, or of the authors' PyTorch "
+            "code, and a model with SepViT's layers."
+        )
+    if (in_file.hidden_dims, in_file.depths) != (in_model.hidden_dims, in_model.depths):
+        variant = f", here `SepViT({in_file.variant!r})`" if in_file.variant else ""
+        return f"Build the model that the file was made for{variant}, or use another file."
+    if plan.other_form:
+        return (
+            "The dense form, for detection and segmentation, is a different network: it has no "
+            "window tokens, and norms between its stages instead of one at the end. Load the file "
+            "in `SepViTBackbone.from_variant(..., dense=True)`, or use classification weights."
+        )
+    if all(_is_head(difference.path) for difference in plan.differences):
+        classes = in_file.classes
+        same = f"classes={classes}" if classes else "include_top=False"
+        return f"Build the model with {same}, or pass skip_head_mismatch=True to keep its own head."
+    if any(_PSA.match(difference.path) for difference in plan.differences):
+        return (
+            "The numbers of windows differ: the file was made for another image or window size. "
+            "Let windows scale with the image, as `SepViT` and `SepViTBackbone.from_variant` do "
+            "by default, or build the model with pad_windows=True."
+        )
+    return "To load what fits and leave the rest, use `load_weights(..., partial=True)`."
+
+
+def _blocks(model):
+    """All blocks of a model, also those of models in it."""
+    for layer in model.layers:
+        if isinstance(layer, SepViTBlock):
+            yield layer
+        elif isinstance(layer, keras.Model):
+            yield from _blocks(layer)
+
+
+def _is_head(path):
+    return path.startswith("head/")

@@ -1,0 +1,127 @@
+"""What several test modules share: a tiny configuration and backend-neutral tools."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sepvit import SepViTBackbone, SepViTConfig
+
+BACKEND = keras.config.backend()
+
+# At 64 x 64 it has every kind of block: several windows and one, a stage of one
+# block and of two, windows that share a map.
+TINY = SepViTConfig(
+    hidden_dims=(8, 16, 24, 32),
+    depths=(1, 2, 2, 1),
+    num_heads=(1, 2, 2, 4),
+    window_sizes=((4,), (2, 4), (2, 4), (2,)),
+    drop_path_rate=0.1,
+    image_size=64,
+)
+
+
+def tiny_backbone(image_shape=(64, 64, 3), **kwargs):
+    return SepViTBackbone.from_variant(TINY, image_shape=image_shape, **kwargs)
+
+
+def images(shape, seed=0):
+    """Seeded standard normal numbers, float32."""
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def to_numpy(outputs):
+    """Nested tensors as float32 NumPy arrays."""
+    return keras.tree.map_structure(lambda x: ops.convert_to_numpy(ops.cast(x, "float32")), outputs)
+
+
+def run(function, x):
+    """The inference outputs of a layer, or of one of its methods, as NumPy arrays.
+
+    Compiled on JAX, where compiling each operation by itself takes far longer.
+    """
+    x = ops.convert_to_tensor(x)
+    if BACKEND != "jax":
+        return to_numpy(function(x))
+
+    import jax
+
+    if not isinstance(function, keras.Layer):
+        return to_numpy(jax.jit(function)(x))
+    # Weights as arguments: as constants they would be part of the program.
+    weights = [
+        [variable.value for variable in variables]
+        for variables in (function.trainable_variables, function.non_trainable_variables)
+    ]
+    outputs, _ = jax.jit(function.stateless_call)(*weights, x)
+    return to_numpy(outputs)
+
+
+def symbolic(model):
+    """`model`, in a TensorFlow graph with symbolic sizes where its input has None.
+
+    TensorFlow's eager mode knows every size; the other backends have no such mode.
+    """
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(model, input_signature=[tf.TensorSpec(model.input_shape)])
+    return model
+
+
+def randomize(layer, seed=0):
+    """Gives every trainable weight of a layer a random value, none of them special."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.trainable_weights:
+        center = 1.0 if weight.path.endswith("gamma") else 0.0
+        weight.assign(center + 0.3 * rng.standard_normal(weight.shape))
+
+
+def weights_by_name(layer):
+    """A layer's weights as float64 arrays, by their path inside the layer."""
+    return {
+        weight.path.removeprefix(f"{layer.name}/"): to_numpy(weight).astype("float64")
+        for weight in layer.trainable_weights
+    }
+
+
+def loss_and_gradients(model, x, labels, training=True):
+    """Mean cross-entropy of a model's logits, and its gradients by weight path.
+
+    Pooled over positions where the output is a map. Each backend differentiates
+    in its own way.
+    """
+    weights = model.trainable_variables
+
+    def loss_of(outputs):
+        outputs = ops.cast(outputs, "float32")
+        logits = ops.mean(outputs, axis=tuple(range(1, len(outputs.shape) - 1)))
+        return ops.mean(
+            keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        )
+
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = loss_of(model(x, training=training))
+        gradients = tape.gradient(loss, [weight.value for weight in weights])
+    elif BACKEND == "jax":
+        import jax
+
+        others = [variable.value for variable in model.non_trainable_variables]
+
+        def loss_of_weights(values):
+            outputs, _ = model.stateless_call(values, others, x, training=training)
+            return loss_of(outputs)
+
+        values = [weight.value for weight in weights]
+        loss, gradients = jax.jit(jax.value_and_grad(loss_of_weights))(values)
+    else:
+        model.zero_grad()
+        loss = loss_of(model(x, training=training))
+        loss.backward()
+        gradients = [weight.value.grad for weight in weights]
+    return float(loss), {
+        weight.path: None if gradient is None else to_numpy(gradient)
+        for weight, gradient in zip(weights, gradients, strict=True)
+    }

@@ -1,0 +1,238 @@
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers import TINY, images, randomize, run, symbolic, tiny_backbone, to_numpy
+
+from keras_sepvit import SepViTBackbone, get_config
+from keras_sepvit.configs import ABLATIONS, VARIANTS, scale_windows
+
+FORMS = pytest.mark.parametrize("dense", [False, True], ids=["classification", "dense"])
+
+
+@pytest.mark.parametrize(
+    "variant, parameters",
+    [("sepvit_t", 33_655_392), ("sepvit_s", 50_222_688), ("sepvit_b", 89_213_056)],
+)
+def test_parameters_of_the_dense_form(variant, parameters):
+    backbone = SepViTBackbone.from_variant(variant, dense=True, image_shape=(None, None, 3))
+    assert backbone.count_params() == parameters
+
+
+def count_parameters(config, dense=False):
+    """Parameters by the design, without the head, at the configuration's image size."""
+    total, channels_in, side = 0, 3, config.image_size
+    overlapping = config.patch_embedding == "overlapping"
+    for stage, (channels, windows) in enumerate(
+        zip(config.hidden_dims, config.window_sizes, strict=True)
+    ):
+        stride = 2 if stage else 4
+        kernel = 2 * stride - 1 if overlapping else stride
+        total += kernel**2 * channels_in * channels + 3 * channels  # with its bias and norm
+        total += 9 * channels + channels  # PEG
+        side //= stride
+        for window in windows:
+            total += 4 * channels  # norm1, norm2
+            total += 4 * channels**2 + 4 * channels  # dsa_qkv, proj
+            total += 8 * channels**2 + 5 * channels  # MLP
+            count = (side // window) ** 2
+            if count == 1 and not dense:
+                continue
+            total += 2 * channels + 2 * channels**2 + 2 * channels  # PSA's norm, psa_qk
+            if config.window_tokens == "learned" and not dense:
+                total += count * channels
+            if config.window_tokens == "depthwise_conv":
+                total += window**2 * channels + channels
+        total += 2 * channels * dense
+        channels_in = channels
+    return total if dense else total + 2 * channels
+
+
+@FORMS
+def test_parameters_follow_the_formula(dense):
+    assert tiny_backbone(dense=dense).count_params() == count_parameters(TINY, dense)
+    # The formula itself, on the family: the design's totals, less the heads of 1000 classes.
+    assert count_parameters(VARIANTS["sepvit_t"]) == 31_182_856 - 769_000
+    assert count_parameters(VARIANTS["sepvit_b"], dense=True) == 89_213_056
+
+
+TINY_ABLATIONS = {**ABLATIONS, "no_gsa": {"window_sizes": ((4,), (2, 2), (2, 2), (2,))}}
+
+
+@pytest.mark.parametrize("name", TINY_ABLATIONS)
+def test_ablations_are_configurations_of_the_same_code(name):
+    config = dataclasses.replace(TINY, **TINY_ABLATIONS[name])
+    backbone = SepViTBackbone.from_variant(config, image_shape=(64, 64, 3))
+    assert backbone.count_params() == count_parameters(config)
+    assert backbone.output_shape == (None, 2, 2, 32)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_of_the_paper_fit_sepvit_t(name):
+    config = dataclasses.replace(VARIANTS["sepvit_t"], **ABLATIONS[name])
+    assert [len(windows) for windows in config.window_sizes] == list(config.depths)
+    changed = config.architecture().items() - VARIANTS["sepvit_t"].architecture().items()
+    assert dict(changed) == ABLATIONS[name]
+
+
+@pytest.mark.parametrize(
+    "image_size, dense", [((64, 64), False), ((96, 160), False), ((61, 77), True)]
+)
+def test_pyramid_levels_have_strides_of_4_to_32(image_size, dense):
+    backbone = tiny_backbone((*image_size, 3), dense=dense)
+    assert list(backbone.pyramid_outputs) == ["P2", "P3", "P4", "P5"]
+    for level, channels in zip(range(2, 6), TINY.hidden_dims, strict=True):
+        height, width = (-(-side // 2**level) for side in image_size)
+        assert backbone.pyramid_outputs[f"P{level}"].shape == (None, height, width, channels)
+
+
+def test_dense_form_takes_images_of_any_size():
+    static, dynamic = (tiny_backbone(shape, dense=True) for shape in ((61, 77, 3), (None, None, 3)))
+    randomize(static)
+    dynamic.set_weights(static.get_weights())
+    assert dynamic.output_shape == (None, None, None, 32)
+    static, dynamic = (keras.Model(m.input, m.pyramid_outputs) for m in (static, dynamic))
+    x = images((2, 61, 77, 3))
+    expected, levels = run(static, x), run(symbolic(dynamic), x)
+    assert list(levels) == ["P2", "P3", "P4", "P5"]
+    for level, value in levels.items():
+        assert value.shape[1:3] == tuple(-(-side // 2 ** int(level[1])) for side in (61, 77))
+        np.testing.assert_allclose(value, expected[level], atol=1e-4)
+
+
+def test_levels_of_the_classification_form_precede_the_final_norm():
+    backbone = tiny_backbone()
+    names = ["stage1_peg", "stage2_block2", "stage3_block2", "stage4_peg"]
+    for level, name in zip(backbone.pyramid_outputs.values(), names, strict=True):
+        assert level is backbone.get_layer(name).output
+    assert backbone.get_layer("norm").input is backbone.pyramid_outputs["P5"]
+    assert backbone.get_layer("norm").output is backbone.output
+
+
+def test_levels_of_the_dense_form_are_normed_in_the_stream():
+    backbone = tiny_backbone(dense=True)
+    for stage, level in enumerate(backbone.pyramid_outputs.values(), start=1):
+        assert level is backbone.get_layer(f"stage{stage}_norm").output
+    assert backbone.get_layer("stage2_embed").input is backbone.pyramid_outputs["P2"]
+    assert backbone.output is backbone.pyramid_outputs["P5"]
+
+
+def test_batches_of_any_size_do_not_mix():
+    backbone = tiny_backbone()
+    randomize(backbone)
+    assert backbone.input_shape == (None, 64, 64, 3)
+    x = images((3, 64, 64, 3))
+    alone = run(backbone, x[1:2])
+    assert alone.shape == (1, 2, 2, 32)
+    np.testing.assert_allclose(alone, run(symbolic(backbone), x)[1:2], atol=1e-4)
+
+
+@pytest.mark.once
+def test_windows_scale_with_the_image():
+    windows = VARIANTS["sepvit_t"].window_sizes
+    assert scale_windows(windows, 224, 224, 224)[1] == ((7, 7), (14, 14))
+    scaled = scale_windows(windows, 224, 192, 320)
+    assert scaled[0] == ((6, 10),)
+    assert scaled[1] == ((6, 10), (12, 20))
+
+
+def test_weights_of_one_size_fit_a_rectangle_of_another():
+    # 192 x 320 is the rectangle of the real models: windows of 12 x 20 positions here.
+    small, large = tiny_backbone((64, 64, 3)), tiny_backbone((192, 320, 3))
+    randomize(small)
+    large.set_weights(small.get_weights())
+    assert large.get_layer("stage1_block1").window_size == (12, 20)
+    outputs = run(large, images((1, 192, 320, 3)))
+    assert outputs.shape == (1, 6, 10, 32)
+    assert np.isfinite(outputs).all()
+
+
+def test_padded_windows_take_sizes_that_windows_cannot_scale_to():
+    backbone = tiny_backbone((50, 75, 3), pad_windows=True)
+    assert backbone.get_layer("stage2_block2").window_size == (4, 4)
+    # 7 x 10 positions in windows of 4 x 4: 2 x 3 windows with a token each.
+    assert backbone.get_layer("stage2_block2").win_tokens.shape == (1, 6, 1, 16)
+    assert run(backbone, images((1, 50, 75, 3))).shape == (1, 2, 3, 32)
+
+
+def test_drop_path_rises_linearly_over_the_blocks():
+    backbone = tiny_backbone(drop_path_rate=0.5)
+    rates = [layer.drop_path.rate for layer in backbone.layers if "_block" in layer.name]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert tiny_backbone().get_layer("stage4_block1").drop_path_rate == 0
+
+
+def test_a_stage_runs_its_peg_after_its_first_block():
+    names = [layer.name for layer in tiny_backbone().layers if layer.name.startswith("stage3")]
+    assert names == ["stage3_embed", "stage3_block1", "stage3_peg", "stage3_block2"]
+
+
+def test_features_can_be_taken_by_layer_name():
+    backbone = tiny_backbone()
+    features = keras.Model(backbone.input, backbone.get_layer("stage2_embed").output)
+    assert run(features, images((1, 64, 64, 3))).shape == (1, 8, 8, 16)
+
+
+def test_summary_names_every_layer_and_the_total():
+    backbone = tiny_backbone()
+    lines = []
+    backbone.summary(print_fn=lambda line, **_: lines.append(line), line_length=120)
+    text = "\n".join(lines)
+    for layer in backbone.layers:
+        assert layer.name in text
+    assert f"{backbone.count_params():,}" in text
+
+
+@FORMS
+def test_config_round_trip(dense):
+    backbone = tiny_backbone(
+        (None, None, 3) if dense else (64, 96, 3),
+        dense=dense,
+        drop_path_rate=0.2,
+        patch_embedding="non_overlapping",
+        mlp_ratio=2,
+        dtype="mixed_bfloat16",
+        name="features",
+        trainable=False,
+    )
+    config = json.loads(json.dumps(backbone.get_config()))
+    revived = SepViTBackbone.from_config(config)
+    assert json.dumps(revived.get_config()) == json.dumps(backbone.get_config())
+    assert revived.name == "features"
+    assert not revived.trainable
+    assert revived.input_shape == backbone.input_shape
+    assert [w.path for w in revived.weights] == [w.path for w in backbone.weights]
+    assert revived.get_layer("stage3_block2").get_config() == (
+        backbone.get_layer("stage3_block2").get_config()
+    )
+
+
+@FORMS
+def test_a_saved_model_loads_with_the_same_outputs(dense, tmp_path):
+    backbone = tiny_backbone(dense=dense)
+    randomize(backbone)
+    backbone.save(tmp_path / "backbone.keras")
+    loaded = keras.models.load_model(tmp_path / "backbone.keras")
+    assert type(loaded) is SepViTBackbone
+    assert list(loaded.pyramid_outputs) == ["P2", "P3", "P4", "P5"]
+    x = images((1, 64, 64, 3))
+    np.testing.assert_allclose(run(loaded, x), run(backbone, x), atol=1e-5)
+
+
+def test_a_clone_is_a_new_model_of_the_same_shape():
+    backbone = tiny_backbone()
+    clone = keras.models.clone_model(backbone)
+    assert clone.count_params() == backbone.count_params()
+    assert clone.output_shape == backbone.output_shape
+    kernel, copied = (m.get_layer("stage1_embed").proj.kernel for m in (backbone, clone))
+    assert kernel is not copied
+    kernel.assign(kernel + 1)
+    assert not np.allclose(to_numpy(kernel), to_numpy(copied))
+
+
+def test_variants_have_the_name_of_their_constructor_too():
+    assert get_config("SepViTB") is get_config("sepvit_b") is VARIANTS["sepvit_b"]
+    assert get_config(TINY) is TINY

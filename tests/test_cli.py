@@ -1,0 +1,422 @@
+"""The command line, and the choice of a backend before Keras is imported."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from helpers import TINY, randomize, to_numpy
+from PIL import Image
+from typer.testing import CliRunner
+
+import keras_sepvit
+from keras_sepvit import SepViT, complexity
+from keras_sepvit.cli import app, parse_image_size
+from keras_sepvit.configs import VARIANTS
+from keras_sepvit.default_backend import choose_backend
+
+CLASSES = 7
+TINY_SHAPE = (64, 64, 3)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run_json(*arguments):
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def assert_refused(result, *messages):
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    for message in messages:
+        assert message in result.stderr
+
+
+def tiny_classifier(classes=CLASSES, **kwargs):
+    model = SepViT(TINY, input_shape=TINY_SHAPE, classes=classes, **kwargs)
+    randomize(model)
+    return model
+
+
+def linear_classifier(classes=CLASSES, channels=3):
+    """A model that costs next to nothing, for what does not depend on the model."""
+    return keras.Sequential(
+        [
+            keras.Input((56, 56, channels)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation="softmax"),
+        ]
+    )
+
+
+def scores_by_class(record):
+    return {guess["class"]: guess["probability"] for guess in record["predictions"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    model = tiny_classifier()
+    model.save(folder / "tiny.keras")
+    return model
+
+
+@pytest.fixture(scope="module")
+def model_file(folder, model):
+    return folder / "tiny.keras"
+
+
+@pytest.fixture(scope="module")
+def linear_file(folder):
+    linear_classifier().save(folder / "linear.keras")
+    return folder / "linear.keras"
+
+
+@pytest.fixture(scope="module")
+def photo(folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype="uint8")
+    Image.fromarray(pixels).save(folder / "photo.png")
+    return folder / "photo.png"
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Makes the tiny configuration a variant, "sepvit_tiny"."""
+    monkeypatch.setitem(VARIANTS, "sepvit_tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def weights_file(folder, model):
+    model.save_weights(folder / "tiny.weights.h5")
+    return folder / "tiny.weights.h5"
+
+
+@pytest.fixture(scope="module")
+def expected(model_file, photo):
+    """The probabilities by class of the photo with the tiny model."""
+    (record,) = run_json("predict", model_file, photo, "--top", CLASSES)
+    return scores_by_class(record)
+
+
+@pytest.mark.once
+def test_summary_as_a_table():
+    result = run("summary", "sepvit_t")
+    assert result.exit_code == 0
+    total = complexity.sepvit("sepvit_t").cost
+    for text in (f"{total.parameters:,}", "4.271", "4.519", "56 x 56 x 96", "224 x 224"):
+        assert text in result.stdout
+    rows = [line for line in result.stdout.splitlines() if "stage3" in line]
+    assert len(rows) == 1
+    assert "14 x 14 x 384" in rows[0] and " 6 " in rows[0] and "12,209,280" in rows[0]
+
+
+@pytest.mark.once
+def test_summary_as_json():
+    summary = run_json("summary", "sepvit_lite", "--image-size", "192x320", "--classes", 10)
+    expected = complexity.sepvit("sepvit_lite", (192, 320), classes=10)
+    assert summary["image_size"] == [192, 320]
+    assert [stage["name"] for stage in summary["stages"]] == [
+        *(f"stage{number}" for number in range(1, 5)),
+        "head",
+    ]
+    assert summary["stages"][0]["output_shape"] == [48, 80, 32]
+    assert [stage["blocks"] for stage in summary["stages"]] == [1, 2, 6, 2, 0]
+    for key in ("parameters", "macs", "macs_with_attention"):
+        assert summary[key] == getattr(expected.cost, key)
+        assert summary[key] == sum(stage[key] for stage in summary["stages"])
+
+
+@pytest.mark.once
+def test_summary_of_the_dense_form():
+    summary = run_json("summary", "sepvit_t", "--dense", "--image-size", "250x333")
+    assert summary["parameters"] == 33_655_392
+    assert [stage["name"] for stage in summary["stages"]][-1] == "stage4"
+    assert "dense form" in run("summary", "sepvit_t", "--dense").stdout
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["sepvit_xl"], ["'sepvit_xl'", "sepvit_lite"]),
+        (["sepvit_t", "--image-size", "250"], ["250 x 250", "multiples of 32"]),
+        (["sepvit_t", "--image-size", "0"], ["--image-size", "'0'"]),
+        (["sepvit_t", "--image-size", "224,224"], ["--image-size", "'224,224'"]),
+        (["sepvit_t", "--classes", "0"], ["classes=0"]),
+        (["sepvit_t", "--dense", "--classes", "10"], ["--classes", "--dense"]),
+    ],
+)
+def test_summary_refuses(arguments, messages):
+    assert_refused(run("summary", *arguments), *messages)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("text", "size"), [("224", (224, 224)), ("192x320", (192, 320)), ("1x1", (1, 1))]
+)
+def test_parse_image_size(text, size):
+    assert parse_image_size(text) == size
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("text", ["", "x", "0", "224x0", "224x", "-1", "2.5", "224 x 224", "1x2x3"])
+def test_parse_image_size_refuses(text):
+    with pytest.raises(ValueError, match="--image-size"):
+        parse_image_size(text)
+
+
+def test_predict_crops_the_centre(folder):
+    # At this size the crop needs no interpolation: 56 of 64 pixels.
+    model = linear_classifier()
+    model.save(folder / "crop.keras")
+    pixels = np.random.default_rng(1).integers(0, 256, (84, 64, 3), dtype="uint8")
+    Image.fromarray(pixels).save(folder / "tall.png")
+
+    (record,) = run_json("predict", folder / "crop.keras", folder / "tall.png", "--top", CLASSES)
+    expected = to_numpy(model(pixels[None, 14:70, 4:60]))[0]
+    scores = scores_by_class(record)
+    np.testing.assert_allclose([scores[i] for i in range(CLASSES)], expected, atol=1e-5)
+
+
+def test_predict_orders_and_cuts(linear_file, photo, folder):
+    grey = folder / "grey.png"
+    Image.open(photo).convert("L").rotate(180).save(grey)
+    records = run_json("predict", linear_file, photo, grey, "--top", 3)
+    assert [record["image"] for record in records] == [str(photo), str(grey)]
+    for record in records:
+        scores = [guess["probability"] for guess in record["predictions"]]
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) == 3
+    assert records[0]["predictions"] != records[1]["predictions"]
+    full = run_json("predict", linear_file, photo, "--top", 100)[0]["predictions"]
+    assert [guess["class"] for guess in full[:3]] == [
+        guess["class"] for guess in records[0]["predictions"]
+    ]
+    assert len(full) == CLASSES
+    assert sum(guess["probability"] for guess in full) == pytest.approx(1, abs=1e-5)
+    assert all(guess["label"] == f"class {guess['class']}" for guess in full)
+
+
+def test_predict_as_text(linear_file, photo):
+    result = run("predict", linear_file, photo)
+    best = run_json("predict", linear_file, photo)[0]["predictions"]
+    lines = result.stdout.splitlines()
+    assert lines[0] == str(photo)
+    assert [line.split(maxsplit=1)[1] for line in lines[1:]] == [guess["label"] for guess in best]
+    assert lines[1].split()[0] == f"{best[0]['probability']:.2%}"
+
+
+def test_predict_with_logits_and_without_preprocessing(model, photo, folder, expected):
+    """The same weights give the same probabilities whatever the model leaves to its user."""
+    bare = tiny_classifier(classifier_activation=None, include_preprocessing=False)
+    bare.set_weights(model.get_weights())
+    bare.save(folder / "bare.keras")
+    (record,) = run_json("predict", folder / "bare.keras", photo, "--top", CLASSES)
+    assert scores_by_class(record) == pytest.approx(expected, abs=1e-5)
+
+
+def test_predict_with_weights(known, weights_file, photo, expected):
+    """Variant and number of classes are those of the file."""
+    (record,) = run_json("predict", weights_file, photo, "--top", CLASSES)
+    assert scores_by_class(record) == pytest.approx(expected, abs=1e-5)
+
+
+def test_predict_with_a_model_for_any_size(photo, folder):
+    any_size = keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2, activation="sigmoid"),
+        ]
+    )
+    any_size.save(folder / "any.keras")
+    (record,) = run_json("predict", folder / "any.keras", photo, "--image-size", "16x24")
+    grey = np.asarray(Image.open(photo).convert("L"), "float32")
+    expected = to_numpy(any_size(grey.mean(keepdims=True)[None, :, :, None]))[0]
+    scores = scores_by_class(record)
+    assert [scores[0], scores[1]] == pytest.approx(expected.tolist(), abs=0.02)
+    assert_refused(run("predict", folder / "any.keras", photo), "--image-size")
+
+
+def test_predict_with_labels(linear_file, photo, folder):
+    names = [f"name {number}" for number in range(CLASSES)]
+    (folder / "names.txt").write_text("\n".join(names) + "\n")
+    record = run_json("predict", linear_file, photo, "--labels", folder / "names.txt")[0]
+    for guess in record["predictions"]:
+        assert guess["label"] == f"name {guess['class']}"
+
+    (folder / "few.txt").write_text("\n".join(names[:-1]))
+    result = run("predict", linear_file, photo, "--labels", folder / "few.txt")
+    assert_refused(result, "few.txt", f"{CLASSES} classes", f"{CLASSES - 1}")
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_predict_names_the_classes_of_imagenet(photo, folder, monkeypatch, offline):
+    def decode_predictions(preds, top):
+        if offline:
+            raise Exception("URL fetch failure")
+        assert preds.shape == (1000, 1000) and top == 1
+        return [[("n0", f"name {row.argmax()}", row.max())] for row in preds]
+
+    monkeypatch.setattr("keras_sepvit.cli.decode_predictions", decode_predictions)
+    linear_classifier(classes=1000).save(folder / "thousand.keras")
+    record = run_json("predict", folder / "thousand.keras", photo)[0]
+    name = "class" if offline else "name"
+    for guess in record["predictions"]:
+        assert guess["label"] == f"{name} {guess['class']}"
+
+
+def test_predict_refuses_arguments(known, model_file, weights_file, photo, folder):
+    (folder / "weights.txt").write_text("no weights")
+    (folder / "broken.keras").write_bytes(model_file.read_bytes()[:5000])
+    (folder / "broken.weights.h5").write_bytes(weights_file.read_bytes()[:5000])
+    for arguments, messages in (
+        ([folder / "none.keras", photo], ["not found", "none.keras"]),
+        ([folder, photo], ["not found"]),
+        ([model_file, folder / "none.png"], ["not found", "none.png"]),
+        ([model_file, photo, "--labels", folder / "none.txt"], ["not found", "none.txt"]),
+        ([model_file, photo, "--top", 0], ["--top", "0"]),
+        ([model_file, photo, "--variant", "sepvit_tiny"], ["whole model", "--variant"]),
+        ([model_file, photo, "--image-size", 32], ["64 x 64", "32 x 32"]),
+        ([model_file, model_file], ["tiny.keras", "image"]),
+        ([folder / "weights.txt", photo], ["weights.txt"]),
+        ([folder / "broken.keras", photo], ["broken.keras"]),
+        ([folder / "broken.weights.h5", photo], ["broken.weights.h5"]),
+        ([weights_file, photo, "--variant", "sepvit_x"], ["'sepvit_x'"]),
+        ([weights_file, photo, "--variant", "sepvit_lite"], ["tiny.weights.h5", "sepvit_lite"]),
+        ([weights_file, photo, "--classes", 3], ["tiny.weights.h5", "3"]),
+        ([weights_file, photo, "--image-size", "33"], ["33 x 33"]),
+    ):
+        assert_refused(run("predict", *arguments), *messages)
+
+
+def test_predict_refuses_models(model, weights_file, photo, folder):
+    headless = SepViT(TINY, include_top=False, input_shape=TINY_SHAPE)
+    headless.save(folder / "headless.keras")
+    vector = [keras.Input((4,)), keras.layers.Dense(2)]
+    keras.Sequential(vector).save(folder / "vector.keras")
+    grey = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    keras.Sequential(grey).save(folder / "grey.keras")
+    for name, message in (
+        ("headless.keras", "no image classifier"),
+        ("vector.keras", "no image classifier"),
+        ("grey.keras", "Normalization"),
+        (weights_file, "none of the known variants"),
+    ):
+        assert_refused(run("predict", folder / name, photo), message)
+
+
+def test_predict_refuses_weights_without_a_head(known, photo, folder):
+    headless = SepViT(TINY, include_top=False, input_shape=TINY_SHAPE)
+    headless.save_weights(folder / "headless.weights.h5")
+    result = run("predict", folder / "headless.weights.h5", photo)
+    assert_refused(result, "no classification head")
+
+
+def test_predict_refuses_a_truncated_image(linear_file, photo, folder):
+    (folder / "truncated.png").write_bytes(photo.read_bytes()[:2000])
+    assert_refused(run("predict", linear_file, photo, folder / "truncated.png"), "truncated.png")
+
+
+@pytest.mark.once
+def test_usage_errors_and_help():
+    assert run("predict").exit_code == 2
+    assert run("summary", "sepvit_t", "--size", "224").exit_code == 2
+    listed = run("--help")
+    assert listed.exit_code == 0
+    assert "summary" in listed.stdout and "predict" in listed.stdout
+
+
+@pytest.fixture
+def fresh_process(monkeypatch, tmp_path):
+    """As if Keras had not been imported; returns what sets the installed backends."""
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "keras")
+
+    def install(*names):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in names or None)
+
+    return install
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("installed", "configured", "chosen"),
+    [
+        (["tensorflow", "jax", "torch"], None, None),
+        (["jax", "torch"], None, "jax"),
+        (["torch"], None, "torch"),
+        (["jax", "torch"], '{"backend": "tensorflow"}', "jax"),
+        (["jax", "torch"], '{"backend": "torch"}', None),
+        (["jax"], '{"backend": "openvino"}', None),
+        (["torch"], "{broken", "torch"),
+        ([], None, None),
+    ],
+)
+def test_choose_backend(fresh_process, tmp_path, installed, configured, chosen):
+    fresh_process(*installed)
+    if configured:
+        (tmp_path / "keras.json").write_text(configured)
+    choose_backend()
+    assert os.environ.get("KERAS_BACKEND") == chosen
+
+
+@pytest.mark.once
+def test_choose_backend_leaves_the_users_choice(fresh_process, monkeypatch):
+    fresh_process("torch")
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    choose_backend()
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
+@pytest.mark.once
+def test_choose_backend_leaves_an_imported_keras(fresh_process, monkeypatch):
+    fresh_process("torch")
+    monkeypatch.setitem(sys.modules, "keras", keras)
+    choose_backend()
+    assert "KERAS_BACKEND" not in os.environ
+
+
+@pytest.mark.once
+def test_command_line_without_tensorflow(tmp_path):
+    """Where only JAX is installed, the command works without any setting."""
+    pytest.importorskip("jax")
+    code = """
+import sys
+from importlib.machinery import PathFinder
+
+class OnlyJax(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.split(".")[0] in ("tensorflow", "torch")
+        return None if hidden else super().find_spec(name, path, target)
+
+sys.meta_path = [OnlyJax if finder is PathFinder else finder for finder in sys.meta_path]
+sys.argv = ["keras-sepvit", "summary", "sepvit_lite", "--json"]
+from keras_sepvit.cli import main
+main()
+"""
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    environment.pop("KERAS_BACKEND", None)
+    root = os.path.dirname(os.path.dirname(keras_sepvit.__file__))
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["parameters"] == 3_661_128

@@ -1,0 +1,211 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers import images, randomize, run, to_numpy
+
+from keras_sepvit import MLP, PEG, DropPath, PatchEmbedding, SeparableAttention, SepViTBlock
+
+torch = pytest.importorskip("torch", reason="PyTorch's convolutions are the reference")
+
+
+def torch_conv(x, kernel, bias, **kwargs):
+    """`torch.nn.functional.conv2d` on channels-last maps and Keras's kernel layout."""
+    out = torch.nn.functional.conv2d(
+        torch.tensor(x).permute(0, 3, 1, 2),
+        torch.tensor(kernel).permute(3, 2, 0, 1),
+        torch.tensor(bias),
+        **kwargs,
+    )
+    return out.permute(0, 2, 3, 1)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "strides, mode, kernel, padding",
+    [
+        (4, "overlapping", 7, 3),
+        (2, "overlapping", 3, 1),
+        (4, "non_overlapping", 4, 0),
+        (2, "non_overlapping", 2, 0),
+    ],
+)
+def test_patch_embedding_sizes_follow_pytorch(strides, mode, kernel, padding):
+    layer = PatchEmbedding(5, strides, mode)
+    for size in range(strides, 70):
+        expected = (size + 2 * padding - kernel) // strides + 1
+        assert layer.compute_output_shape((None, size, size + 1, 3))[:2] == (None, expected)
+    assert layer.compute_output_shape((None, None, None, 3)) == (None, None, None, 5)
+
+
+@pytest.mark.parametrize("strides, padding", [(4, 3), (2, 1)])
+@pytest.mark.parametrize("size", [(8, 9), (10, 11), (1, 5)])
+def test_overlapping_patches_are_pytorchs_padded_convolution(strides, padding, size):
+    check_patch_embedding(PatchEmbedding(6, strides), images((2, *size, 3)), padding)
+
+
+@pytest.mark.parametrize("strides", [4, 2])
+@pytest.mark.parametrize("size", [(8, 9), (11, 10)])
+def test_non_overlapping_patches_are_pytorchs_plain_convolution(strides, size):
+    layer = PatchEmbedding(6, strides, "non_overlapping")
+    check_patch_embedding(layer, images((2, *size, 3)), padding=0)
+
+
+def check_patch_embedding(layer, x, padding):
+    layer.build(x.shape)
+    randomize(layer)
+    kernel, bias, gamma, beta = map(
+        to_numpy, (layer.proj.kernel, layer.proj.bias, layer.norm.gamma, layer.norm.beta)
+    )
+    convolved = torch_conv(x, kernel, bias, stride=layer.strides, padding=padding)
+    expected = torch.nn.functional.layer_norm(
+        convolved, (6,), torch.tensor(gamma), torch.tensor(beta), eps=1e-5
+    )
+    result = run(layer, x)
+    assert result.shape == layer.compute_output_shape(x.shape)
+    np.testing.assert_allclose(result, expected.numpy(), atol=2e-5)
+
+
+def test_peg_adds_a_depthwise_convolution_to_its_input():
+    x = images((2, 5, 7, 4))
+    layer = PEG()
+    layer.build(x.shape)
+    randomize(layer)
+    kernel = to_numpy(layer.proj.kernel).transpose(0, 1, 3, 2)
+    expected = x + torch_conv(x, kernel, to_numpy(layer.proj.bias), padding=1, groups=4).numpy()
+    np.testing.assert_allclose(run(layer, x), expected, atol=1e-5)
+
+
+def test_mlp_is_two_dense_layers_around_an_exact_gelu():
+    x = images((2, 3, 4)) * 3
+    layer = MLP(8)
+    layer.build(x.shape)
+    randomize(layer)
+    kernel1, bias1, kernel2, bias2 = (
+        torch.tensor(to_numpy(w)) for w in (*layer.fc1.weights, *layer.fc2.weights)
+    )
+    # PyTorch's default GELU is the exact one; the tanh form differs by up to 5e-4.
+    hidden = torch.nn.functional.gelu(torch.tensor(x) @ kernel1 + bias1)
+    expected = (hidden @ kernel2 + bias2).numpy()
+    np.testing.assert_allclose(run(layer, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("sample_shape", [(), (5,), (3, 4, 2)])
+def test_drop_path_drops_whole_samples_and_scales_the_others(sample_shape):
+    x = 1 + np.abs(images((2000, *sample_shape)))
+    ratio = to_numpy(DropPath(0.25, seed=1)(x, training=True)) / x
+    ratio = ratio.reshape(2000, -1)
+    per_sample = ratio[:, 0]
+    np.testing.assert_allclose(ratio, np.broadcast_to(per_sample[:, None], ratio.shape), atol=1e-6)
+    kept = per_sample > 0
+    np.testing.assert_allclose(per_sample[kept], 1 / 0.75, atol=1e-6)
+    # 4 standard deviations of the share kept of 2000 samples.
+    assert abs(kept.mean() - 0.75) < 4 * (0.75 * 0.25 / 2000) ** 0.5
+
+
+def test_drop_path_draws_differ_between_calls_and_repeat_with_the_seed():
+    x = np.ones((64, 1), "float32")
+    first, second = DropPath(0.5, seed=7), DropPath(0.5, seed=7)
+    draws = [to_numpy(first(x, training=True)) for _ in range(2)]
+    assert not np.array_equal(*draws)
+    for draw in draws:
+        np.testing.assert_array_equal(draw, to_numpy(second(x, training=True)))
+    other = to_numpy(DropPath(0.5, seed=8)(x, training=True))
+    assert not np.array_equal(draws[0], other)
+
+
+@pytest.mark.parametrize("rate, training", [(0.9, False), (0.0, True)])
+def test_drop_path_is_the_identity_in_inference_and_at_rate_zero(rate, training):
+    x = images((16, 2, 3))
+    np.testing.assert_array_equal(to_numpy(DropPath(rate)(x, training=training)), x)
+
+
+LAYERS = {
+    "patches": (lambda: PatchEmbedding(6, 4, name="layer"), (9, 14, 3)),
+    "patches_apart": (lambda: PatchEmbedding(6, 2, "non_overlapping", name="layer"), (9, 14, 3)),
+    "peg": (lambda: PEG(name="layer"), (5, 6, 4)),
+    "drop_path": (lambda: DropPath(0.3, seed=5, name="layer"), (5, 4)),
+    "mlp": (lambda: MLP(8, name="layer"), (5, 4)),
+    "attention": (lambda: SeparableAttention(2, name="layer"), (3, 5, 4)),
+    "attention_pooled": (
+        lambda: SeparableAttention(2, "average_pooling", name="layer"),
+        (3, 4, 4),
+    ),
+    "attention_conv": (lambda: SeparableAttention(2, "depthwise_conv", name="layer"), (3, 4, 4)),
+    "attention_local": (lambda: SeparableAttention(2, None, name="layer"), (3, 4, 4)),
+    "block": (lambda: SepViTBlock(2, 2, drop_path_rate=0.1, name="layer"), (4, 6, 8)),
+    "block_dense": (
+        lambda: SepViTBlock(
+            2, (2, 3), 2, window_tokens="zeros", pad=True, single_window_psa=True, name="layer"
+        ),
+        (5, 7, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", keras.DTypePolicy("mixed_bfloat16")], ids=type)
+@pytest.mark.parametrize("make, shape", LAYERS.values(), ids=LAYERS)
+def test_layers_revive_from_their_json_config(make, shape, dtype):
+    layer_class, arguments = type(make()), make().get_config()
+    layer = layer_class(**{**arguments, "dtype": dtype})
+    config = json.loads(json.dumps(layer.get_config()))
+    revived = layer_class.from_config(config)
+    assert revived.get_config() == layer.get_config()
+    assert {**config, "dtype": None} == json.loads(json.dumps({**arguments, "dtype": None}))
+
+
+@pytest.mark.parametrize("make, shape", LAYERS.values(), ids=LAYERS)
+def test_layers_are_serialisable_and_usable_alone(make, shape, tmp_path):
+    layer = make()
+    model = keras.Sequential([keras.Input(shape), layer])
+    randomize(model)
+    x = images((2, *shape))
+    expected = run(model, x)
+    assert expected.shape == tuple(layer.compute_output_shape((2, *shape)))
+    assert model.output_shape == tuple(layer.compute_output_shape((None, *shape)))
+
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    assert type(loaded.get_layer("layer")) is type(layer)
+    assert loaded.get_layer("layer").get_config() == layer.get_config()
+    np.testing.assert_allclose(run(loaded, x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("make, shape", LAYERS.values(), ids=LAYERS)
+def test_layers_compute_in_the_policy_they_are_given(make, shape):
+    layer = make()
+    config = {**layer.get_config(), "dtype": "mixed_bfloat16"}
+    layer = type(layer).from_config(config)
+    outputs = layer(keras.Input(shape))
+    assert outputs.dtype == "bfloat16"
+    assert {weight.dtype for weight in layer.trainable_weights} <= {"float32"}
+    for sublayer in layer._flatten_layers():
+        assert sublayer.compute_dtype == "bfloat16", sublayer.path
+
+
+def test_initial_values_are_those_of_the_authors():
+    block = SepViTBlock(4, 2, window_tokens="learned")
+    block.build((None, 4, 4, 96))
+    embedding = PatchEmbedding(128, 4)
+    embedding.build((None, 32, 32, 3))
+    peg = PEG()
+    peg.build((None, 4, 4, 512))
+
+    for layer in (block.mlp.fc1, block.attn.dsa_qkv, block.attn.psa_qk, block.attn.proj):
+        # A normal of 0.02; cut at two standard deviations, as Keras does, 0.0176 are left.
+        assert 0.95 * 0.0176 < to_numpy(layer.kernel).std() < 1.05 * 0.02
+    # sqrt(2 / fan_out), where fan_out counts the outputs of one group.
+    kernel = to_numpy(embedding.proj.kernel)
+    np.testing.assert_allclose(kernel.std(), (2 / (7 * 7 * 128)) ** 0.5, rtol=0.05)
+    np.testing.assert_allclose(to_numpy(peg.proj.kernel).std(), (2 / 9) ** 0.5, rtol=0.05)
+    for weight in (block.win_tokens, block.mlp.fc1.bias, embedding.proj.bias, peg.proj.bias):
+        assert not to_numpy(weight).any()
+
+
+def test_layers_of_one_shape_start_with_different_weights():
+    first, second = MLP(8), MLP(8)
+    first.build((None, 4))
+    second.build((None, 4))
+    assert not np.array_equal(to_numpy(first.fc1.kernel), to_numpy(second.fc1.kernel))

@@ -1,0 +1,142 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+from helpers import (
+    BACKEND,
+    TINY,
+    images,
+    loss_and_gradients,
+    randomize,
+    run,
+    tiny_backbone,
+    to_numpy,
+)
+from keras import ops
+
+from keras_sepvit import SepViT, SepViTBlock
+
+LABELS = np.arange(8) % 4
+
+
+def tiny_classifier(**kwargs):
+    return SepViT(
+        TINY, include_preprocessing=False, classes=4, classifier_activation=None, **kwargs
+    )
+
+
+def fit(model, epochs, learning_rate=3e-3):
+    """Trains on eight fixed images in one batch; the loss of each epoch."""
+    model.compile(
+        optimizer=keras.optimizers.AdamW(learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # TensorFlow's XLA compiles for longer than this training takes.
+        jit_compile=BACKEND == "jax",
+    )
+    history = model.fit(
+        images((8, 64, 64, 3)), LABELS, batch_size=8, epochs=epochs, shuffle=False, verbose=0
+    )
+    return history.history["loss"]
+
+
+def needs_float16_products():
+    """Skips where the backend's CPU cannot multiply float16 matrices (JAX)."""
+    try:
+        x = ops.ones((4, 4), dtype="float16")
+        to_numpy(ops.matmul(x, x))
+        to_numpy(ops.conv(ops.ones((1, 4, 4, 1), "float16"), ops.ones((2, 2, 1, 1), "float16")))
+    except Exception as error:
+        pytest.skip(f"{BACKEND} computes no float16 products on this device: {error}")
+
+
+def block(window_tokens):
+    layer = SepViTBlock(2, 2, window_tokens=window_tokens)
+    layer.build((None, 4, 6, 8))
+    return layer, (4, 4, 6, 8)
+
+
+def classifier():
+    return tiny_classifier(), (4, 64, 64, 3)
+
+
+def dense_backbone():
+    # At 128 x 128 no stage is a single window, whose PSA attends to itself alone.
+    return tiny_backbone((128, 128, 3), dense=True), (4, 128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        classifier,
+        dense_backbone,
+        functools.partial(block, "average_pooling"),
+        functools.partial(block, "depthwise_conv"),
+    ],
+    ids=["classifier", "dense", "average_pooling", "depthwise_conv"],
+)
+def test_every_weight_receives_a_gradient(make):
+    model, shape = make()
+    _, gradients = loss_and_gradients(model, images(shape), LABELS[:4])
+    assert gradients.keys() == {weight.path for weight in model.trainable_weights}
+    for path, gradient in gradients.items():
+        assert gradient is not None, f"no gradient for {path}"
+        assert np.isfinite(gradient).all(), path
+        assert np.abs(gradient).max() > 0, f"a gradient of zero for {path}"
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_training_lowers_the_loss_in_every_precision(policy):
+    if policy == "mixed_float16":
+        needs_float16_products()
+    keras.config.set_dtype_policy(policy)
+    model = tiny_classifier()
+    compute_dtype = model.get_layer("stage1_block1").compute_dtype
+    assert compute_dtype == policy.removeprefix("mixed_")
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+
+    loss, gradients = loss_and_gradients(model, images((8, 64, 64, 3)), LABELS)
+    assert np.isfinite(loss)
+    assert model.output.dtype == "float32"
+    for path, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), path
+
+    losses = fit(model, epochs=8)
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.9 * losses[0], losses
+    for weight in model.trainable_weights:
+        assert np.isfinite(to_numpy(weight)).all(), weight.path
+
+
+def test_drop_path_acts_in_training_only():
+    layer = SepViTBlock(2, 2, drop_path_rate=0.5)
+    model = keras.Sequential([keras.Input((4, 4, 8)), layer])
+    randomize(model)
+    x = images((16, 4, 4, 8))
+    first, second = (to_numpy(model(x, training=True)) for _ in range(2))
+    assert not np.allclose(first, second, atol=1e-3)
+    inference = run(model, x)
+    np.testing.assert_array_equal(inference, run(model, x))
+    # A sample of which both branches are dropped leaves as it came.
+    dropped = np.isclose(first, x).all((1, 2, 3))
+    assert 0 < dropped.sum() < 16
+    assert not np.isclose(inference, x).all((1, 2, 3)).any()
+
+
+def test_seeds_make_training_repeatable():
+    def initialised(seed):
+        keras.utils.set_random_seed(seed)
+        return tiny_classifier(drop_path_rate=0.5)
+
+    def trained(seed):
+        model = initialised(seed)
+        losses = fit(model, epochs=2)
+        return losses, [to_numpy(weight) for weight in model.trainable_weights]
+
+    losses, weights = trained(seed=1)
+    losses_again, weights_again = trained(seed=1)
+    assert losses == losses_again
+    for weight, again in zip(weights, weights_again, strict=True):
+        np.testing.assert_array_equal(weight, again)
+    kernels = [to_numpy(initialised(seed).get_layer("head").kernel) for seed in (1, 2)]
+    assert not np.array_equal(*kernels)
