@@ -4,9 +4,16 @@ import keras
 from keras import layers, ops
 
 from keras_sepvit.attention import SeparableAttention
-from keras_sepvit.configs import WINDOW_TOKENS, as_pair
+from keras_sepvit.configs import WINDOW_TOKENS
 from keras_sepvit.layers import MLP, DropPath
-from keras_sepvit.validation import check_choice, check_map, check_rate, positive_int
+from keras_sepvit.validation import (
+    check_choice,
+    check_map,
+    check_rate,
+    positive_int,
+    positive_number,
+    window_pair,
+)
 from keras_sepvit.windows import pad_to_windows, padded_size, window_merge, window_partition
 
 
@@ -58,8 +65,8 @@ class SepViTBlock(layers.Layer):
     ):
         super().__init__(**kwargs)
         self.num_heads = positive_int("num_heads", num_heads)
-        self.window_size = tuple(positive_int("window_size", w) for w in as_pair(window_size))
-        self.mlp_ratio = float(mlp_ratio)
+        self.window_size = window_pair("window_size", window_size)
+        self.mlp_ratio = positive_number("mlp_ratio", mlp_ratio)
         self.drop_path_rate = check_rate("drop_path_rate", drop_path_rate)
         self.window_tokens = check_choice("window_tokens", window_tokens, WINDOW_TOKENS)
         self.pad = bool(pad)

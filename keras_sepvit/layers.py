@@ -53,6 +53,7 @@ class PatchEmbedding(layers.Layer):
 
     def build(self, input_shape):
         check_map(self.name, input_shape)
+        self.input_spec = layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
         self.proj.build(self._padded(input_shape))
         self.norm.build(self.compute_output_shape(input_shape))
 

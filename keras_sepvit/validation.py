@@ -5,12 +5,31 @@ import numbers
 
 import keras
 
+from keras_sepvit.configs import as_pair
+
 
 def positive_int(name, value):
     """`value` as an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
     return int(value)
+
+
+def window_pair(name, value):
+    """`value`, an int or a (height, width) pair of ints, as a pair."""
+    sides = as_pair(value)
+    if len(sides) != 2:
+        raise ValueError(
+            f"`{name}` must be an integer or a (height, width) pair. Received: {name}={value!r}."
+        )
+    return tuple(positive_int(name, side) for side in sides)
+
+
+def positive_number(name, value):
+    """`value` as a finite float above 0."""
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a number above 0. Received: {name}={value!r}.")
+    return float(value)
 
 
 def check_rate(name, value):

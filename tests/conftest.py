@@ -1,14 +1,37 @@
 """Fixtures of the suite. `KERAS_BACKEND` decides the backend of a run."""
 
-import keras
+import os
+import tempfile
+
 import pytest
+
+XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def pytest_configure(config):
+    """Makes JAX compile fast: most of the suite's time on JAX would go there.
+
+    Programs are not optimised, and are compiled once in a run. The variables must
+    be set before JAX is imported.
+    """
+    if os.environ.get("KERAS_BACKEND") != "jax":
+        return
+    folder = tempfile.TemporaryDirectory(prefix="keras_sepvit_jax_")
+    config.add_cleanup(folder.cleanup)
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder.name)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def pytest_report_header():
+    import keras
+
     return f"keras {keras.__version__} on {keras.config.backend()}"
 
 
 def pytest_collection_modifyitems(items):
+    import keras
+
     if keras.config.backend() == "tensorflow":
         return
     skip = pytest.mark.skip(reason="involves no backend; runs under TensorFlow only")
@@ -20,6 +43,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def seeded_and_restored():
     """Seeds each test, and puts Keras's global settings back after it."""
+    import keras
+
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")

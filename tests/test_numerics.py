@@ -7,7 +7,7 @@ from helpers import run, symbolic
 from reference import inputs, load_expected, sample_level, sample_stage, state_dict
 from safetensors.numpy import save_file
 
-from keras_sepvit import SepViT, SepViTBackbone
+from keras_sepvit import SepViT, SepViTBackbone, get_config
 from keras_sepvit.weights import load_weights
 
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
@@ -32,10 +32,11 @@ def test_classification_form(variant, ours, checkpoint):
     model = SepViT(ours, include_preprocessing=False, classifier_activation=None)
     report = load_weights(model, checkpoint("classification", variant))
     assert len(report.assigned) == len(model.trainable_weights)
-    stages = {"stage1": "stage1_peg"}  # the last layer of a stage of one block is its PEG
-    for stage in (2, 3, 4):
-        depth = {2: 2, 3: 6, 4: 2}[stage]
-        stages[f"stage{stage}"] = f"stage{stage}_block{depth}"
+    # The maps after each stage's last block: in stage 1, of one block, before its PEG.
+    stages = {
+        f"stage{stage}": f"stage{stage}_block{depth}"
+        for stage, depth in enumerate(get_config(ours).depths, start=1)
+    }
     outputs = {stage: model.get_layer(layer).output for stage, layer in stages.items()}
     outputs["logits"] = model.output
 

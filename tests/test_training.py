@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import keras
@@ -15,27 +16,34 @@ from helpers import (
 )
 from keras import ops
 
-from keras_sepvit import SepViT, SepViTBlock
+from keras_sepvit import PatchEmbedding, SepViT, SepViTBlock
 
 LABELS = np.arange(8) % 4
+# One block a stage: of several windows in the first three, of one in the last.
+FOUR_BLOCKS = dataclasses.replace(TINY, depths=(1, 1, 1, 1), window_sizes=((4,), (4,), (2,), (2,)))
 
 
-def tiny_classifier(**kwargs):
+def classifier(config, **kwargs):
     return SepViT(
-        TINY, include_preprocessing=False, classes=4, classifier_activation=None, **kwargs
+        config, include_preprocessing=False, classes=4, classifier_activation=None, **kwargs
     )
 
 
-def fit(model, epochs, learning_rate=3e-3):
+def fit(model, epochs):
     """Trains on eight fixed images in one batch; the loss of each epoch."""
     model.compile(
-        optimizer=keras.optimizers.AdamW(learning_rate),
+        optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         # TensorFlow's XLA compiles for longer than this training takes.
         jit_compile=BACKEND == "jax",
     )
     history = model.fit(
-        images((8, 64, 64, 3)), LABELS, batch_size=8, epochs=epochs, shuffle=False, verbose=0
+        images((8, *model.input_shape[1:])),
+        LABELS,
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
     )
     return history.history["loss"]
 
@@ -56,8 +64,8 @@ def block(window_tokens):
     return layer, (4, 4, 6, 8)
 
 
-def classifier():
-    return tiny_classifier(), (4, 64, 64, 3)
+def tiny_classifier():
+    return classifier(TINY), (4, 64, 64, 3)
 
 
 def dense_backbone():
@@ -68,7 +76,7 @@ def dense_backbone():
 @pytest.mark.parametrize(
     "make",
     [
-        classifier,
+        tiny_classifier,
         dense_backbone,
         functools.partial(block, "average_pooling"),
         functools.partial(block, "depthwise_conv"),
@@ -90,7 +98,7 @@ def test_training_lowers_the_loss_in_every_precision(policy):
     if policy == "mixed_float16":
         needs_float16_products()
     keras.config.set_dtype_policy(policy)
-    model = tiny_classifier()
+    model = classifier(FOUR_BLOCKS)
     compute_dtype = model.get_layer("stage1_block1").compute_dtype
     assert compute_dtype == policy.removeprefix("mixed_")
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
@@ -101,9 +109,9 @@ def test_training_lowers_the_loss_in_every_precision(policy):
     for path, gradient in gradients.items():
         assert np.isfinite(gradient).all(), path
 
-    losses = fit(model, epochs=8)
+    losses = fit(model, epochs=5)
     assert np.isfinite(losses).all()
-    assert losses[-1] < 0.9 * losses[0], losses
+    assert losses[-1] < 0.8 * losses[0], losses
     for weight in model.trainable_weights:
         assert np.isfinite(to_numpy(weight)).all(), weight.path
 
@@ -123,14 +131,30 @@ def test_drop_path_acts_in_training_only():
     assert not np.isclose(inference, x).all((1, 2, 3)).any()
 
 
-def test_seeds_make_training_repeatable():
+def test_seeds_make_initial_weights_repeatable():
     def initialised(seed):
         keras.utils.set_random_seed(seed)
-        return tiny_classifier(drop_path_rate=0.5)
+        return [to_numpy(weight) for weight in classifier(TINY).trainable_weights]
 
+    first, again, other = map(initialised, (1, 1, 2))
+    for value, repeated in zip(first, again, strict=True):
+        np.testing.assert_array_equal(value, repeated)
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if a.std())
+
+
+def test_seeds_make_training_repeatable():
     def trained(seed):
-        model = initialised(seed)
-        losses = fit(model, epochs=2)
+        keras.utils.set_random_seed(seed)
+        model = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                PatchEmbedding(8, 4),
+                SepViTBlock(2, 2, drop_path_rate=0.5),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        losses = fit(model, epochs=3)
         return losses, [to_numpy(weight) for weight in model.trainable_weights]
 
     losses, weights = trained(seed=1)
@@ -138,5 +162,3 @@ def test_seeds_make_training_repeatable():
     assert losses == losses_again
     for weight, again in zip(weights, weights_again, strict=True):
         np.testing.assert_array_equal(weight, again)
-    kernels = [to_numpy(initialised(seed).get_layer("head").kernel) for seed in (1, 2)]
-    assert not np.array_equal(*kernels)
