@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 KERAS_BACKEND ?= tensorflow
 BACKENDS ?= tensorflow jax torch
+# Processes that share the tests of a backend.
+JOBS ?= 2
 
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 STAMP := $(VENV)/.installed
@@ -42,7 +44,7 @@ test: $(STAMP)
 	}; \
 	check lint $(MAKE) --no-print-directory lint; \
 	for backend in $(BACKENDS); do \
-	  check "$$backend" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q; \
+	  check "$$backend" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q -n $(JOBS); \
 	done; \
 	printf "\n== summary\n$$summary"; \
 	exit $$status

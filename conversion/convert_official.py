@@ -5,8 +5,8 @@
     python conversion/convert_official.py sepvit_b.weights.h5 SepViT_Base.pth
 
 The kinds of the files follow from their names, the variant from the shapes in
-the file. Prints what became of each weight, or why the file cannot
-be converted, and exits with 2.
+the file. Prints what became of each weight; or why the file cannot be converted,
+and then exits with 2.
 """
 
 import argparse

@@ -23,24 +23,13 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from keras_sepvit import SepViT, SepViTConfig
+from keras_sepvit import SepViT
+from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.files import replacing
 
 CLASSES = 10
-IMAGE_SIZE = 32
+IMAGE_SIZE = DIGITS_CONFIG.image_size
 BATCH_SIZE = 64
-
-# The windows divide the maps as in the family: many windows, then blocks of several
-# windows and of one (GSA) in turn, then one.
-DIGITS_CONFIG = SepViTConfig(
-    hidden_dims=(16, 32, 48, 64),
-    depths=(1, 2, 2, 1),
-    num_heads=(2, 4, 6, 8),
-    window_sizes=((2,), (2, 4), (1, 2), (1,)),
-    drop_path_rate=0.05,
-    mlp_ratio=2.0,
-    image_size=IMAGE_SIZE,
-)
 
 
 def load_images():
@@ -99,7 +88,7 @@ def train(training, held_out, epochs):
         warmup_steps=warmup_steps,
         decay_steps=steps - warmup_steps,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, clipnorm=1.0)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05)
     # Before `fit`, where TensorFlow would do it inside its graph and take far longer.
     optimizer.build(model.trainable_variables)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)

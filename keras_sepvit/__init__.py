@@ -18,6 +18,7 @@ from keras_sepvit.classifier import (
 )
 from keras_sepvit.configs import SepViTConfig, get_config
 from keras_sepvit.layers import MLP, PEG, DropPath, PatchEmbedding
+from keras_sepvit.pretrained import register_weights
 from keras_sepvit.weights import LoadReport, load_weights
 
 __version__ = "0.1.0"

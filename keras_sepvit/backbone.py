@@ -25,62 +25,11 @@ from keras_sepvit.validation import (
 STRIDES = (4, 2, 2, 2)
 
 
-@keras.saving.register_keras_serializable(package="keras_sepvit")
-class SepViTBackbone(keras.Model):
-    """Separable Vision Transformer features (arXiv 2203.15380), without a head.
+class BackboneMixin:
+    """What backbones share, on whatever base class: arguments, graph, pyramid and configuration.
 
-    A functional model: its layers are named `stage1_embed`, `stage1_block1`,
-    `stage1_peg`, ..., and can be reached, cut and recombined by name.
-
-    The network has two forms. The *classification form* (`dense=False`) has a
-    fixed input size, one learned window token a window, and a final norm. The
-    *dense form* (`dense=True`), for detection and segmentation, takes images of
-    any size, dynamic ones too: window tokens are zeros, maps are padded to
-    whole windows, every block has PSA, and each stage ends with a norm, which
-    the next stage reads.
-
-    Args:
-        hidden_dims: Channels of the four stages.
-        depths: Number of blocks of each stage.
-        num_heads: Attention heads of each stage; must divide its channels.
-        window_sizes: For each stage, the window of each of its blocks, as an
-            int or a (height, width) pair.
-        image_shape: (height, width, channels) of the images. Height and width
-            may be None in the dense form.
-        mlp_ratio: Hidden channels of an MLP over its input channels.
-        drop_path_rate: Drop path rate of the last block, in [0, 1); it rises
-            linearly from 0 at the first.
-        window_tokens: `"learned"` (the classification form's default),
-            `"zeros"` (the dense form's), `"average_pooling"` or
-            `"depthwise_conv"`; see `SepViTBlock`.
-        patch_embedding: `"overlapping"` or `"non_overlapping"`.
-        dense: The dense form, see above.
-        pad_windows: Pad maps that are no multiple of the window. Always so in
-            the dense form; an error otherwise by default.
-        dtype: Dtype policy of all layers; the global policy by default.
-        **kwargs: `name` and `trainable` of `keras.Model`.
-
-    Input shape: `(batch, height, width, channels)`; float, normalised with
-    ImageNet's mean and standard deviation.
-
-    Output shape: `(batch, height / 32, width / 32, hidden_dims[-1])`. The
-    outputs of the stages, at strides of 4, 8, 16 and 32, are in
-    `pyramid_outputs`.
-
-    Raises:
-        ValueError: for arguments of different lengths or out of range, heads
-            that do not divide channels, a size that the windows do not fit
-            (naming sizes that do), and `channels_first`.
-
-    Example:
-
-    ```python
-    backbone = keras_sepvit.SepViTBackbone.from_variant(
-        "sepvit_t", dense=True, image_shape=(None, None, 3)
-    )
-    pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
-    features = pyramid(images)  # {"P2": ..., "P3": ..., "P4": ..., "P5": ...}
-    ```
+    Stands in front of `keras.Model`, or a subclass of it, among the bases of a
+    class. See `SepViTBackbone` for the arguments.
     """
 
     def __init__(
@@ -137,8 +86,8 @@ class SepViTBackbone(keras.Model):
         image_shape = check_image_shape(image_shape)
         fixed = kwargs.get("dense") or kwargs.get("pad_windows")
         architecture = variant_architecture(variant, image_shape, scale=not fixed)
-        if kwargs.get("dense"):
-            architecture["window_tokens"] = None
+        if kwargs.get("dense") and architecture["window_tokens"] == "learned":
+            architecture["window_tokens"] = "zeros"
         return cls(**{**architecture, "image_shape": image_shape, **kwargs})
 
     @property
@@ -153,6 +102,65 @@ class SepViTBackbone(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             **self._config,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class SepViTBackbone(BackboneMixin, keras.Model):
+    """Separable Vision Transformer features (arXiv 2203.15380), without a head.
+
+    A functional model: its layers are named `stage1_embed`, `stage1_block1`,
+    `stage1_peg`, ..., and can be reached, cut and recombined by name.
+
+    The network has two forms. The *classification form* (`dense=False`) has a
+    fixed input size, one learned window token a window, and a final norm. The
+    *dense form* (`dense=True`), for detection and segmentation, takes images of
+    any size, dynamic ones too: window tokens are zeros, maps are padded to
+    whole windows, every block has PSA, and each stage ends with a norm, which
+    the next stage reads.
+
+    Args:
+        hidden_dims: Channels of the four stages.
+        depths: Number of blocks of each stage.
+        num_heads: Attention heads of each stage; must divide its channels.
+        window_sizes: For each stage, the window of each of its blocks, as an
+            int or a (height, width) pair.
+        image_shape: (height, width, channels) of the images. Height and width
+            may be None in the dense form.
+        mlp_ratio: Hidden channels of an MLP over its input channels.
+        drop_path_rate: Drop path rate of the last block, in [0, 1); it rises
+            linearly from 0 at the first.
+        window_tokens: `"learned"` (the classification form's default),
+            `"zeros"` (the dense form's), `"average_pooling"` or
+            `"depthwise_conv"`; see `SepViTBlock`.
+        patch_embedding: `"overlapping"` or `"non_overlapping"`.
+        dense: The dense form, see above.
+        pad_windows: Pad maps that are no multiple of the window. Always so in
+            the dense form; an error otherwise by default.
+        dtype: Dtype policy of all layers; the global policy by default.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+
+    Input shape: `(batch, height, width, channels)`; float, normalised with
+    ImageNet's mean and standard deviation.
+
+    Output shape: `(batch, height / 32, width / 32, hidden_dims[-1])`. The
+    outputs of the stages, at strides of 4, 8, 16 and 32, are in
+    `pyramid_outputs`.
+
+    Raises:
+        ValueError: for arguments of different lengths or out of range, heads
+            that do not divide channels, a size that the windows do not fit
+            (naming sizes that do), and `channels_first`.
+
+    Example:
+
+    ```python
+    backbone = keras_sepvit.SepViTBackbone.from_variant(
+        "sepvit_t", dense=True, image_shape=(None, None, 3)
+    )
+    pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
+    features = pyramid(images)  # {"P2": ..., "P3": ..., "P4": ..., "P5": ...}
+    ```
+    """
 
 
 def sepvit_features(

@@ -27,8 +27,10 @@ Args:
         True, it takes RGB images of 0..255. If False, it takes images that
         `keras.applications.imagenet_utils.preprocess_input(x, mode="torch")`
         has normalised.
-    weights: None for random weights, or a `.weights.h5` or `.keras` file, or
-        the `https://` address of one, followed by `#sha256=` and its checksum.
+    weights: None for random weights; a `.weights.h5` or `.keras` file, or a
+        checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
+        `.safetensors`); the `https://` address of such a file, followed by
+        `#sha256=` and its checksum; or the name of registered weights.
     input_tensor: Optional Keras tensor to use as the image input.
     input_shape: Optional (height, width, 3); {size} by default. Windows scale
         with the image, so that the weights of one size fit another. See

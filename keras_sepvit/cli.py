@@ -3,6 +3,7 @@
 Input that cannot be used ends a command with one line on stderr and exit code 2.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -16,6 +17,7 @@ import typer
 from keras_sepvit import complexity
 from keras_sepvit.classifier import SepViT, decode_predictions
 from keras_sepvit.configs import get_config
+from keras_sepvit.convert import convert as convert_weights
 from keras_sepvit.matching import WeightsSummary
 from keras_sepvit.weights import assign_weights, open_weights
 
@@ -149,12 +151,62 @@ def predict(
     typer.echo(json.dumps(results, indent=2) if as_json else _as_text(results))
 
 
+@app.command()
+@reports_bad_input
+def convert(
+    source: Annotated[
+        pathlib.Path,
+        typer.Argument(
+            metavar="IN",
+            help="Weights: .weights.h5, .keras, .pth, .pt, .bin or .safetensors.",
+        ),
+    ],
+    destination: Annotated[
+        pathlib.Path,
+        typer.Argument(metavar="OUT", help="The file to write, of a kind from the same list."),
+    ],
+    variant: Annotated[
+        str | None, typer.Option(help="The variant of the weights.", show_default="the file's")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Image size of the new model: 224, or HEIGHTxWIDTH."),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(help="Classes of the new model, with a new head.", show_default="the file's"),
+    ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Write the dense form, whatever the file is.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Convert what fits, and leave the rest.")
+    ] = False,
+    as_json: Json = False,
+):
+    """Convert weights between Keras and the authors' PyTorch code, sizes and forms.
+
+    Prints which weights were taken over, resized, left at their initial values or
+    not used.
+    """
+    report = convert_weights(
+        source,
+        destination,
+        variant=variant,
+        image_size=parse_image_size(size) if size else None,
+        classes=classes,
+        dense=dense or None,
+        partial=partial,
+    )
+    typer.echo(json.dumps(dataclasses.asdict(report), indent=2) if as_json else str(report))
+
+
 def parse_image_size(text):
     """(height, width) of `"224"` or `"192x320"`."""
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
         raise ValueError(
-            f"--image-size must be one number, or HEIGHTxWIDTH, in pixels. Received: {text!r}."
+            f"An image size must be one number, or HEIGHTxWIDTH, in pixels. Received: {text!r}."
         )
     height, width = match.groups()
     return int(height), int(width or height)

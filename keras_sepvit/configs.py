@@ -101,6 +101,18 @@ VARIANTS = {
     ),
 }
 
+# For the 32 x 32 digits of examples/quickstart.py. The windows divide the maps as in the
+# family: many windows, then blocks of several windows and of one (GSA) in turn, then one.
+DIGITS_CONFIG = SepViTConfig(
+    hidden_dims=(16, 32, 48, 64),
+    depths=(1, 2, 2, 1),
+    num_heads=(2, 4, 6, 8),
+    window_sizes=((2,), (2, 4), (1, 2), (1,)),
+    drop_path_rate=0.05,
+    mlp_ratio=2.0,
+    image_size=32,
+)
+
 # Paper, table 2 (v1 and v4).
 PUBLISHED = {
     "sepvit_lite": PublishedFigures(3.7, 0.6, top1=72.3, top1_v1=72.3),

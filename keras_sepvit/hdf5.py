@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -38,7 +39,7 @@ def open_keras(path):
                 f"The weights file '{path}' is a zip archive without `{_WEIGHTS_MEMBER}`, and so "
                 "not a model saved by Keras 3."
             ) from error
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise damaged(path, _KERAS_KIND, error) from error
         with _open_h5(extracted, path) as arrays:
             yield arrays

@@ -16,6 +16,7 @@ from keras import ops
 from keras_sepvit.files import damaged
 from keras_sepvit.hdf5 import open_h5, open_keras
 from keras_sepvit.matching import Plan, mismatch_message
+from keras_sepvit.pretrained import packaged_file, registered_weights
 from keras_sepvit.pytorch import open_pytorch
 
 _OPENERS = {
@@ -72,8 +73,9 @@ def load_pretrained(model, weights, skip_head_mismatch=False):
 
     Args:
         model: A SepViT model.
-        weights: A path, as for `load_weights`, or an `https://` address followed
-            by `#sha256=` and the file's checksum, which is downloaded once.
+        weights: A registered name, a path, as for `load_weights`, or an
+            `https://` address followed by `#sha256=` and the file's checksum.
+            What has to be downloaded is downloaded once.
         skip_head_mismatch: As for `load_weights`.
 
     Returns:
@@ -85,7 +87,8 @@ def load_pretrained(model, weights, skip_head_mismatch=False):
         FileNotFoundError: if there is no such file.
         OSError: if the download fails.
     """
-    report = load_weights(model, _local_path(weights), skip_head_mismatch=skip_head_mismatch)
+    with _local_file(weights) as path:
+        report = load_weights(model, path, skip_head_mismatch=skip_head_mismatch)
     only_head_unused = all(re.search(r"(^|\.)head[./]", name) for name in report.unused)
     if report.resized or report.new or not only_head_unused:
         warnings.warn(str(report), stacklevel=4)
@@ -236,14 +239,21 @@ def _resize_tokens(tokens, grid):
     return ops.convert_to_numpy(maps).reshape(1, -1, 1, channels)
 
 
-def _local_path(weights):
-    """The path of the file that a `weights` argument stands for."""
+def _local_file(weights):
+    """Context manager of the path of the file that a `weights` argument stands for."""
     if isinstance(weights, os.PathLike):
-        return weights
+        return contextlib.nullcontext(weights)
     if not isinstance(weights, str):
         raise ValueError(
-            f"`weights` must be None, a path or an address. Received: {type(weights).__name__}."
+            "`weights` must be None, a registered name, a path or an address. "
+            f"Received: {type(weights).__name__}."
         )
+    registered = registered_weights()
+    if weights in registered:
+        entry = registered[weights]
+        if entry.url is None:
+            return packaged_file(entry)
+        return contextlib.nullcontext(_download(f"{entry.url}#sha256={entry.sha256}"))
     if weights == "imagenet":
         raise ValueError(
             "`weights='imagenet'`: nobody has published ImageNet weights for SepViT. Use "
@@ -251,12 +261,14 @@ def _local_path(weights):
             f"{', '.join(SUFFIXES)}."
         )
     if "://" in weights:
-        return _download(weights)
+        return contextlib.nullcontext(_download(weights))
     if pathlib.Path(weights).suffix in _OPENERS:
-        return weights
+        return contextlib.nullcontext(weights)
+    names = ", ".join(map(repr, registered))
     raise ValueError(
-        f"Unknown `weights`: {weights!r}. Expected None, the path of a file ending in one of "
-        f"{', '.join(SUFFIXES)}, or an address 'https://...#sha256=<checksum>' of one."
+        f"Unknown `weights`: {weights!r}. Expected None, a registered name ({names}), the path of "
+        f"a file ending in one of {', '.join(SUFFIXES)}, or an address "
+        "'https://...#sha256=<checksum>' of one."
     )
 
 
@@ -290,8 +302,8 @@ def _download(weights):
         )
     except ValueError as error:
         raise ValueError(
-            f"The file at {address} does not have the checksum in `weights`, {checksum[1]}: it has "
-            "changed, or the download was cut off. Nothing was loaded."
+            f"The file at {address} does not have the checksum {checksum[1]}: it has changed, or "
+            "the download was cut off. Nothing was loaded."
         ) from error
     except Exception as error:  # Keras raises this very class
         raise OSError(f"The weights at {address} cannot be downloaded: {error}") from error

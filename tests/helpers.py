@@ -1,5 +1,7 @@
 """What several test modules share: a tiny configuration and backend-neutral tools."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -34,25 +36,28 @@ def to_numpy(outputs):
     return keras.tree.map_structure(lambda x: ops.convert_to_numpy(ops.cast(x, "float32")), outputs)
 
 
-def run(function, x):
-    """The inference outputs of a layer, or of one of its methods, as NumPy arrays.
+def run(function, x, **kwargs):
+    """The outputs of a layer, or of one of its methods, as NumPy arrays.
 
     Compiled on JAX, where compiling each operation by itself takes far longer.
     """
     x = ops.convert_to_tensor(x)
     if BACKEND != "jax":
-        return to_numpy(function(x))
+        return to_numpy(function(x, **kwargs))
 
     import jax
 
     if not isinstance(function, keras.Layer):
-        return to_numpy(jax.jit(function)(x))
+        return to_numpy(jax.jit(functools.partial(function, **kwargs))(x))
     # Weights as arguments: as constants they would be part of the program.
-    weights = [
-        [variable.value for variable in variables]
-        for variables in (function.trainable_variables, function.non_trainable_variables)
-    ]
-    outputs, _ = jax.jit(function.stateless_call)(*weights, x)
+    states = function.non_trainable_variables
+    outputs, new_states = jax.jit(functools.partial(function.stateless_call, **kwargs))(
+        [weight.value for weight in function.trainable_variables],
+        [state.value for state in states],
+        x,
+    )
+    for state, value in zip(states, new_states, strict=True):
+        state.assign(value)
     return to_numpy(outputs)
 
 

@@ -67,6 +67,8 @@ def test_ablations_are_configurations_of_the_same_code(name):
     backbone = SepViTBackbone.from_variant(config, image_shape=(64, 64, 3))
     assert backbone.count_params() == count_parameters(config)
     assert backbone.output_shape == (None, 2, 2, 32)
+    dense = SepViTBackbone.from_variant(config, image_shape=(64, 64, 3), dense=True)
+    assert dense.count_params() == count_parameters(config, dense=True)
 
 
 @pytest.mark.once

@@ -383,6 +383,7 @@ class Trap:
         return (pathlib.Path.touch, (pathlib.Path(self.target),))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("place", ["alone", "beside", "raw pickle"])
 def test_no_code_runs(place, legacy, source, untouched, tmp_path):

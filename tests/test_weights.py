@@ -21,6 +21,7 @@ from keras import layers
 from keras_sepvit import SepViT, SepViTBackbone, SepViTLite
 from keras_sepvit.configs import VARIANTS
 from keras_sepvit.convert import convert
+from keras_sepvit.pytorch import save_pytorch
 from keras_sepvit.weights import load_pretrained, load_weights
 
 CLASSES = 5
@@ -53,6 +54,15 @@ def assert_same(actual, expected):
 def save_h5(model, path):
     model.save_weights(path)
     return path
+
+
+def write(model, path):
+    if path.name.endswith(".weights.h5"):
+        model.save_weights(path)
+    elif path.suffix == ".keras":
+        model.save(path)
+    else:
+        save_pytorch(model, path)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +99,7 @@ def test_a_file_of_the_same_model_loads_bit_exactly(kind, tmp_path):
     model.compile(keras.optimizers.AdamW(), "categorical_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
     path = tmp_path / f"model.{kind}"
-    model.save_weights(path) if kind == "weights.h5" else model.save(path)
+    write(model, path)
 
     loaded = classifier(weights=str(path))
     assert_same(values(loaded), values(model))
@@ -487,6 +497,8 @@ def test_values_that_are_no_numbers_warn(value, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_files_of_other_precisions_load(dtype, tmp_path):
+    if (dtype, BACKEND) == ("float64", "jax"):
+        pytest.skip("JAX has no float64 by default")
     keras.config.set_dtype_policy(dtype)
     path = tmp_path / "model.weights.h5"
     model = classifier(seed=1)
@@ -507,7 +519,7 @@ def test_there_are_no_imagenet_weights():
         classifier(weights="imagenet")
 
 
-@pytest.mark.parametrize("weights", ["digits", "weights.npz", "model.onnx", "weights.json", ""])
+@pytest.mark.parametrize("weights", ["numbers", "weights.npz", "model.onnx", "weights.json", ""])
 def test_unknown_weights_list_what_is_allowed(weights):
     with pytest.raises(ValueError, match=r"None, .*\.weights\.h5, \.keras, \.pth.*#sha256="):
         classifier(weights=weights)
@@ -515,7 +527,7 @@ def test_unknown_weights_list_what_is_allowed(weights):
 
 @pytest.mark.parametrize("weights", [3, True, 1.5, ["a.keras"], b"a.keras", np.zeros(3)])
 def test_weights_of_other_types(weights):
-    with pytest.raises(ValueError, match="`weights` must be None, a path or an address. Received"):
+    with pytest.raises(ValueError, match="`weights` must be None, .* Received"):
         classifier(weights=weights)
     with pytest.raises(ValueError, match="`source` must be the path of a weights file"):
         load_weights(classifier(), weights)
@@ -684,17 +696,6 @@ class TestBadFiles:
             refused(untouched, renamed, "is not|incomplete or damaged|no state dict|without `model")
 
 
-def write(model, path):
-    from keras_sepvit.pytorch import save_pytorch
-
-    if path.name.endswith(".weights.h5"):
-        model.save_weights(path)
-    elif path.suffix == ".keras":
-        model.save(path)
-    else:
-        save_pytorch(model, path)
-
-
 def test_unknown_suffixes(untouched, tmp_path):
     path = tmp_path / "weights.npz"
     np.savez(path, a=np.zeros(3))
@@ -781,6 +782,16 @@ def test_a_zip_bomb(untouched, tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(1 << 26))
     refused(untouched, path, "claims to hold 67,108,864")
+
+
+def test_a_damaged_compressed_zip_member(source, untouched, tmp_path):
+    path = tmp_path / "damaged.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(source[1], "model.weights.h5")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    refused(untouched, path, "incomplete or damaged")
 
 
 def test_a_damaged_zip_member(source, untouched, tmp_path):
