@@ -28,7 +28,7 @@ def copy_as_float16(source, target):
         if isinstance(item, h5py.Group):
             copy_as_float16(item, target.create_group(name))
         else:
-            # By NumPy: HDF5 rounds values just below a power of two to half of it.
+            # By NumPy: HDF5 1.14 halves some values that round up to a power of two.
             target.create_dataset(name, data=item[()].astype("float16"))
 
 

@@ -25,7 +25,11 @@ from keras_sepvit import SepViT
 from keras_sepvit.configs import DIGITS_CONFIG, scale_windows
 
 CLASSES = 10
-SIZES = ((24, 24), (32, 32), (48, 48), (64, 64), (96, 96), (32, 64), (64, 32))
+SIZES = (
+    *((side, side) for side in (24, 28, 32, 36, 40, 48, 64, 96)),
+    (32, 64),
+    (64, 32),
+)
 
 
 def held_out_digits(height, width):

@@ -193,7 +193,7 @@ def convert(
         source,
         destination,
         variant=variant,
-        image_size=parse_image_size(size) if size else None,
+        image_size=parse_image_size(size, "--size") if size else None,
         classes=classes,
         dense=dense or None,
         partial=partial,
@@ -201,12 +201,12 @@ def convert(
     typer.echo(json.dumps(dataclasses.asdict(report), indent=2) if as_json else str(report))
 
 
-def parse_image_size(text):
+def parse_image_size(text, option="--image-size"):
     """(height, width) of `"224"` or `"192x320"`."""
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
         raise ValueError(
-            f"An image size must be one number, or HEIGHTxWIDTH, in pixels. Received: {text!r}."
+            f"{option} must be one number, or HEIGHTxWIDTH, in pixels. Received: {text!r}."
         )
     height, width = match.groups()
     return int(height), int(width or height)

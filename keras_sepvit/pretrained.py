@@ -44,7 +44,7 @@ class PretrainedWeights:
 _DIGITS = PretrainedWeights(
     name="digits",
     url=None,
-    sha256="8b6c12ebb3534f1afb0cdf6e08e4a048a048cc216becba46245c0fc8491486da",
+    sha256="5c4f1cd093b493b04352776a3db5a0e7be527837c8828443b499ab318d455a0b",
     variant=DIGITS_CONFIG,
     image_size=(32, 32),
     classes=10,

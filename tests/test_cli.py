@@ -420,3 +420,34 @@ main()
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["parameters"] == 3_661_128
+
+
+def test_convert_writes_what_the_report_says(tmp_path):
+    """To the form of the authors' PyTorch code, and from there to the dense form."""
+    weights = tmp_path / "lite.weights.h5"
+    keras_sepvit.SepViTLite(classes=3).save_weights(weights)
+    result = run("convert", weights, tmp_path / "lite.safetensors")
+    assert result.exit_code == 0, result.stderr
+    assert "Loaded 190 of the model's 190 weights" in result.stdout
+
+    result = run(
+        "convert", tmp_path / "lite.safetensors", tmp_path / "dense.weights.h5", "--dense", "--json"
+    )
+    report = json.loads(result.stdout)
+    assert len(report["new"]) == 28 and len(report["unused"]) == 10
+    backbone = keras_sepvit.SepViTBackbone.from_variant("sepvit_lite", dense=True)
+    assert len(keras_sepvit.load_weights(backbone, tmp_path / "dense.weights.h5").new) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["missing.pth", "out.weights.h5"], ["missing.pth"]),
+        (["missing.pth", "out.onnx"], ["out.onnx", ".weights.h5"]),
+        (["missing.pth", "out.weights.h5", "--size", "big"], ["--size", "'big'"]),
+    ],
+)
+def test_convert_refuses(arguments, messages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(run("convert", *arguments), *messages)
+    assert list(tmp_path.iterdir()) == []

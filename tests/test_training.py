@@ -15,7 +15,7 @@ from helpers import (
 )
 from keras import ops
 
-from keras_sepvit import PEG, PatchEmbedding, SepViT, SepViTBackbone, SepViTBlock
+from keras_sepvit import PEG, PatchEmbedding, SepViT, SepViTBlock
 
 LABELS = np.arange(8) % 4
 # One block a stage: of several windows in the first three, of one in the last.
@@ -47,11 +47,8 @@ def fit(model, epochs):
     return history.history["loss"]
 
 
-POLICIES = [
-    "float32",
-    "mixed_bfloat16",
-    pytest.param("mixed_float16", marks=pytest.mark.slow),
-]
+FLOAT16 = pytest.param("mixed_float16", marks=pytest.mark.slow)
+BFLOAT16 = pytest.param("mixed_bfloat16", marks=pytest.mark.slow)
 
 
 def set_policy(policy):
@@ -76,21 +73,15 @@ def whole_classifier():
     return classifier(FOUR_BLOCKS), (4, 64, 64, 3)
 
 
-def dense_backbone():
-    # At 128 x 128 no stage is a single window, whose PSA attends to itself alone.
-    backbone = SepViTBackbone.from_variant(FOUR_BLOCKS, image_shape=(128, 128, 3), dense=True)
-    return backbone, (4, 128, 128, 3)
-
-
 @pytest.mark.parametrize(
     "make",
     [
         whole_classifier,
-        dense_backbone,
+        functools.partial(block, "zeros"),
         functools.partial(block, "average_pooling"),
         functools.partial(block, "depthwise_conv"),
     ],
-    ids=["classifier", "dense", "average_pooling", "depthwise_conv"],
+    ids=["classifier", "zeros", "average_pooling", "depthwise_conv"],
 )
 def test_every_weight_receives_a_gradient(make):
     model, shape = make()
@@ -102,7 +93,7 @@ def test_every_weight_receives_a_gradient(make):
         assert np.abs(gradient).max() > 0, f"a gradient of zero for {path}"
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", ["float32", BFLOAT16, FLOAT16])
 def test_training_lowers_the_loss(policy):
     set_policy(policy)
     model = classifier(FOUR_BLOCKS)
@@ -116,7 +107,7 @@ def test_training_lowers_the_loss(policy):
         assert np.isfinite(to_numpy(weight)).all(), weight.path
 
 
-@pytest.mark.parametrize("policy", POLICIES[1:])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", FLOAT16])
 def test_gradients_are_close_in_every_precision(policy):
     inputs = keras.Input((12, 12, 3))
 
