@@ -104,6 +104,7 @@ class SepViTBlock(layers.Layer):
         self.mlp = MLP(int(channels * self.mlp_ratio), dtype=dtype, name="mlp")
         self.mlp.build(input_shape)
         self.drop_path = DropPath(self.drop_path_rate, dtype=dtype, name="drop_path")
+        self.drop_path.build(input_shape)
 
     def count_windows(self, height, width):
         """Windows that cover a map of this size; None where a side is dynamic."""

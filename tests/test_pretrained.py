@@ -3,6 +3,7 @@
 import configparser
 import hashlib
 import pathlib
+import re
 import runpy
 
 import h5py
@@ -38,10 +39,15 @@ def registry(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def held_out():
+def other_sizes():
+    """What `examples/digits_other_sizes.py` defines."""
+    return runpy.run_path(str(ROOT / "examples" / "digits_other_sizes.py"))
+
+
+@pytest.fixture(scope="module")
+def held_out(other_sizes):
     """Held-out digits of 32 x 32 and their labels."""
-    example = runpy.run_path(str(ROOT / "examples" / "digits_other_sizes.py"))
-    return example["held_out_digits"](32, 32)
+    return other_sizes["held_out_digits"](32, 32)
 
 
 # The digits weights.
@@ -63,6 +69,17 @@ def test_held_out_digits_are_those_of_the_quick_start(held_out):
     _, images, _, labels = runpy.run_path(str(ROOT / "examples" / "quickstart.py"))["load_images"]()
     np.testing.assert_array_equal(held_out[0], images)
     np.testing.assert_array_equal(held_out[1], labels)
+
+
+@pytest.mark.once
+def test_accuracy_at_another_size_is_what_the_card_says(other_sizes):
+    stated = re.search(r"^\| 28 x 28 \| do not scale \| ([\d.]+) ", CARD.read_text("utf-8"), re.M)[
+        1
+    ]
+    assert not other_sizes["windows_scale"](28, 28) and other_sizes["windows_scale"](64, 96)
+    images, labels = other_sizes["held_out_digits"](28, 28)
+    accuracy = other_sizes["accuracy"]("digits", images, labels, pad_windows=True)
+    assert abs(accuracy - float(stated)) < 0.5
 
 
 @pytest.mark.once
