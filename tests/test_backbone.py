@@ -112,12 +112,15 @@ def test_levels_of_the_classification_form_precede_the_final_norm():
         assert level is backbone.get_layer(name).output
     assert backbone.get_layer("norm").input is backbone.pyramid_outputs["P5"]
     assert backbone.get_layer("norm").output is backbone.output
+    assert backbone.get_layer("norm").epsilon == 1e-6
 
 
 def test_levels_of_the_dense_form_are_normed_in_the_stream():
     backbone = tiny_backbone(dense=True)
     for stage, level in enumerate(backbone.pyramid_outputs.values(), start=1):
-        assert level is backbone.get_layer(f"stage{stage}_norm").output
+        norm = backbone.get_layer(f"stage{stage}_norm")
+        assert level is norm.output
+        assert norm.epsilon == 1e-6
     assert backbone.get_layer("stage2_embed").input is backbone.pyramid_outputs["P2"]
     assert backbone.output is backbone.pyramid_outputs["P5"]
 

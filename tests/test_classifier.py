@@ -81,6 +81,13 @@ def test_head_is_the_mean_of_the_normed_map_and_a_dense_layer():
     )
 
 
+def test_mixed_precision_keeps_images_and_probabilities_in_float32():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = SepViT(TINY, classes=5)
+    dtypes = [model.get_layer(n).output.dtype for n in ("preprocessing", "stage1_embed", "head")]
+    assert dtypes == ["float32", "bfloat16", "float32"]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_preprocessing_normalises_images_of_0_to_255(dtype):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), "uint8")

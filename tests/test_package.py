@@ -8,13 +8,11 @@ import sys
 import keras
 
 IMPORT = """
-import json, sys, time
+import json, sys
 import keras
 before = set(sys.modules)
-start = time.process_time()
 import keras_sepvit
-seconds = time.process_time() - start
-print(json.dumps([seconds, sorted(before), sorted(set(sys.modules) - before)]))
+print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
 """
 
 
@@ -27,11 +25,10 @@ def test_import_is_light():
         check=True,
         env={**os.environ, "KERAS_BACKEND": backend},
     ).stdout
-    seconds, before, added = json.loads(output.splitlines()[-1])
+    before, added = json.loads(output.splitlines()[-1])
     assert "keras_sepvit" in added
     # Keras and the backend are loaded already: only our own modules may come on top.
     third_party = {name.partition(".")[0] for name in added} - sys.stdlib_module_names
     assert third_party == {"keras_sepvit"}
     # Of the backends only JAX may come along with another one: libraries import it if it is there.
     assert not {"tensorflow", "torch"}.difference({backend}).intersection(before)
-    assert seconds < 0.1

@@ -1,5 +1,6 @@
 """The quick start, run as a user runs it."""
 
+import dataclasses
 import pathlib
 import re
 import runpy
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from helpers import BACKEND
 from PIL import Image
+
+from keras_sepvit.configs import DIGITS_CONFIG
 
 QUICKSTART = pathlib.Path(__file__).parents[1] / "examples" / "quickstart.py"
 
@@ -23,7 +26,12 @@ def printed_right(capsys):
     return int(re.search(r"^Accuracy .* \((\d+) right\)$", capsys.readouterr().out, re.M)[1])
 
 
-def test_trains_saves_loads_and_draws(quickstart, tmp_path, capsys):
+def test_trains_saves_loads_and_draws(quickstart, tmp_path, capsys, monkeypatch):
+    # Compiling takes most of the time of a short run: one block a stage.
+    shallow = dataclasses.replace(
+        DIGITS_CONFIG, depths=(1, 1, 1, 1), window_sizes=((2,), (2,), (1,), (1,))
+    )
+    monkeypatch.setitem(quickstart["train"].__globals__, "DIGITS_CONFIG", shallow)
     folder = tmp_path / "a" / "b"
     quickstart["main"](["--epochs", "2", "--output-dir", str(folder)])
 
