@@ -520,19 +520,18 @@ def test_the_script_tells_errors_in_words(tmp_path, monkeypatch, capsys):
 
 
 MEASURE = """
-import re, sys, time
-start = time.process_time()
+import re, sys
 from keras_sepvit.convert import convert
 convert(*sys.argv[1:])
 memory = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
-print(time.process_time() - start, int(memory[1]) / 2**20)
+print(int(memory[1]) / 2**20)
 """
 
 
 @pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-def test_converting_sepvit_b_is_quick_and_small(tmp_path, monkeypatch):
+def test_converting_sepvit_b_takes_little_memory(tmp_path, monkeypatch):
     save(reference.state_dict("classification", "base"), tmp_path / "base.pth")
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parents[1]))
@@ -540,6 +539,4 @@ def test_converting_sepvit_b_is_quick_and_small(tmp_path, monkeypatch):
     output = subprocess.run(
         [sys.executable, "-c", MEASURE, *files], check=True, capture_output=True, text=True
     ).stdout
-    seconds, gibibytes = map(float, output.split())
-    assert seconds < 15  # of processor time on two cores, imports included
-    assert gibibytes < 1.5
+    assert float(output) < 1.5  # GiB
