@@ -1,10 +1,18 @@
-"""Trains a small SepViT on handwritten digits, and looks at what it learned.
+"""Trains a small SepViT on handwritten digits, and looks at what it has learned.
 
     python examples/quickstart.py
 
-The data are the 1,797 scans of scikit-learn's `load_digits`; nothing is downloaded.
-A stratified fifth is held out. The backend is that of `KERAS_BACKEND` (`tensorflow`,
-`jax` or `torch`; TensorFlow by default), and tf.data feeds all three.
+prints, under Keras's progress bars, with the TensorFlow backend:
+
+    1437 digits to train on, 360 held out
+    Saved outputs/quickstart/digits.keras; loaded again, it predicts the same
+    Accuracy on held-out digits: 99.72% (359 right)
+    Drew outputs/quickstart/quickstart.png
+
+The data are the 8 x 8 scans of scikit-learn's `load_digits`, of which a stratified fifth is
+held out; nothing is downloaded. The picture shows the learning curves, held-out digits with
+their predictions, and the attention among windows. The backend is that of `KERAS_BACKEND`
+(`tensorflow` if unset, `jax` or `torch`); tf.data feeds all three.
 """
 
 import argparse
