@@ -241,3 +241,9 @@ def test_a_clone_is_a_new_model_of_the_same_shape():
 def test_variants_have_the_name_of_their_constructor_too():
     assert get_config("SepViTB") is get_config("sepvit_b") is VARIANTS["sepvit_b"]
     assert get_config(TINY) is TINY
+
+
+def test_all_layers_are_built_with_the_model():
+    # One that is not makes JAX run the whole model once before it compiles it.
+    unbuilt = [layer.path for layer in tiny_backbone()._flatten_layers() if not layer.built]
+    assert not unbuilt
