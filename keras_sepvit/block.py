@@ -110,11 +110,15 @@ class SepViTBlock(layers.Layer):
         """Windows that cover a map of this size; None where a side is dynamic."""
         if height is None or width is None:
             return None
-        rows, columns = (
+        rows, columns = self.window_grid(height, width)
+        return rows * columns
+
+    def window_grid(self, height, width):
+        """Rows and columns of the windows that cover a map of this static size."""
+        return tuple(
             padded_size(side, window) // window
             for side, window in zip((height, width), self.window_size, strict=True)
         )
-        return rows * columns
 
     def call(self, inputs, training=False):
         x = inputs + self.drop_path(self._mix_windows(inputs), training=training)

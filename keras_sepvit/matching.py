@@ -8,7 +8,6 @@ import keras
 
 from keras_sepvit.block import SepViTBlock
 from keras_sepvit.configs import VARIANTS
-from keras_sepvit.windows import padded_size
 
 _SHOWN = 5  # differences in an error
 
@@ -183,10 +182,7 @@ class Plan:
         """The (rows, columns) of windows of the block that has these tokens."""
         block = self._blocks[path.removesuffix("/win_tokens")]
         _, height, width, _ = block.get_build_config()["input_shape"]
-        return tuple(
-            padded_size(side, window) // window
-            for side, window in zip((height, width), block.window_size, strict=True)
-        )
+        return block.window_grid(height, width)
 
 
 def mismatch_message(model, variables, arrays, source, plan):
