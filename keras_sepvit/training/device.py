@@ -1,0 +1,93 @@
+"""What the device of the backend can do. All that is asked of a backend is here."""
+
+import os
+import sys
+
+import keras
+
+
+def half_precision():
+    """The fastest dtype policy that the device trains in: `float32` on CPUs.
+
+    `mixed_bfloat16` on TPUs and on GPUs that compute in it (NVIDIA's from compute capability
+    8.0), `mixed_float16` on older GPUs.
+    """
+    backend = keras.config.backend()
+    if backend == "torch":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "float32"
+        return "mixed_bfloat16" if torch.cuda.is_bf16_supported(False) else "mixed_float16"
+    if backend == "jax":
+        import jax
+
+        device = jax.local_devices()[0]
+        if device.platform == "cpu":
+            return "float32"
+        capability = getattr(device, "compute_capability", None)
+    else:
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("TPU"):
+            return "mixed_bfloat16"
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return "float32"
+        details = tf.config.experimental.get_device_details(gpus[0])
+        capability = ".".join(map(str, details.get("compute_capability", ())))
+    recent = not capability or float(capability) >= 8
+    return "mixed_bfloat16" if recent else "mixed_float16"
+
+
+def best_jit_compile():
+    """Whether compiling the training step pays.
+
+    Always with JAX. With TensorFlow on GPUs: on CPUs, XLA compiles for minutes. Not with torch,
+    whose compiler breaks the graph at Keras's layers.
+    """
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    return backend == "jax"
+
+
+def use_deterministic_operations():
+    """Makes TensorFlow and torch compute the same bits every time."""
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    elif backend == "torch":
+        import torch
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def peak_memory():
+    """The most memory used so far in bytes, by what is measured: an accelerator or the process."""
+    backend = keras.config.backend()
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return {"gpu": torch.cuda.max_memory_allocated()}
+    elif backend == "jax":
+        import jax
+
+        statistics = jax.local_devices()[0].memory_stats()
+        if statistics:
+            return {jax.local_devices()[0].platform: statistics["peak_bytes_in_use"]}
+    else:
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return {"gpu": tf.config.experimental.get_memory_info("GPU:0")["peak"]}
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}

@@ -1,0 +1,139 @@
+"""The optimiser of a recipe: AdamW with its exceptions, by layer where asked."""
+
+import re
+
+import keras
+from keras import ops
+
+from keras_sepvit.training.schedule import WarmupCosine
+
+
+def build_optimizer(
+    recipe, network, steps_per_epoch, adapt=lambda optimizer_class: optimizer_class
+):
+    """The optimiser for a network.
+
+    Args:
+        recipe: The `Recipe`.
+        network: A classifier of this package.
+        steps_per_epoch: Updates of an epoch.
+        adapt: Function from the optimiser's class to the class to use, such as
+            `SingleDevice.optimizer_class`.
+
+    Returns:
+        `keras.optimizers.AdamW`, one that knows layers where `layer_decay` is below 1.
+    """
+    settings = recipe.optimizer
+    schedule = WarmupCosine(
+        peak=recipe.peak_learning_rate(),
+        steps=recipe.epochs * steps_per_epoch,
+        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+        initial=settings.warmup_learning_rate,
+        final=settings.final_learning_rate,
+    )
+    ema = {}
+    if recipe.ema_decay is not None:
+        # Keras averages after each part of a batch, not only after updates.
+        decay = recipe.ema_decay ** (1 / recipe.accumulate)
+        ema = {"use_ema": True, "ema_momentum": decay}
+    arguments = {
+        "learning_rate": schedule,
+        "weight_decay": settings.weight_decay,
+        "beta_1": settings.beta_1,
+        "beta_2": settings.beta_2,
+        "epsilon": settings.epsilon,
+        "global_clipnorm": settings.clip_norm,
+        "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
+        **ema,
+    }
+    if settings.layer_decay < 1:
+        scales = layer_scales(network.trainable_variables, settings.layer_decay)
+        optimizer = adapt(LayerwiseAdamW)(scales, **arguments)
+    else:
+        optimizer = adapt(keras.optimizers.AdamW)(**arguments)
+    optimizer.exclude_from_weight_decay(
+        var_list=[
+            variable
+            for variable in network.trainable_variables
+            if not decays(variable, settings.decay_tokens_and_peg)
+        ]
+    )
+    return optimizer
+
+
+def decays(variable, tokens_and_peg=False):
+    """Whether weight decay acts on a variable: not on biases and norms.
+
+    Args:
+        variable: A variable of a classifier.
+        tokens_and_peg: Whether it acts on window tokens and PEG kernels.
+    """
+    *_, layer, name = variable.path.split("/")
+    if name in ("bias", "gamma", "beta"):
+        return False
+    return tokens_and_peg or not (name == "win_tokens" or "_peg/" in variable.path)
+
+
+def layer_scales(variables, decay):
+    """The share of the learning rate of each variable, by its depth in the network.
+
+    Blocks count as layers; a stage's patch embedding belongs to its first block, its PEG to the
+    block before it, and the first patch embedding is a layer by itself. Norm and head have 1.
+
+    Returns:
+        Dict of variable path to share.
+    """
+    blocks = sorted(
+        {
+            (int(stage), int(block))
+            for variable in variables
+            for stage, block in re.findall(r"stage(\d+)_block(\d+)/", variable.path)
+        }
+    )
+    depth_of = {block: number for number, block in enumerate(blocks, start=1)}
+    last = len(blocks) + 1
+
+    def depth(path):
+        match = re.search(r"stage(\d+)_(embed|block|peg)(\d*)/", path)
+        if match is None:
+            return last
+        stage, kind = int(match[1]), match[2]
+        if kind == "embed" and stage == 1:
+            return 0
+        return depth_of[stage, int(match[3] or 1)]
+
+    return {variable.path: decay ** (last - depth(variable.path)) for variable in variables}
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW with a learning rate of its own for each variable (BEiT, arXiv 2106.08254).
+
+    Args:
+        scales: Dict of variable path to its share of the learning rate. Weight decay, which
+            AdamW multiplies by the learning rate, shrinks with it.
+        **kwargs: Arguments of `keras.optimizers.AdamW`.
+    """
+
+    def __init__(self, scales, **kwargs):
+        super().__init__(**kwargs)
+        self.scales = dict(scales)
+
+    def build(self, variables):
+        self._scale_by_key = {
+            self._var_key(variable): self.scales[variable.path] for variable in variables
+        }
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        scale = self._scale_by_key[self._var_key(variable)]
+        if self.weight_decay and self._use_weight_decay(variable):
+            rate = ops.cast(self.weight_decay * scale * learning_rate, variable.dtype)
+            self.assign_sub(variable, variable * rate)
+        super().update_step(gradient, variable, learning_rate * scale)
+
+    def _apply_weight_decay(self, variables):
+        """Left to `update_step`, which knows the rate of each variable."""
+
+    def get_config(self):
+        return {**super().get_config(), "scales": self.scales}

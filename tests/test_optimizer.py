@@ -1,0 +1,106 @@
+"""Schedule and optimiser of the recipes."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from helpers import TINY, to_numpy
+from keras import ops
+
+from keras_sepvit import SepViT
+from keras_sepvit.training.optimizer import LayerwiseAdamW, build_optimizer, decays, layer_scales
+from keras_sepvit.training.recipe import load_recipe
+from keras_sepvit.training.schedule import WarmupCosine
+
+
+def test_schedule_is_a_cosine_over_all_steps_with_a_linear_warmup():
+    schedule = WarmupCosine(peak=1e-3, steps=300, warmup_steps=5, initial=1e-6, final=1e-5)
+    rates = to_numpy(schedule(ops.arange(301)))
+    # timm's CosineLRScheduler(t_initial=300, warmup_t=5, warmup_lr_init=1e-6, lr_min=1e-5).
+    np.testing.assert_allclose(rates[:5], 1e-6 + np.arange(5) * (1e-3 - 1e-6) / 5, rtol=1e-5)
+    steps = np.arange(5, 301)
+    expected = 1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + np.cos(math.pi * steps / 300))
+    np.testing.assert_allclose(rates[5:], expected, rtol=1e-4)
+    assert float(schedule(1000)) == pytest.approx(1e-5)
+    copy = WarmupCosine.from_config(schedule.get_config())
+    assert float(copy(7)) == float(schedule(7))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return SepViT(TINY, classes=7, classifier_activation=None)
+
+
+def test_weight_decay_spares_what_the_paper_spares(network):
+    decayed = {variable.path for variable in network.trainable_variables if decays(variable)}
+    in_code = {variable.path for variable in network.trainable_variables if decays(variable, True)}
+    assert all(path.endswith("kernel") for path in decayed)
+    assert {"stage1_block1/mlp/fc1/kernel", "stage2_embed/proj/kernel", "head/kernel"} <= decayed
+    assert in_code - decayed == {
+        *(f"stage{stage}_peg/proj/kernel" for stage in (1, 2, 3, 4)),
+        *(
+            variable.path
+            for variable in network.trainable_variables
+            if variable.path.endswith("win_tokens")
+        ),
+    }
+
+
+def test_layers_learn_slower_the_farther_from_the_head(network):
+    scales = layer_scales(network.trainable_variables, 0.5)
+    # Blocks of TINY: 1, 2, 2, 1; the first patch embedding is layer 0, norm and head layer 7.
+    assert scales["stage1_embed/proj/kernel"] == 0.5**7
+    assert scales["stage1_block1/attn/proj/kernel"] == scales["stage1_peg/proj/bias"] == 0.5**6
+    assert scales["stage2_embed/norm/gamma"] == scales["stage2_block1/norm1/beta"] == 0.5**5
+    assert scales["stage3_block2/mlp/fc1/kernel"] == 0.5**2
+    assert scales["norm/gamma"] == scales["head/kernel"] == 1
+    assert len(scales) == len(network.trainable_variables)
+
+
+def test_recipe_becomes_adamw(network):
+    recipe = load_recipe("imagenet_b", ["batch_size=512", "accumulate=4", "ema_decay=0.99"])
+    optimizer = build_optimizer(recipe, network, steps_per_epoch=10)
+    assert isinstance(optimizer, keras.optimizers.AdamW)
+    schedule = optimizer._learning_rate.get_config()
+    assert schedule == {
+        "peak": pytest.approx(5e-4),
+        "steps": 3000,
+        "warmup_steps": 200,
+        "initial": 1e-6,
+        "final": 1e-5,
+    }
+    config = optimizer.get_config()
+    assert config["weight_decay"] == 0.1 and config["global_clipnorm"] == 1.0
+    assert config["gradient_accumulation_steps"] == 4
+    assert config["ema_momentum"] ** 4 == pytest.approx(0.99)
+
+
+def weights_after(optimizer, values, gradients):
+    variables = [keras.Variable(value, name=f"v{i}") for i, value in enumerate(values)]
+    if isinstance(optimizer, LayerwiseAdamW):
+        optimizer.scales = dict(
+            zip([v.path for v in variables], optimizer.scales.values(), strict=True)
+        )
+    optimizer.build(variables)
+    for gradient in gradients:
+        optimizer.apply([ops.convert_to_tensor(g) for g in gradient], variables)
+    return [to_numpy(variable) for variable in variables]
+
+
+def test_layerwise_adamw_is_adamw_at_each_layers_own_rate():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((2, 5)).astype("float32")
+    gradients = rng.standard_normal((3, 2, 5)).astype("float32")
+    settings = {"weight_decay": 0.1, "epsilon": 1e-8}
+    scaled = weights_after(
+        LayerwiseAdamW({"a": 1.0, "b": 0.25}, learning_rate=0.01, **settings), values, gradients
+    )
+    for index, rate in enumerate((0.01, 0.0025)):
+        alone = weights_after(
+            keras.optimizers.AdamW(learning_rate=rate, **settings),
+            values[index : index + 1],
+            gradients[:, index : index + 1],
+        )
+        np.testing.assert_allclose(scaled[index], alone[0], atol=1e-6)
+    assert np.abs(scaled[1] - values[1]).max() > 1e-3  # it did learn

@@ -1,0 +1,100 @@
+"""Recipes: the paper's numbers, files, changes from the shell and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from keras_sepvit.training.recipe import RECIPES, Recipe, load_recipe, save_recipe
+
+pytestmark = pytest.mark.once
+
+
+@pytest.mark.parametrize(
+    "name, variant, warmup, decay",
+    [
+        ("imagenet_lite", "sepvit_lite", 5, 0.05),
+        ("imagenet_t", "sepvit_t", 5, 0.05),
+        ("imagenet_s", "sepvit_s", 5, 0.05),
+        ("imagenet_b", "sepvit_b", 20, 0.1),
+    ],
+)
+def test_imagenet_recipes_are_the_papers(name, variant, warmup, decay):
+    recipe = load_recipe(name)
+    optimizer, augmentation = recipe.optimizer, recipe.augmentation
+    assert recipe.model.variant == variant
+    assert (recipe.epochs, recipe.batch_size) == (300, 1024)
+    assert (optimizer.warmup_epochs, optimizer.weight_decay) == (warmup, decay)
+    assert recipe.peak_learning_rate() == 1e-3
+    assert (optimizer.warmup_learning_rate, optimizer.final_learning_rate) == (1e-6, 1e-5)
+    assert augmentation.auto_augment == "rand-m9-mstd0.5-inc1"
+    assert (augmentation.mixup, augmentation.cutmix, augmentation.cutmix_rate) == (0.8, 1.0, 0.5)
+    assert (augmentation.label_smoothing, augmentation.erase_rate) == (0.1, 0.25)
+
+
+def test_learning_rate_follows_the_batch():
+    assert load_recipe("imagenet_t", ["batch_size=256"]).peak_learning_rate() == 2.5e-4
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_their_files(name, tmp_path):
+    recipe = load_recipe(name, ["model.weights=w.weights.h5", "data.name=folder:/images"])
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_a_file_starts_from_a_named_recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("recipe: imagenet_b\nepochs: 100\noptimizer:\n  clip_norm: 5\n")
+    recipe = load_recipe(path, ["augmentation.crop_scale=[0.2,1]"])
+    assert recipe.model.variant == "sepvit_b"
+    assert (recipe.epochs, recipe.optimizer.clip_norm) == (100, 5.0)
+    assert recipe.optimizer.warmup_epochs == 20
+    assert recipe.augmentation.crop_scale == (0.2, 1.0)
+    named = load_recipe("imagenet_b")
+    assert dataclasses.replace(recipe, epochs=300).model == named.model
+
+
+def test_named_recipes_do_not_change():
+    load_recipe("digits", ["epochs=7"])
+    assert load_recipe("digits").epochs == RECIPES["digits"].epochs != 7
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["bach_size=3"], "bach_size"),
+        (["batch_size=many"], "many"),
+        (["epochs"], "key=value"),
+        (["epochs=0"], "epochs must be at least 1"),
+        (["accumulate=5"], "divisor of batch_size"),
+        (["precision=float64"], "mixed_bfloat16"),
+        (["model.variant=swin_t"], "sepvit_lite"),
+        (["ema_decay=1.0"], "below 1"),
+        (["optimizer.warmup_epochs=300"], "below epochs"),
+        (["augmentation.crop_scale=[1.0,0.5]"], "rising"),
+    ],
+)
+def test_refused_changes_name_the_key(changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("imagenet_t", changes)
+
+
+def test_what_a_recipe_leaves_to_the_user_is_asked_for():
+    with pytest.raises(ValueError, match="model.weights=VALUE"):
+        load_recipe("finetune", ["data.name=digits"])
+
+
+def test_unknown_recipes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="imagenet_b"):
+        load_recipe("imagenet_xl")
+    path = tmp_path / "list.yaml"
+    path.write_text("- 1\n")
+    with pytest.raises(ValueError, match="mapping"):
+        load_recipe(path)
+    path.write_text("recipe: nothing\n")
+    with pytest.raises(ValueError, match="nothing"):
+        load_recipe(path)
+
+
+def test_a_recipe_is_a_recipe():
+    assert load_recipe(Recipe()) == Recipe()
