@@ -1,24 +1,73 @@
-"""keras_sepvit: the Separable Vision Transformer (SepViT) for Keras 3."""
+"""keras_sepvit: the Separable Vision Transformer (SepViT) for Keras 3.
+
+`import keras_sepvit` imports neither Keras nor a backend. Public names and submodules
+are imported at their first use.
+"""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
 
 from keras_sepvit.default_backend import choose_backend
-
-choose_backend()  # before the first import of Keras
-
-from keras_sepvit.attention import SeparableAttention
-from keras_sepvit.backbone import SepViTBackbone
-from keras_sepvit.block import SepViTBlock
-from keras_sepvit.classifier import (
-    SepViT,
-    SepViTB,
-    SepViTLite,
-    SepViTS,
-    SepViTT,
-    decode_predictions,
-    preprocess_input,
-)
-from keras_sepvit.configs import SepViTConfig, get_config
-from keras_sepvit.layers import MLP, PEG, DropPath, PatchEmbedding
-from keras_sepvit.pretrained import register_weights
-from keras_sepvit.weights import LoadReport, load_weights
+from keras_sepvit.registration import register_with_keras
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` does it
+    from keras_sepvit.attention import SeparableAttention
+    from keras_sepvit.backbone import SepViTBackbone
+    from keras_sepvit.block import SepViTBlock
+    from keras_sepvit.classifier import (
+        SepViT,
+        SepViTB,
+        SepViTLite,
+        SepViTS,
+        SepViTT,
+        decode_predictions,
+        preprocess_input,
+    )
+    from keras_sepvit.configs import SepViTConfig, get_config
+    from keras_sepvit.layers import MLP, PEG, DropPath, PatchEmbedding
+    from keras_sepvit.pretrained import register_weights
+    from keras_sepvit.weights import LoadReport, load_weights
+
+_MODULES = {
+    "SeparableAttention": "attention",
+    "SepViTBackbone": "backbone",
+    "SepViTBlock": "block",
+    "SepViT": "classifier",
+    "SepViTB": "classifier",
+    "SepViTLite": "classifier",
+    "SepViTS": "classifier",
+    "SepViTT": "classifier",
+    "decode_predictions": "classifier",
+    "preprocess_input": "classifier",
+    "SepViTConfig": "configs",
+    "get_config": "configs",
+    "DropPath": "layers",
+    "MLP": "layers",
+    "PatchEmbedding": "layers",
+    "PEG": "layers",
+    "register_weights": "pretrained",
+    "LoadReport": "weights",
+    "load_weights": "weights",
+}
+
+__all__ = [*_MODULES]
+
+choose_backend()  # before the first import of Keras
+register_with_keras()
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        return globals().setdefault(name, getattr(module, name))
+    submodule = f"{__name__}.{name}"
+    if not name.startswith("_") and importlib.util.find_spec(submodule):
+        return importlib.import_module(submodule)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

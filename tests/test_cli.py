@@ -9,15 +9,18 @@ import sys
 import keras
 import numpy as np
 import pytest
+from exported import IMAGE_SHAPE, pack_labels, probabilities, write_litert, write_onnx
 from helpers import TINY, randomize, to_numpy
 from PIL import Image
 from typer.testing import CliRunner
 
 import keras_sepvit
 from keras_sepvit import SepViT, complexity
-from keras_sepvit.cli import app, parse_image_size
+from keras_sepvit.cli import app
+from keras_sepvit.cli.common import parse_image_size
 from keras_sepvit.configs import VARIANTS
 from keras_sepvit.default_backend import choose_backend
+from keras_sepvit.runtime import read_image
 
 CLASSES = 7
 TINY_SHAPE = (64, 64, 3)
@@ -273,7 +276,7 @@ def test_predict_names_the_classes_of_imagenet(photo, folder, monkeypatch, offli
         assert preds.shape == (1000, 1000) and top == 1
         return [[("n0", f"name {row.argmax()}", row.max())] for row in preds]
 
-    monkeypatch.setattr("keras_sepvit.cli.decode_predictions", decode_predictions)
+    monkeypatch.setattr("keras_sepvit.classifier.decode_predictions", decode_predictions)
     linear_classifier(classes=1000).save(folder / "thousand.keras")
     record = run_json("predict", folder / "thousand.keras", photo)[0]
     name = "class" if offline else "name"
@@ -331,6 +334,89 @@ def test_predict_refuses_weights_without_a_head(known, photo, folder):
 def test_predict_refuses_a_truncated_image(linear_file, photo, folder):
     (folder / "truncated.png").write_bytes(photo.read_bytes()[:2000])
     assert_refused(run("predict", linear_file, photo, folder / "truncated.png"), "truncated.png")
+
+
+@pytest.fixture(scope="module")
+def exported_files(folder):
+    """The same classifier as .tflite, with the names of its classes, and as .onnx, without."""
+    litert_file = write_litert(folder / "exported.tflite", batch_size=1)
+    pack_labels(litert_file, ["a", "b", "c", "d", "e"])
+    return litert_file, write_onnx(folder / "exported.onnx")
+
+
+@pytest.mark.once
+def test_predict_with_exported_models(exported_files, photo, folder):
+    expected = probabilities(read_image(photo, *IMAGE_SHAPE)[None])[0]
+    labels = folder / "exported.txt"
+    labels.write_text("v\nw\nx\ny\nz\n")
+    for path, names in zip(
+        exported_files, ("abcde", [f"class {i}" for i in range(5)]), strict=True
+    ):
+        for arguments, shown in (([], names), (["--labels", labels], "vwxyz")):
+            (record,) = run_json("predict", path, photo, "--image-size", "8x12", *arguments)
+            assert [guess["class"] for guess in record["predictions"]] == [*(-expected).argsort()]
+            for guess in record["predictions"]:
+                assert guess["label"] == shown[guess["class"]]
+                assert guess["probability"] == pytest.approx(expected[guess["class"]], abs=1e-6)
+
+
+@pytest.mark.once
+def test_predict_refuses_arguments_for_exported_models(exported_files, photo, folder):
+    (folder / "broken.tflite").write_bytes(exported_files[0].read_bytes()[:500])
+    for path in exported_files:
+        for arguments, messages in (
+            ([path, photo, "--variant", "sepvit_t"], ["whole model", "--variant"]),
+            ([path, photo, "--classes", "5"], ["whole model", "--classes"]),
+            ([path, photo, "--image-size", "32"], ["8 x 12", "32 x 32"]),
+            ([path.with_name(f"none{path.suffix}"), photo], ["not found", "none"]),
+            ([path.with_name("broken.tflite"), photo], ["broken.tflite", "TFLite"]),
+        ):
+            assert_refused(run("predict", *arguments), *messages)
+
+
+WITHOUT_KERAS = """
+import contextlib, io, json, runpy, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("keras", "tensorflow", "jax", "torch"):
+            raise ImportError(f"{name} is hidden")
+
+sys.meta_path.insert(0, Hidden())
+results = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["keras-sepvit", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(out):
+            try:
+                runpy.run_module("keras_sepvit.cli", run_name="__main__")
+            except SystemExit as end:
+                results.append([end.code, out.getvalue()])
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.once
+def test_commands_that_need_no_keras(exported_files, photo):
+    """`python -m keras_sepvit.cli`, where Keras and the backends cannot be imported."""
+    commands = [
+        (["--help"], 0, "predict"),
+        (["summary", "--help"], 0, "--image-size"),
+        (["summary", "sepvit_xl"], 2, "'sepvit_xl'"),
+        (["convert", "a.pth", "b.keras", "--size", "x"], 2, "--size"),
+        *((["predict", str(path), str(photo)], 0, "%") for path in exported_files),
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERAS, json.dumps([command[0] for command in commands])],
+        cwd=os.path.dirname(os.path.dirname(keras_sepvit.__file__)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    outcomes = json.loads(result.stdout.splitlines()[-1])
+    for (_, code, text), (actual_code, output) in zip(commands, outcomes, strict=True):
+        assert actual_code == code, output
+        assert text in output
 
 
 @pytest.mark.once

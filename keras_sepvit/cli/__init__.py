@@ -1,0 +1,35 @@
+"""The command line, `keras-sepvit`: one module and one function a command.
+
+The modules of commands import Keras, and all else that is slow to import, inside
+their functions: a command's help and its refusals come at once.
+"""
+
+import typer
+
+from keras_sepvit.cli import convert, evaluate, export, predict, summary, train
+from keras_sepvit.cli.common import reports_bad_input
+
+# In the order of `keras-sepvit --help`. A command's name is that of its function.
+COMMANDS = (
+    summary.summary,
+    predict.predict,
+    convert.convert,
+    train.train,
+    evaluate.evaluate,
+    export.export,
+)
+
+app = typer.Typer(
+    help="SepViT (arXiv 2203.15380) for Keras 3.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in COMMANDS:
+    app.command()(reports_bad_input(command))
+
+
+def main():
+    """Runs the command line."""
+    app()

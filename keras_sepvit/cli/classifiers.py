@@ -1,0 +1,141 @@
+"""Classifiers from files, run by Keras: what several commands need."""
+
+import keras
+import numpy as np
+
+from keras_sepvit import classifier
+from keras_sepvit.cli.common import check_image_size, whole_model_error
+from keras_sepvit.matching import WeightsSummary
+from keras_sepvit.runtime import labels as naming
+from keras_sepvit.weights import assign_weights, open_weights
+
+
+def load_classifier(path, variant=None, classes=None, size=None):
+    """The model in a file.
+
+    Args:
+        path: `pathlib.Path` of a whole model (.keras), or of weights alone.
+        variant, classes: What a file of weights is for; by default what its
+            shapes tell. Not for whole models.
+        size: (height, width) of the images of a model for a file of weights.
+
+    Raises:
+        ValueError: for a file that is no model, and where the arguments do not go
+            with it.
+    """
+    if path.suffix != ".keras":
+        return _load_weights(path, variant, classes, size)
+    if variant is not None or classes is not None:
+        raise whole_model_error(path)
+    return _load_whole_model(path)
+
+
+def image_shape(model, size=None):
+    """(height, width, channels) of the images for a classifier; `size` where it takes any."""
+    inputs = [tensor.shape for tensor in model.inputs]
+    outputs = [tensor.shape for tensor in model.outputs]
+    if [*map(len, inputs)] != [4] or [*map(len, outputs)] != [2]:
+        raise ValueError(
+            "The model is no image classifier: expected one input (batch, height, width, channels) "
+            f"and one output (batch, classes). Received: {inputs} and {outputs}."
+        )
+    height, width, channels = inputs[0][1:]
+    if channels not in (1, 3):
+        raise ValueError(f"The model takes images of {channels} channels; expected 1 or 3.")
+    if size is None and None in (height, width):
+        raise ValueError("The model takes images of any size: say which with --image-size.")
+    height, width = height or size[0], width or size[1]
+    check_image_size(size, height, width)
+    return height, width, channels
+
+
+def preprocess(model, images):
+    """Images of 0..255 as the model takes them: normalised, unless it does that itself.
+
+    Args:
+        model: The classifier.
+        images: Array of shape (batch, height, width, channels).
+
+    Raises:
+        ValueError: for grey images, whose normalisation only the model knows.
+    """
+    if _normalises_images(model):
+        return images
+    if images.shape[-1] != 3:
+        raise ValueError(
+            "The model takes grey images and has no Normalization or Rescaling layer, so the "
+            "range of its input is not known. Put such a layer in front of it."
+        )
+    return keras.applications.imagenet_utils.preprocess_input(
+        images.astype("float32"), data_format="channels_last", mode="torch"
+    )
+
+
+def probabilities(model, outputs):
+    """The outputs of a classifier as float32 probabilities; logits get a softmax."""
+    outputs = np.asarray(outputs, "float32")
+    last = model.layers[-1]
+    activation = getattr(last, "activation", None)
+    if isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax:
+        return outputs
+    if activation is keras.activations.sigmoid:  # classes that do not exclude each other
+        return outputs
+    exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def class_names(labels, classes):
+    """The names of the classes: from a text file, ImageNet's, or their numbers."""
+    if labels is not None:
+        return naming.class_names(labels, classes)
+    names = _imagenet_names() if classes == 1000 else None
+    return names or naming.numbered(classes)
+
+
+def _load_whole_model(path):
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # what Keras raises depends on where the file is broken
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {error}") from error
+
+
+def _load_weights(path, variant, classes, size):
+    """A classifier for a file of weights, whose shapes tell what it is for."""
+    with open_weights(path) as arrays:
+        found = WeightsSummary.of({name: array.shape for name, array in arrays.items()})
+        if found is None:
+            raise ValueError(f"{path} holds no weights of a SepViT.")
+        if variant is None and found.variant is None:
+            raise ValueError(
+                f"{path} is for none of the known variants, but for {found}. Save the whole model "
+                "as a .keras file and use that."
+            )
+        if classes is None and found.classes is None:
+            raise ValueError(
+                f"{path} has no classification head to predict with: it is for {found}."
+            )
+        model = classifier.SepViT(
+            variant or found.variant,
+            input_shape=(*size, 3) if size else None,
+            classes=found.classes if classes is None else classes,
+        )
+        assign_weights(model, arrays, path)
+    return model
+
+
+def _normalises_images(model):
+    """Whether a model takes images of 0..255, having a layer that normalises them."""
+    return any(
+        isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling))
+        or (isinstance(layer, keras.Model) and _normalises_images(layer))
+        for layer in model.layers
+    )
+
+
+def _imagenet_names():
+    """ImageNet's 1000 class names, which Keras downloads once; None if it cannot."""
+    try:
+        rows = classifier.decode_predictions(np.eye(1000), top=1)
+    except Exception:  # Keras raises a plain Exception where the download fails
+        return None
+    return [name for ((_, name, _),) in rows]

@@ -1,0 +1,105 @@
+"""`keras-sepvit evaluate`: the accuracy of a classifier on a data set."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Annotated
+
+import typer
+
+from keras_sepvit.cli.common import ImageSize, Json, check_files_exist, parse_image_size
+
+
+def evaluate(
+    weights: Annotated[
+        pathlib.Path,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="A whole model (.keras), or the weights of one (.weights.h5).",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(help="A folder of class folders, digits, or the name of a TFDS data set."),
+    ] = "imagenet2012",
+    split: Annotated[str, typer.Option(help="The part of the data.")] = "validation",
+    data_dir: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Where TFDS keeps its data.", show_default="~/tensorflow_datasets"),
+    ] = None,
+    image_size: ImageSize = None,
+    crop: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the shorter side that the centre crop keeps.",
+            show_default="0.875, and 1 for digits",
+        ),
+    ] = None,
+    interpolation: Annotated[str, typer.Option(help="bicubic or bilinear.")] = "bicubic",
+    batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="The variant that weights are for.", show_default="the file's"),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(help="Number of classes that weights are for.", show_default="the file's"),
+    ] = None,
+    as_json: Json = False,
+):
+    """Measure a classifier's accuracy.
+
+    On a validation set: ImageNet's (imagenet2012), ImageNet V2
+    (imagenet_v2/matched-frequency with --split test), ReaL labels
+    (imagenet2012_real, where a prediction is right if it is among an image's
+    labels), or a folder. Images that cannot be read are counted and left out.
+    """
+    check_files_exist(weights)
+    size = parse_image_size(image_size) if image_size else None
+
+    import keras
+
+    from keras_sepvit.cli import classifiers
+    from keras_sepvit.training.evaluation import evaluate as measure
+    from keras_sepvit.training.pipeline import DataReport
+    from keras_sepvit.training.sources import open_source
+
+    keras.config.disable_interactive_logging()
+    source = open_source(data, split, data_dir)
+    model = classifiers.load_classifier(weights, variant, classes, size)
+    height, width, channels = classifiers.image_shape(model, size)
+    if channels != 3:
+        raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
+    report = DataReport()
+    result = measure(
+        model,
+        source,
+        image_size=(height, width),
+        batch_size=batch_size,
+        crop=crop,
+        interpolation=interpolation,
+        report=report,
+        verbose=int(sys.stdout.isatty() and not as_json),
+    )
+    record = {
+        "data": source.name,
+        "split": source.split,
+        "image_size": (height, width),
+        **dataclasses.asdict(result),
+        "unreadable_names": report.names,
+    }
+    typer.echo(json.dumps(record, indent=2) if as_json else _as_text(source, result, report))
+
+
+def _as_text(source, result, report):
+    lines = [f"{source.name} ({source.split}), {result.images:,} images"]
+    lines.append(f"  top-1  {result.top1:6.2f} %")
+    lines.append(f"  top-5  {result.top5:6.2f} %")
+    if result.loss is not None:
+        lines.append(f"  loss   {result.loss:6.4f}")
+    if result.unlabelled:
+        lines.append(f"  {result.unlabelled:,} images without labels left out")
+    if result.unreadable:
+        lines.append(f"  left out: {report}")
+    return "\n".join(lines)

@@ -1,0 +1,10 @@
+"""Predictions with exported models, without Keras and without a backend.
+
+Needs NumPy, Pillow, and `ai-edge-litert` for .tflite files or `onnxruntime` for .onnx
+files (the extra `export`). All but NumPy are imported when they are first used.
+"""
+
+from keras_sepvit.runtime.images import read_image
+from keras_sepvit.runtime.predictor import SUFFIXES, Prediction, Predictor, best_classes
+
+__all__ = ["SUFFIXES", "Prediction", "Predictor", "best_classes", "read_image"]

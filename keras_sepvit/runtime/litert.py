@@ -1,0 +1,99 @@
+"""Runs .tflite files with LiteRT."""
+
+import zipfile
+
+import numpy as np
+
+# Where TFLite metadata keep files that belong to a model: in a zip archive behind it.
+LABELS_MEMBER = "labels.txt"
+
+
+class LiteRTModel:
+    """A .tflite file, opened.
+
+    Attributes:
+        input_shapes: The shapes of its inputs, with None where any size will do.
+        output_shapes: The shapes of its outputs, likewise.
+        input_dtypes: The types of its inputs, such as `"float32"`.
+        class_names: The names of the classes in the file, or None.
+    """
+
+    def __init__(self, path, threads):
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ImportError(
+                f"Running .tflite files needs LiteRT, which cannot be imported: {error}. Install "
+                'it with `pip install "keras-sepvit[export]"`, or alone with '
+                "`pip install ai-edge-litert`."
+            ) from error
+        _check_is_tflite(path)
+        try:
+            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()  # fails where an operator is not LiteRT's own
+            self._inputs = self._interpreter.get_input_details()
+            self._outputs = self._interpreter.get_output_details()
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} cannot be run as a TFLite model: {error}") from error
+        self.input_shapes = [_shape(details) for details in self._inputs]
+        self.output_shapes = [_shape(details) for details in self._outputs]
+        self.input_dtypes = [np.dtype(details["dtype"]).name for details in self._inputs]
+        self.class_names = _packed_labels(path)
+        self._allocated_shape = None
+
+    def __call__(self, images):
+        """The output, float32, for images of the input's shape, float32 of 0..255."""
+        (image_input,), (output,) = self._inputs, self._outputs
+        index = image_input["index"]
+        if images.shape != self._allocated_shape:
+            self._interpreter.resize_tensor_input(index, images.shape)
+            self._interpreter.allocate_tensors()
+            self._allocated_shape = images.shape
+        self._interpreter.set_tensor(index, _quantized(images, image_input))
+        self._interpreter.invoke()
+        return _dequantized(self._interpreter.get_tensor(output["index"]), output)
+
+
+def _check_is_tflite(path):
+    """The interpreter's own check of a file that is something else may end the process."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start[4:] != b"TFL3":
+        raise ValueError(
+            f"{path} is not a TFLite model: expected 'TFL3' at its fifth byte. It starts with "
+            f"{start!r}."
+        )
+
+
+def _shape(details):
+    """The shape of an input or output, with None where it is not fixed."""
+    return tuple(None if size < 0 else int(size) for size in details["shape_signature"])
+
+
+def _quantized(values, details):
+    """Real numbers as a tensor's type; integers stand for (integer - zero point) * scale."""
+    dtype = details["dtype"]
+    if not np.issubdtype(dtype, np.integer):
+        return values.astype(dtype)
+    scale, zero_point = details["quantization"]
+    if scale:
+        values = values / np.float32(scale) + zero_point
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+
+
+def _dequantized(tensor, details):
+    scale, zero_point = details["quantization"]
+    if np.issubdtype(tensor.dtype, np.integer) and scale:
+        return (tensor.astype("float32") - zero_point) * np.float32(scale)
+    return tensor.astype("float32")
+
+
+def _packed_labels(path):
+    """The class names packed into a .tflite file; None if there are none."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        if LABELS_MEMBER not in archive.namelist():
+            return None
+        return archive.read(LABELS_MEMBER).decode("utf-8").splitlines()
