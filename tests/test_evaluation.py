@@ -1,0 +1,159 @@
+"""Accuracy on validation sets: numbers that can be told beforehand."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import training_data
+from typer.testing import CliRunner
+
+from keras_sepvit import SepViT
+from keras_sepvit.cli import app
+from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.training.evaluation import evaluate
+from keras_sepvit.training.sources import ArraySource, open_source
+
+
+def constant_classifier(classes, best, activation="softmax", normalises=True):
+    """A model of 8 x 8 images that finds the classes in `best` likeliest, in that order."""
+    bias = np.zeros(classes)
+    bias[list(best)] = np.arange(len(best), 0, -1)
+    layers = [keras.layers.Rescaling(1 / 255)] if normalises else []
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *layers,
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(
+                classes,
+                kernel_initializer="zeros",
+                bias_initializer=keras.initializers.Constant(bias),
+                activation=activation,
+            ),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def digits_model():
+    return SepViT(DIGITS_CONFIG, classes=10, input_shape=(32, 32, 3), weights="digits")
+
+
+def test_packaged_digits_weights(digits_model):
+    result = evaluate(digits_model, open_source("digits", "validation"), image_size=32)
+    assert result.images == 360
+    assert result.top1 == pytest.approx(100 * 359 / 360)  # as the quick start and model card say
+    assert result.top5 == 100
+    assert 0.09 < result.loss < 0.12
+
+
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_top1_top5_and_loss(activation):
+    labels = [3, 3, 3, 1, 6, 0, 2, 5, 4, 4]
+    source = ArraySource("ten", "validation", np.zeros((10, 8, 8, 3), "uint8"), labels, classes=7)
+    model = constant_classifier(7, best=(3, 1, 6, 0, 2), activation=activation)
+    logits = np.array([2, 4, 1, 5, 0, 0, 3])
+    losses = np.log(np.exp(logits).sum()) - logits[labels]
+    for batch_size in (4, 10):
+        result = evaluate(model, source, image_size=8, batch_size=batch_size)
+        assert result.images == 10
+        assert result.top1 == pytest.approx(30)
+        assert result.top5 == pytest.approx(70)
+        assert result.loss == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_models_without_normalisation_get_normalised_images():
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), "uint8")
+    source = ArraySource("random", "validation", images, [0, 1, 2] * 4, classes=3)
+    bare = constant_classifier(3, best=(0,), normalises=False)
+    bare.layers[-1].set_weights([np.eye(3), np.zeros(3)])
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    whole = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Normalization(mean=255 * mean, variance=(255 * std) ** 2),
+            bare,
+        ]
+    )
+    results = [evaluate(model, source, image_size=8) for model in (bare, whole)]
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5)
+    assert results[0].loss != pytest.approx(np.log(3), rel=1e-3)
+
+
+def test_imagenet_validation():
+    # The classes of ImageNet's first validation images are 970, 809, 65, 230, 516 and 57.
+    source = open_source("imagenet2012", "validation", training_data.imagenet())
+    result = evaluate(
+        constant_classifier(1000, best=(970, 3, 57, 4, 65, 230)), source, image_size=8
+    )
+    assert (result.images, result.unreadable) == (6, 0)
+    assert result.top1 == pytest.approx(100 / 6)
+    assert result.top5 == pytest.approx(100 * 3 / 6)
+
+
+def test_imagenet_v2():
+    source = open_source("imagenet_v2/matched-frequency", "test", training_data.imagenet_v2())
+    result = evaluate(constant_classifier(1000, best=(10,)), source, image_size=8)
+    assert (result.images, result.top1) == (4, 50)
+
+
+def test_real_labels():
+    labels = ((970,), (0, 970), (5,), (), (65, 1), (809,), ())
+    source = open_source("imagenet2012_real", "validation", training_data.imagenet_real(labels))
+    model = constant_classifier(1000, best=(970, 0, 65, 2, 3, 5))
+    result = evaluate(model, source, image_size=8, batch_size=3)
+    assert (result.images, result.unlabelled, result.loss) == (5, 2, None)
+    assert result.top1 == pytest.approx(100 * 2 / 5)
+    assert result.top5 == pytest.approx(100 * 3 / 5)
+
+
+def test_unreadable_images_are_left_out(tmp_path):
+    training_data.write_folder(tmp_path, ("a", "b", "c"), 3)
+    (tmp_path / "a" / "1.jpg").write_bytes(b"")
+    (tmp_path / "b" / "1.jpg").write_text("not an image")
+    model = constant_classifier(3, best=(0,))
+    result = evaluate(model, open_source(str(tmp_path), "validation"), image_size=8)
+    assert (result.images, result.unreadable) == (7, 2)
+    assert result.top1 == pytest.approx(100 * 2 / 7)
+    assert result.top5 == 100
+
+    for file in tmp_path.glob("*/*.jpg"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="nothing to evaluate in .*9 images could not be read"):
+        evaluate(model, open_source(str(tmp_path), "validation"), image_size=8)
+
+
+def test_a_model_of_other_classes_is_refused(tmp_path):
+    training_data.write_folder(tmp_path, ("a", "b"), 1)
+    source = open_source(str(tmp_path), "validation")
+    with pytest.raises(ValueError, match="model has 3 classes, and folder:.* 2 classes. has anoth"):
+        evaluate(constant_classifier(3, best=(0,)), source, image_size=8)
+
+
+def test_command(digits_model, tmp_path):
+    path = tmp_path / "digits.keras"
+    digits_model.save(path)
+    arguments = ["evaluate", str(path), "--data", "digits", "--batch-size", "100"]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["images"] == 360
+    assert record["top1"] == pytest.approx(99.72, abs=0.01)
+    assert (record["image_size"], record["unreadable_names"]) == ([32, 32], [])
+    assert (record["data"], record["split"]) == ("digits", "validation")
+    result = CliRunner().invoke(app, arguments)
+    assert "top-1   99.72 %" in result.stdout and "360 images" in result.stdout
+
+    training_data.write_folder(tmp_path / "images", ("a", "b"), 1)
+    for wrong, message in (
+        (["--data", str(tmp_path / "images")], "The model has 10 classes"),
+        (["--split", "test"], "no split 'test'"),
+        (["--crop", "1.5"], "crop=1.5"),
+        (["--image-size", "64"], "the model takes images of 32 x 32"),
+    ):
+        result = CliRunner().invoke(app, [*arguments, *wrong])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Error: ") and message in result.stderr
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "none.keras")])
+    assert (result.exit_code, "File not found" in result.stderr) == (2, True)

@@ -1,0 +1,162 @@
+"""Whole runs of the trainer: learning, files, resume after a kill, and what stops a run."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from helpers import to_numpy
+from PIL import Image
+from typer.testing import CliRunner
+
+from keras_sepvit.cli import app
+from keras_sepvit.training.callbacks import NonFiniteLossError
+from keras_sepvit.training.recipe import load_recipe
+from keras_sepvit.training.trainer import Trainer
+
+# The digits recipe with little data: 8 steps an epoch.
+SHORT = (
+    "data.train_split=train",
+    "batch_size=128",
+    "precision=float32",
+    "optimizer.warmup_epochs=0.5",
+)
+
+
+def recipe(*changes, name="digits"):
+    return load_recipe(name, [*SHORT, *changes])
+
+
+def final_weights(folder):
+    return [to_numpy(w) for w in keras.saving.load_model(folder / "last.keras").weights]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two epochs, and what the command line printed."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    command = ["train", "digits", *SHORT, "epochs=2", "checkpoint_steps=4", "--output", str(folder)]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    return folder, json.loads(result.stdout)
+
+
+def test_a_run_learns_and_leaves_its_files(trained):
+    folder, result = trained
+    assert result["epochs"] == 2 and result["unreadable"] == 0
+    losses = [epoch["val_loss"] for epoch in result["history"]]
+    assert losses[1] < losses[0]
+    with open(folder / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [0, 1]
+    assert float(rows[1]["val_accuracy"]) == pytest.approx(result["history"][1]["val_accuracy"])
+    assert float(rows[1]["images_per_second"]) > 0 and 0 <= float(rows[1]["data_wait"]) <= 1
+    with Image.open(folder / "batch.png") as picture:
+        assert min(picture.size) > 300
+    assert list((folder / "tensorboard").rglob("events.*"))
+    assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
+    assert load_recipe(folder / "recipe.yaml") == recipe("epochs=2", "checkpoint_steps=4")
+    assert not [path for path in folder.rglob(".*") if path.is_file()]  # nothing half written
+
+
+def test_the_saved_model_has_averaged_weights_and_gives_probabilities(trained):
+    folder, result = trained
+    best = keras.saving.load_model(folder / "best.keras")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
+    np.testing.assert_allclose(to_numpy(best(images)).sum(axis=1), 1, atol=1e-4)
+    trainer = Trainer(recipe("epochs=2", "checkpoint_steps=4"), folder)
+    trainer._resume()
+    averages = trainer.model.optimizer._model_variables_moving_average
+    last = keras.saving.load_model(folder / "last.keras")
+    for weight, average in zip(last.trainable_weights, averages, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight), to_numpy(average))
+
+
+def test_a_finished_run_is_not_trained_again(trained):
+    folder, result = trained
+    before = (folder / "last.keras").stat().st_mtime_ns
+    again = Trainer(recipe("epochs=2", "checkpoint_steps=4"), folder).train(verbose=0)
+    assert again.history == result["history"]
+    assert (folder / "last.keras").stat().st_mtime_ns == before
+
+
+def test_a_folder_keeps_to_its_recipe(trained):
+    folder, _ = trained
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
+        Trainer(recipe("epochs=2", "checkpoint_steps=4", "optimizer.learning_rate=1"), folder)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path):
+    folder, result = trained
+    folder = tmp_path / "killed"
+    command = ["train", "digits", *SHORT, "epochs=2", "checkpoint_steps=4", "--quiet"]
+    arguments = [sys.executable, "-m", "keras_sepvit.cli", *command, "--output", str(folder)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    checkpoint = folder / "checkpoint.npz"
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output.decode()
+    with np.load(checkpoint) as file:
+        progress = json.loads(str(file["header"]))["progress"]
+    assert progress["epoch"] == 0 and progress["step"]  # killed within an epoch
+
+    resumed = Trainer(recipe("epochs=2", "checkpoint_steps=4"), folder).train(verbose=0)
+    uninterrupted = trained[0]
+    for weight, expected in zip(final_weights(folder), final_weights(uninterrupted), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    for epoch, expected in zip(resumed.history, result["history"], strict=True):
+        for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
+            assert epoch[key] == expected[key]
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    command = ["train", "digits", *SHORT, "--dry-run", "--json", "--output", str(folder)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    description = json.loads(result.stdout)
+    assert description["images of a step"] == [128, 32, 32, 3]
+    assert description["dtype of the images"] == "uint8"
+    assert description["logits of a step"] == [128, 10]
+    assert description["steps of an epoch"] == 11
+    assert np.isfinite(description["loss"])
+    assert not folder.exists()
+
+
+def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
+    broken = recipe(
+        "epochs=2",
+        "checkpoint_steps=1",
+        "optimizer.learning_rate=1e38",
+        "optimizer.warmup_epochs=0",
+        "optimizer.clip_norm=null",
+    )
+    with pytest.raises(NonFiniteLossError, match=r"step \d+ of epoch 0.*digits/train:\d+"):
+        Trainer(broken, tmp_path).train(verbose=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["digitz"], "imagenet_t"),
+        (["digits", "batch_size=5000"], "1,437 images"),
+        (["digits", "model.image_size=30"], "30"),
+        (["digits", "optimizer.lr=1"], "lr"),
+        (["imagenet_t", "data.name=folder:/nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_ends_with_one_line(arguments, message, tmp_path):
+    result = CliRunner().invoke(app, ["train", *arguments, "--output", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert message in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()

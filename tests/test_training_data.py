@@ -1,0 +1,397 @@
+"""Sources of images and the pipeline: order, resume, sharing, bad files."""
+
+import itertools
+import pathlib
+import runpy
+import shutil
+
+import numpy as np
+import pytest
+import training_data
+from PIL import Image
+
+from keras_sepvit.training import images
+from keras_sepvit.training.images import EvalTransform, TrainTransform
+from keras_sepvit.training.pipeline import (
+    DataReport,
+    batch_names,
+    evaluation_batches,
+    steps_per_epoch,
+    training_stream,
+)
+from keras_sepvit.training.sources import ArraySource, Shard, open_source, tf
+
+pytestmark = pytest.mark.once
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def shifted(image, seed):
+    """A cheap augmentation, so that a stream starts fast: another brightness for each seed."""
+    image = tf.image.resize(images.decode(image), (16, 16))
+    shift = tf.random.stateless_uniform([], seed, -40, 40)
+    return tf.saturate_cast(tf.round(image + shift), tf.uint8)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """27 JPEG files of 3 classes."""
+    return training_data.write_folder(tmp_path_factory.mktemp("folder"), ("a", "b", "c"), 9)
+
+
+@pytest.fixture(params=("digits", "folder", "tfds"))
+def source(request, image_folder):
+    if request.param == "digits":
+        return open_source("digits", "validation")
+    if request.param == "folder":
+        return open_source(str(image_folder), "train")
+    return open_source("tiny_shapes", "train", training_data.shapes())
+
+
+def names(source, epoch=0, seed=0, shuffle=True, **kwargs):
+    elements = source.elements(epoch, seed=seed, shuffle=shuffle, **kwargs)
+    return [element["name"].numpy().decode() for element in elements]
+
+
+def batches(source, count, transform=shifted, batch_size=4, seed=5, **kwargs):
+    stream = training_stream(source, transform, batch_size=batch_size, seed=seed, **kwargs)
+    return list(stream.take(count).as_numpy_iterator())
+
+
+def assert_same(batches, expected):
+    for batch, other in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(batch[0], other[0])
+        np.testing.assert_array_equal(batch[1], other[1])
+
+
+# Sources
+
+
+def test_digits_hold_out_what_the_quick_start_does():
+    quickstart = runpy.run_path(str(ROOT / "examples" / "quickstart.py"))
+    expected = quickstart["load_images"]()
+    for split, pictures, labels in (("train", 0, 2), ("validation", 1, 3)):
+        source = open_source("digits", split)
+        examples = list(source.examples(0, seed=0, shuffle=False).as_numpy_iterator())
+        np.testing.assert_array_equal([x["image"] for x in examples], expected[pictures])
+        np.testing.assert_array_equal([x["label"] for x in examples], expected[labels])
+
+
+def test_digit_folds_are_disjoint_and_of_the_same_classes():
+    def fold_images(split):
+        source = open_source("digits", split)
+        examples = list(source.examples(0, seed=0, shuffle=False).as_numpy_iterator())
+        labels = np.bincount([example["label"] for example in examples])
+        return [example["image"].tobytes() for example in examples], labels
+
+    everything = fold_images("train")[0] + fold_images("validation")[0]
+    folds = [fold_images(f"validation-fold{fold}") for fold in range(5)]
+    assert sorted(sum((fold for fold, _ in folds), [])) == sorted(everything)
+    for fold, labels in folds:
+        assert len(fold) in (359, 360)
+        assert np.all(abs(labels - len(everything) / 50) < 2)
+    assert sorted(fold_images("train-fold3")[0] + folds[3][0]) == sorted(everything)
+
+
+def test_class_folders_are_numbered_alike_in_all_splits(tmp_path):
+    training_data.write_folder(tmp_path / "train", ("cat", "dog", "emu"), 2)
+    training_data.write_folder(tmp_path / "val", ("emu", "cat"), 1)
+    (tmp_path / "train" / "dog" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / "dog" / "upper.JPEG").write_bytes(training_data.encoded_image(0))
+    train, validation = (open_source(str(tmp_path), split) for split in ("train", "validation"))
+    assert train.class_names == validation.class_names == ("cat", "dog", "emu")
+    assert train.size == 7
+    examples = validation.examples(0, seed=0, shuffle=False).as_numpy_iterator()
+    assert [(x["name"], x["label"]) for x in examples] == [(b"cat/0.jpg", 0), (b"emu/0.jpg", 2)]
+
+
+def test_numbered_class_folders_keep_their_numbers(tmp_path):
+    classes = [str(number) for number in range(11)]
+    training_data.write_folder(tmp_path, classes, 1)
+    assert open_source(f"folder:{tmp_path}", "validation").class_names == tuple(classes)
+
+
+def test_imagenet_comes_from_its_tfds_builder():
+    data_dir = training_data.imagenet()
+    train = open_source("imagenet2012", "train", data_dir)
+    assert (train.size, train.classes) == (12, 1000)
+    assert train.class_names[207] == "n02099601"
+    found = set()
+    for example in train.examples(0, seed=0, shuffle=True).as_numpy_iterator():
+        assert example["image"].startswith(b"\xff\xd8")  # encoded still
+        found.add((example["label"], example["image"]))
+    assert found == {
+        (number, training_data.encoded_image((1, synset, image)))
+        for synset, number in enumerate(training_data.SYNSET_NUMBERS)
+        for image in range(3)
+    }
+    transform = TrainTransform(image_size=16, auto_augment="rand-m9-mstd0.5-inc1")
+    ((pictures, labels),) = batches(train, 1, transform, batch_size=12)
+    assert (pictures.dtype, pictures.shape) == (np.uint8, (12, 16, 16, 3))
+    assert sorted(labels) == sorted(3 * training_data.SYNSET_NUMBERS)
+
+
+# Order
+
+
+def test_each_epoch_has_its_own_order(source):
+    in_order = names(source, shuffle=False)
+    assert len(set(in_order)) == source.size
+    orders = [names(source, epoch, seed) for epoch, seed in ((0, 0), (1, 0), (0, 1))]
+    for order in orders:
+        assert sorted(order) == sorted(in_order)
+    for one, other in itertools.combinations([in_order, *orders], 2):
+        assert one != other
+    tf.random.set_seed(7)
+    assert names(source, 1, 0) == orders[1]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_an_epoch(source, count):
+    shards = [names(source, epoch=2, shard=Shard(index, count), block=3) for index in range(count)]
+    for index, shard in enumerate(shards):
+        assert len(shard) == source.shard_size(Shard(index, count), 3)
+        left_out = names(source, epoch=2, shard=Shard(index, count), block=3, start=4)
+        assert left_out == shard[4:]
+    assert sorted(sum(shards, [])) == sorted(names(source))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_make_up_the_batches_of_one(image_folder, count):
+    source = open_source(str(image_folder), "train")
+    expected = batches(source, 8, batch_size=8)  # three in an epoch
+    shards = [
+        batches(source, 8, batch_size=8 // count, shard=Shard(index, count))
+        for index in range(count)
+    ]
+    together = [
+        tuple(np.concatenate(parts) for parts in zip(*step, strict=True))
+        for step in zip(*shards, strict=True)
+    ]
+    assert_same(together, expected)
+
+
+def test_a_stream_goes_on_anywhere(source):
+    steps = steps_per_epoch(source, 4)
+    kwargs = {"start_epoch": 1, "start_step": steps - 3}
+    expected = batches(source, 8, **kwargs)  # ends in the third epoch
+    for skipped in (1, 3, 5):
+        epoch, step = divmod(2 * steps - 3 + skipped, steps)
+        resumed = batches(source, 8 - skipped, start_epoch=epoch, start_step=step)
+        assert_same(resumed, expected[skipped:])
+    other = batches(source, 1, seed=6, **kwargs)
+    assert np.any(other[0][0] != expected[0][0])
+    # The end of an epoch is the start of the next.
+    assert_same(batches(source, 1, start_epoch=1, start_step=steps), expected[3:4])
+
+
+def test_augmentation_differs_by_epoch_and_image():
+    image = np.random.default_rng(0).integers(50, 200, (1, 16, 16, 3), "uint8")
+    source = ArraySource("same", "train", image.repeat(8, 0), [0] * 8, classes=1)
+    found = np.concatenate([pictures for pictures, _ in batches(source, 4)])
+    assert len({picture.tobytes() for picture in found}) == 16
+
+
+def test_batch_names_are_those_of_the_stream(image_folder):
+    source = open_source(str(image_folder), "train")
+    (_, labels) = batches(source, 1, start_epoch=3, start_step=2)[0]
+    found = batch_names(source, 3, 2, batch_size=4, seed=5)
+    assert [source.class_names.index(name.split("/")[0]) for name in found] == list(labels)
+
+
+# Bad files
+
+
+def damage(folder):
+    """Makes three files unreadable, and two readable though not what their names say."""
+    truncated = folder / "a" / "0.jpg"
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    (folder / "a" / "1.jpg").write_text("This is a text file.")
+    (folder / "b" / "2.jpg").write_bytes(b"")
+    (folder / "b" / "3.jpg").write_bytes(training_data.encoded_image(1, format="PNG"))
+    (folder / "c" / "4.jpg").write_bytes(training_data.encoded_image(2, mode="CMYK"))
+    return {"a/0.jpg", "a/1.jpg", "b/2.jpg"}
+
+
+def test_unreadable_images_give_way_to_others_of_their_batch(image_folder, tmp_path):
+    # Copies with the same names: one whole, one damaged.
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    shutil.copytree(image_folder, whole)
+    shutil.copytree(image_folder, damaged)
+    unreadable = damage(damaged)
+    for name in ("b/3.jpg", "c/4.jpg"):
+        shutil.copy(damaged / name, whole / name)
+
+    report = DataReport()
+    source = open_source(str(damaged), "train")
+    steps = steps_per_epoch(source, 8)
+    found = batches(source, 2 * steps, batch_size=8, report=report)
+    expected = batches(open_source(str(whole), "train"), 2 * steps, batch_size=8)
+    replaced = 0
+    for number, (pictures, labels) in enumerate(found):
+        here = batch_names(source, *divmod(number, steps), batch_size=8, seed=5)
+        readable = [slot for slot, name in enumerate(here) if name not in unreadable]
+        for slot in range(8):
+            other = min(readable, key=lambda choice, slot=slot: (choice - slot) % 8)
+            np.testing.assert_array_equal(pictures[slot], expected[number][0][other])
+            assert labels[slot] == expected[number][1][other]
+            replaced += other != slot
+    assert replaced >= 3
+    assert set(report.names) == unreadable
+    assert report.unreadable == len(unreadable)
+    assert "3 images could not be read" in str(report)
+    # A stream that starts later has the same replacements.
+    assert_same(batches(source, 3, batch_size=8, start_step=steps - 1), found[steps - 1 :][:3])
+
+
+def test_disguised_images_are_read(image_folder, tmp_path):
+    damaged = tmp_path / "images"
+    shutil.copytree(image_folder, damaged)
+    damage(damaged)
+    source = open_source(str(damaged), "train")
+    transform = EvalTransform(image_size=(40, 48), crop=1.0)
+    (pictures, _, weights), *_ = evaluation_batches(
+        source, transform, batch_size=27
+    ).as_numpy_iterator()
+    in_order = names(source, shuffle=False)
+    for name in ("b/3.jpg", "c/4.jpg"):
+        slot = in_order.index(name)
+        assert weights[slot] == 1
+        expected = Image.open(damaged / name).convert("RGB")
+        difference = np.abs(pictures[slot].astype(int) - np.asarray(expected))
+        assert np.mean(difference) < 3  # of JPEG decoders, and CMYK to RGB
+
+
+@pytest.mark.parametrize(
+    ("readable", "batch_size", "message"),
+    [
+        (0, 8, "None of the 8 images of a batch"),
+        (30, 32, r"of the first 64 images .* cannot be read. Check the files, such as a/"),
+    ],
+)
+def test_a_broken_data_set_stops_the_run(tmp_path, readable, batch_size, message):
+    training_data.write_folder(tmp_path, ("a",), readable)
+    (tmp_path / "a").mkdir(exist_ok=True)
+    for number in range(readable, 96):
+        (tmp_path / "a" / f"{number}.jpg").write_text("not found")
+    report = DataReport()
+    with pytest.raises(ValueError, match=message), report.raising():
+        batches(open_source(str(tmp_path), "train"), 3, batch_size=batch_size, report=report)
+
+
+def test_labels_out_of_range_stop_the_run():
+    source = ArraySource("wrong", "train", np.zeros((8, 4, 4, 3), "uint8"), [3] * 8, classes=3)
+    report = DataReport()
+    message = r"Labels of wrong \(train\) are out of range: expected 0 to 2. Received: 3 for wrong"
+    with pytest.raises(ValueError, match=message), report.raising():
+        batches(source, 1, report=report)
+
+
+def test_other_errors_pass_a_report():
+    with pytest.raises(KeyError, match="mine"), DataReport().raising():
+        raise KeyError("mine")
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_evaluation_sees_every_image_once(source, count):
+    transform = EvalTransform(image_size=8)
+    seen = []
+    for index in range(count):
+        shard = list(
+            evaluation_batches(
+                source, transform, batch_size=5, shard=Shard(index, count)
+            ).as_numpy_iterator()
+        )
+        assert len(shard) == -(-source.size // (5 * count))
+        for pictures, labels, weights in shard:
+            assert (pictures.shape, labels.shape, weights.shape) == ((5, 8, 8, 3), (5,), (5,))
+            assert (pictures.dtype, labels.dtype, weights.dtype) == ("uint8", "int32", "float32")
+            seen += list(labels[weights == 1])
+    expected = source.examples(0, seed=0, shuffle=False).as_numpy_iterator()
+    assert sorted(seen) == sorted(example["label"] for example in expected)
+
+
+def test_evaluation_gives_unreadable_images_no_weight(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "images")
+    unreadable = damage(tmp_path / "images")
+    source = open_source(str(tmp_path / "images"), "validation")
+    report = DataReport()
+    data = evaluation_batches(source, EvalTransform(image_size=8), batch_size=4, report=report)
+    weights = np.concatenate([weights for _, _, weights in data.as_numpy_iterator()])
+    in_order = names(source, shuffle=False)
+    assert [name for name, weight in zip(in_order, weights, strict=False) if not weight] == [
+        name for name in in_order if name in unreadable
+    ]
+    assert set(report.names) == unreadable
+
+
+# Bad arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "error", "message"),
+    [
+        ("imagenet212", "train", ValueError, "no data set 'imagenet212'.*mean 'imagenet2012'"),
+        ("tfds:imagenet2012:9.9.9", "train", ValueError, "cannot open 'imagenet2012:9.9.9'"),
+        ("tiny_shapes", "test", ValueError, "no split 'test'. Its splits in .* are: 'train'"),
+        ("digits", "test", ValueError, "no split 'test'. Expected 'train' or 'validation'"),
+        ("digits", "train-fold5", ValueError, "no split 'train-fold5'"),
+        ("folder:nowhere", "train", FileNotFoundError, "no folder 'nowhere' .looked for in"),
+        ("./nowhere", "train", FileNotFoundError, "no folder './nowhere'"),
+        ("folder:empty", "train", ValueError, "'empty' has no class folders"),
+        ("folder:no_images", "train", ValueError, "holds no images"),
+        ("folder:split", "validation", ValueError, "no folder for the split 'validation'.*: train"),
+        ("folder:new_class", "test", ValueError, "class folders that .*train' lacks: dog"),
+    ],
+)
+def test_data_that_are_not_there(tmp_path, monkeypatch, name, split, error, message):
+    data_dir = training_data.shapes()
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "no_images/a", "split/train/a", "new_class/train/cat"):
+        pathlib.Path(folder).mkdir(parents=True)
+    training_data.write_folder(pathlib.Path("new_class/test"), ("dog",), 1)
+    with pytest.raises(error, match=message):
+        open_source(name, split, data_dir)
+
+
+def test_missing_archives_of_imagenet_are_named(tmp_path):
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    (manual / "ILSVRC2012_img_train.tar").touch()
+    with pytest.raises(FileNotFoundError) as error:
+        open_source("imagenet2012", "train", tmp_path)
+    message = str(error.value)
+    assert f"archives are missing: {manual / 'ILSVRC2012_img_val.tar'}." in message
+    assert "--data-dir" in message and "TFDS_DATA_DIR" in message
+
+
+def test_a_set_that_cannot_be_prepared_tells_how_to(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def download(manager, url):
+        raise ConnectionError("no network\nand much more")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", download)
+    with pytest.raises(ValueError) as error:
+        open_source("imagenet_v2", "test", tmp_path)
+    message = str(error.value)
+    assert "could not prepare 'imagenet_v2'" in message and "ConnectionError: no net" in message
+    assert "tfds build imagenet_v2 --data_dir=FOLDER" in message
+    assert "much more" not in message
+
+
+def test_arguments_out_of_range(image_folder):
+    source = open_source(str(image_folder), "train")
+    with pytest.raises(ValueError, match="do not make a batch of 40.*batch_size=20 for 2 proc"):
+        training_stream(source, shifted, batch_size=20, seed=0, shard=Shard(1, 2))
+    with pytest.raises(ValueError, match="`start_step` must .* has 6. Received: 7"):
+        training_stream(source, shifted, batch_size=4, seed=0, start_step=7)
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
+        evaluation_batches(source, EvalTransform(image_size=8), batch_size=0)
+    with pytest.raises(ValueError, match="Received: index=2, count=2"):
+        Shard(2, 2)
+    with pytest.raises(ValueError, match="uint8 images of a shape known.*Received: float32"):
+        training_stream(source, lambda image, seed: tf.zeros((4, 4, 3)), batch_size=4, seed=0)
