@@ -18,10 +18,10 @@ FILL = (124, 116, 104)
 RECIPE = "rand-m9-mstd0.5-inc1"
 PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# The operations that move pixels: with the same float32 arithmetic they are at most this far
-# from Pillow's float64, and in at most this share of the values of an image.
+# The operations that move pixels compute in float32 where Pillow has float64. They are at
+# most this far from it, and for random factors in at most this share of the values.
 LARGEST_DIFFERENCE = 1
-SHARE_OF_DIFFERENCES = {"bilinear": 1e-2, "bicubic": 1e-3}
+LARGEST_SHARE = 1e-4
 
 
 def photo(height, width, seed=0):
@@ -129,7 +129,7 @@ def test_moving_operations_are_close_to_pillow(name, interpolation):
             assert difference.max() <= LARGEST_DIFFERENCE
             different += np.count_nonzero(difference)
             total += difference.size
-    assert different <= SHARE_OF_DIFFERENCES[interpolation] * total
+    assert different <= LARGEST_SHARE * total
 
 
 @pytest.mark.parametrize("interpolation", PIL_FILTERS)
@@ -316,5 +316,8 @@ def test_bad_images_and_operations():
         randaugment.invert(np.zeros((4, 4, 3), "float32"))
     with pytest.raises(ValueError, match=r"\(4, 4\)"):
         RandAugment()(np.zeros((4, 4), "uint8"), (0, 0))
+    for operation in (randaugment.rotate, randaugment.shear_y):
+        with pytest.raises(ValueError, match="'nearest'"):
+            operation(np.zeros((4, 4, 3), "uint8"), 0.1, "nearest")
     with pytest.raises(ValueError, match="'Cutout'"):
         RandAugment().apply(np.zeros((4, 4, 3), "uint8"), "Cutout", 5)

@@ -8,8 +8,7 @@ An image is a scalar string tensor (an encoded JPEG, PNG, GIF, BMP or WebP, told
 content) or a uint8 tensor of shape (height, width, channels) with 1, 3 or 4 channels. Grey,
 CMYK, 16-bit and transparent images become RGB; of an animation the first frame counts.
 Bytes that are no image, or break off before the end of the part that is needed, raise
-`tf.errors.InvalidArgumentError` when the
-operation runs.
+`tf.errors.InvalidArgumentError` when the operation runs.
 
 Sources: timm, https://github.com/huggingface/pytorch-image-models; torchvision,
 https://github.com/pytorch/vision; Pillow, https://python-pillow.org.
