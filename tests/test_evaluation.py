@@ -15,24 +15,21 @@ from keras_sepvit.training.evaluation import evaluate
 from keras_sepvit.training.sources import ArraySource, open_source
 
 
-def constant_classifier(classes, best, activation="softmax", normalises=True):
-    """A model of 8 x 8 images that finds the classes in `best` likeliest, in that order."""
+def mean_color_classifier(normalisation, kernel, bias, activation="softmax"):
+    """A linear classifier of the mean colour of 8 x 8 images; `normalisation` may be no layer."""
+    head = keras.layers.Dense(len(bias), activation=activation)
+    layers = [*normalisation, keras.layers.GlobalAveragePooling2D(), head]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    head.set_weights([kernel, bias])
+    return model
+
+
+def constant_classifier(classes, best, activation="softmax"):
+    """A model that finds the classes in `best` likeliest, in that order."""
     bias = np.zeros(classes)
     bias[list(best)] = np.arange(len(best), 0, -1)
-    layers = [keras.layers.Rescaling(1 / 255)] if normalises else []
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            *layers,
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(
-                classes,
-                kernel_initializer="zeros",
-                bias_initializer=keras.initializers.Constant(bias),
-                activation=activation,
-            ),
-        ]
-    )
+    normalisation = [keras.layers.Rescaling(1 / 255)]
+    return mean_color_classifier(normalisation, np.zeros((3, classes)), bias, activation)
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +63,12 @@ def test_top1_top5_and_loss(activation):
 def test_models_without_normalisation_get_normalised_images():
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), "uint8")
     source = ArraySource("random", "validation", images, [0, 1, 2] * 4, classes=3)
-    bare = constant_classifier(3, best=(0,), normalises=False)
-    bare.layers[-1].set_weights([np.eye(3), np.zeros(3)])
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    whole = keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            keras.layers.Normalization(mean=255 * mean, variance=(255 * std) ** 2),
-            bare,
-        ]
-    )
-    results = [evaluate(model, source, image_size=8) for model in (bare, whole)]
+    normalisation = keras.layers.Normalization(mean=255 * mean, variance=(255 * std) ** 2)
+    models = [
+        mean_color_classifier(layers, np.eye(3), np.zeros(3)) for layers in ([], [normalisation])
+    ]
+    results = [evaluate(model, source, image_size=8) for model in models]
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5)
     assert results[0].loss != pytest.approx(np.log(3), rel=1e-3)
 
@@ -84,9 +76,8 @@ def test_models_without_normalisation_get_normalised_images():
 def test_imagenet_validation():
     # The classes of ImageNet's first validation images are 970, 809, 65, 230, 516 and 57.
     source = open_source("imagenet2012", "validation", training_data.imagenet())
-    result = evaluate(
-        constant_classifier(1000, best=(970, 3, 57, 4, 65, 230)), source, image_size=8
-    )
+    model = constant_classifier(1000, best=(970, 3, 57, 4, 65, 230))
+    result = evaluate(model, source, image_size=8)
     assert (result.images, result.unreadable) == (6, 0)
     assert result.top1 == pytest.approx(100 / 6)
     assert result.top5 == pytest.approx(100 * 3 / 6)

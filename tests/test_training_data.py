@@ -287,6 +287,17 @@ def test_labels_out_of_range_stop_the_run():
         batches(source, 1, report=report)
 
 
+def test_a_damaged_record_file_stops_the_run(tmp_path):
+    shutil.copytree(training_data.shapes(), tmp_path / "data")
+    *_, record_file = sorted((tmp_path / "data").rglob("*.tfrecord-*"))
+    record_file.write_bytes(record_file.read_bytes()[:-5])
+    report = DataReport()
+    source = open_source("tiny_shapes", "train", tmp_path / "data")
+    with pytest.raises(ValueError, match="file of records is damaged or missing"):
+        with report.raising():
+            batches(source, 6, report=report)
+
+
 def test_other_errors_pass_a_report():
     with pytest.raises(KeyError, match="mine"), DataReport().raising():
         raise KeyError("mine")

@@ -95,6 +95,25 @@ def fingerprint(path):
     return zlib.crc32(np.array(checksums, "<u4").tobytes())
 
 
+def check_shared(path, fingerprints):
+    """Refuses a checkpoint that the processes of a run do not see alike.
+
+    Args:
+        path: The file.
+        fingerprints: What `fingerprint` gave in each process.
+
+    Raises:
+        ValueError: naming a process that sees another file, or none.
+    """
+    for process, seen in enumerate(fingerprints):
+        if seen != fingerprints[0]:
+            raise ValueError(
+                f"Process {process} does not see the same checkpoint '{path}' as process 0: "
+                f"{'another' if seen and fingerprints[0] else 'one of them sees none'}. Give all "
+                "processes of a run an output folder that they share."
+            )
+
+
 def _variables(model):
     """All state of a model by unique names, the same in every process.
 

@@ -73,7 +73,7 @@ class SingleDevice:
         """Gives copies of a model their own random draws, from the state that all have."""
 
     def gather(self, number):
-        """List of every process's `number`, an int below 2**32. Waits for all of them."""
+        """List of every process's `number`, an int below 2**32. Waits for all processes."""
         return [number]
 
 
@@ -247,6 +247,9 @@ def _start_jax(launched):
             "KERAS_DISTRIBUTION_PROCESS_ID and KERAS_DISTRIBUTION_JOB_ADDRESSES, start the "
             f"processes with srun or mpirun, or unset {', '.join(launched)}."
         )
+    if known or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        # jaxlib 0.10 crashes when it runs a step on several CPU devices beside the program.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     if known and not jax.distributed.is_initialized():
         keras.distribution.initialize()
     return JaxDevices() if jax.device_count() > 1 else SingleDevice()

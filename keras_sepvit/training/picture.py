@@ -1,4 +1,4 @@
-"""A picture of an augmented batch, to see what the network sees."""
+"""Pictures of a run: an augmented batch, as the network sees it, and learning curves."""
 
 import keras
 import numpy as np
@@ -37,6 +37,34 @@ def draw_batch(path, augmentation, images, labels, class_names=None):
     for axis, image, target in zip(axes, images, targets, strict=False):
         axis.imshow(image)
         axis.set_title(_title(target, class_names), fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def draw_curves(path, history):
+    """Draws losses and accuracies by epoch.
+
+    Args:
+        path: The PNG file to write.
+        history: The logs of the epochs, as in `TrainingResult`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    epochs = [logs["epoch"] + 1 for logs in history]
+    for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axis.plot(epochs, [logs[name] for logs in history], label="training, augmented")
+        if f"val_{name}" in history[0]:
+            axis.plot(epochs, [logs[f"val_{name}"] for logs in history], label="validation")
+        axis.set_xlabel("epoch")
+        axis.set_title(name)
+        axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend()
+        if name == "accuracy":
+            axis.set_ylim(0, 1.02)
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
 

@@ -24,6 +24,9 @@ _FIRST_IMAGES = 64
 # Images that a thread decodes at a time, at most.
 _LARGEST_CHUNK = 32
 
+# What reading a data set's files of records raises, unlike reading one image.
+_RECORD_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError)
+
 # The name of what fills up an evaluation's last batch: a zero, as all of it.
 _PADDING = ""
 
@@ -72,9 +75,15 @@ class DataReport:
         try:
             yield
         except Exception as error:  # each backend's `fit` has its own way of passing it on
-            if self.failure is None:
+            reason = self.failure
+            if reason is None and isinstance(error, _RECORD_ERRORS):
+                reason = (
+                    f"A file of records is damaged or missing: {str(error).splitlines()[0]} "
+                    "Prepare the data set again."
+                )
+            if reason is None:
                 raise
-            raise ValueError(self.failure) from error
+            raise ValueError(reason) from error
 
 
 def training_stream(
@@ -92,8 +101,9 @@ def training_stream(
 
     Each epoch has its own order of the images. Of a source that can be read in any
     order (all but TFDS), the batches of all processes make up together, in their
-    order, the batch that a single process would have had. The last images of an epoch that
-    do not fill a batch are left out.
+    order, the batch that a single process would have had. The last images of an epoch
+    that do not fill a batch are left out. In the place of an image that cannot be read,
+    and of its label, is the next readable one of the batch, around its end.
 
     Args:
         source: A `Source` with one label an image.
@@ -174,6 +184,10 @@ def evaluation_batches(source, transform, *, batch_size, shard=ONE_PROCESS, repo
         `tf.data.Dataset` of images, uint8 (batch, height, width, channels); labels,
         int32 (batch,), or uint8 (batch, classes) with 1 for every label of the image
         where the source has sets of labels; and weights, float32 (batch,), 1 or 0.
+
+    Raises:
+        ValueError: while it runs, through `DataReport.raising`: if a label is out of
+            range.
     """
     report = DataReport() if report is None else report
     steps = evaluation_steps(source, batch_size, shard)
@@ -300,7 +314,9 @@ def _chunk_decoder(source, transform, chunk):
         dataset = tf.data.Dataset.from_tensor_slices({**elements, "slot": tf.range(count)})
         dataset = dataset.map(read)
         black = {key: tf.zeros(x.shape, x.dtype) for key, x in dataset.element_spec.items()}
-        dataset = dataset.ignore_errors().concatenate(tf.data.Dataset.from_tensors(black))
+        # TensorFlow logs why an image cannot be read.
+        dataset = dataset.ignore_errors(log_warning=True)
+        dataset = dataset.concatenate(tf.data.Dataset.from_tensors(black))
         # What could be read, in its order, and a black image at the end.
         images, labels, slots = map(
             dataset.batch(chunk + 1).get_single_element().get, ("image", "label", "slot")
@@ -355,25 +371,28 @@ def _inspect(batch, seen, source, report):
     unreadable = tf.boolean_mask(names, ~batch["readable"] & (names != _PADDING))
     wrong = ~_valid_labels(batch["label"], source)
 
+    met = set()
+
     def tell(unreadable, mislabelled, labels, batch_size, seen):
-        report.add([name.decode() for name in unreadable])
+        unreadable = [name.decode() for name in unreadable]
+        met.update(unreadable)
+        report.add(unreadable)
+        data = f"{source.name} ({source.split})"
+        advice = f"Check the files, such as {unreadable[0]}." if unreadable else ""
+        reason = None
         if len(mislabelled):
-            report.failure = (
-                f"Labels of {source.name} ({source.split}) are out of range: expected 0 to "
-                f"{source.classes - 1}. Received: {labels[0]} for {mislabelled[0].decode()}."
+            reason = (
+                f"Labels of {data} are out of range: expected 0 to {source.classes - 1}. "
+                f"Received: {labels[0]} for {mislabelled[0].decode()}."
             )
         elif seen and len(unreadable) == batch_size:
-            report.failure = (
-                f"None of the {batch_size} images of a batch of {source.name} ({source.split}) can "
-                f"be read. Check the files, such as {report.names[0]}."
-            )
-        elif seen >= _FIRST_IMAGES and report.unreadable > seen / 2:
-            report.failure = (
-                f"{report.unreadable:,} of the first {seen:,} images of {source.name} "
-                f"({source.split}) cannot be read. Check the files, such as {report.names[0]}."
-            )
-        if report.failure:
-            raise ValueError(report.failure)
+            reason = f"None of the {batch_size} images of a batch of {data} can be read. {advice}"
+        elif seen >= _FIRST_IMAGES and len(met) > seen / 2:
+            reason = f"{len(met):,} of the first {seen:,} images of {data} cannot be read. {advice}"
+        if reason is not None:
+            # Prefetching may go on to the next error; the first one counts.
+            report.failure = report.failure or reason
+            raise ValueError(reason)
 
     def call():
         arguments = [

@@ -13,12 +13,13 @@ from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.files import replacing
 from keras_sepvit.training import callbacks as run_callbacks
 from keras_sepvit.training import device
-from keras_sepvit.training.checkpoint import fingerprint, load_checkpoint
+from keras_sepvit.training.checkpoint import check_shared, fingerprint, load_checkpoint
 from keras_sepvit.training.distribution import start_distribution
 from keras_sepvit.training.images import EvalTransform, TrainTransform
 from keras_sepvit.training.mixing import BatchAugmentation
 from keras_sepvit.training.model import fit_batch
 from keras_sepvit.training.optimizer import build_optimizer
+from keras_sepvit.training.picture import draw_batch, draw_curves
 from keras_sepvit.training.pipeline import (
     DataReport,
     batch_names,
@@ -58,7 +59,7 @@ class Trainer:
     The folder holds `recipe.yaml`; `best.keras` (of the highest validation accuracy) and
     `last.keras`, whole models of images of 0..255 to probabilities, with averaged weights where
     the recipe has `ema_decay`; `classes.txt`, the classes' names; `history.csv`; `tensorboard`;
-    `batch.png`, an augmented batch; and `checkpoint.npz`, the state to go on from.
+    `batch.png`, an augmented batch; `curves.png`; and `checkpoint.npz`, the state to go on from.
 
     A run that was stopped at any moment, and is started again with the same recipe and folder,
     goes on from its last checkpoint and takes the same steps as if it had never stopped.
@@ -120,10 +121,11 @@ class Trainer:
             self._resume()
         if self.progress["epoch"] < self.recipe.epochs:
             self._fit(until=self.recipe.epochs, verbose=verbose)
+        # Averaged weights: `fit` has put them in place, unless it was stopped just then.
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         if self.distribution.is_chief and not (self.folder / "last.keras").exists():
-            # Averaged weights: `fit` has put them in place, unless it was stopped just then.
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
             self.save("last.keras")
+            draw_curves(self.folder / "curves.png", self.progress["history"])
         best = self.progress["best_accuracy"]
         return TrainingResult(
             folder=str(self.folder),
@@ -340,8 +342,6 @@ class Trainer:
                 temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         picture = self.folder / "batch.png"
         if not picture.exists():
-            from keras_sepvit.training.picture import draw_batch
-
             images, labels = next(iter(self._training_data(0, 0)))
             with self.distribution.local():
                 augmentation = self._batch_augmentation()
@@ -350,23 +350,10 @@ class Trainer:
     def _resume(self):
         path = self.folder / "checkpoint.npz"
         self.distribution.gather(0)  # until the first process has written it
-        self._check_shared_folder(self.distribution.gather(fingerprint(path)))
+        check_shared(path, self.distribution.gather(fingerprint(path)))
         if path.exists():
             self.progress = load_checkpoint(path, self.model)
             self.distribution.vary_seeds(self.model)
-
-    def _check_shared_folder(self, fingerprints):
-        """Refuses to go on where a process does not see the first one's checkpoint."""
-        differing = [
-            process for process, seen in enumerate(fingerprints) if seen != fingerprints[0]
-        ]
-        if differing:
-            raise ValueError(
-                f"Process {differing[0]} does not see the checkpoint in '{self.folder}' that "
-                f"process 0 {'sees' if fingerprints[0] else 'does not have'}. Give all processes "
-                "an output folder that they share, or put the same checkpoint.npz in the folder "
-                "of each, or in none."
-            )
 
     def _fit(self, until, verbose):
         epoch, step = self.progress["epoch"], self.progress["step"]
@@ -396,10 +383,8 @@ class Trainer:
             run_callbacks.Throughput(self.model, self.local_batch * self.shard.count),
             run_callbacks.LearningRate(),
             run_callbacks.StopOnNonFiniteLoss(whereabouts, checkpoint, first_step),
+            run_callbacks.BestModel(functools.partial(self.save, "best.keras"), progress),
         ]
-        callbacks.append(
-            run_callbacks.BestModel(functools.partial(self.save, "best.keras"), progress)
-        )
         if recipe.ema_decay is not None:
             callbacks.append(keras.callbacks.SwapEMAWeights())
         metrics = ()
