@@ -32,7 +32,13 @@ def weights(tmp_path_factory):
 
 
 def one_step(name, folder, *changes):
-    changes = [f"data.name=folder:{folder}", "batch_size=2", "precision=float32", *changes]
+    changes = [
+        f"data.name=folder:{folder}",
+        "data.validation_split=null",
+        "batch_size=2",
+        "precision=float32",
+        *changes,
+    ]
     trainer = Trainer(load_recipe(name, changes), folder / "not written")
     images, labels = next(iter(trainer._training_data(0, 0)))
     before = [keras.ops.convert_to_numpy(v) for v in trainer.network.trainable_variables]

@@ -11,6 +11,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import training_data
 from helpers import to_numpy
 from PIL import Image
 from typer.testing import CliRunner
@@ -145,6 +146,30 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         Trainer(broken, tmp_path).train(verbose=0)
 
 
+def test_images_of_training_are_not_validated_on(tmp_path):
+    training_data.write_folder(tmp_path, ("cat", "dog"), 2)
+    settings = load_recipe("imagenet_lite", [f"data.name=folder:{tmp_path}", "batch_size=2"])
+    with pytest.raises(ValueError, match=r"validation_split=null"):
+        Trainer(settings, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_training_from_the_imagenet_builder(tmp_path):
+    """Two steps from the record files that TFDS's own builder made of (tiny) archives."""
+    changes = [
+        f"data.data_dir={training_data.imagenet()}",
+        "model.image_size=32",
+        "batch_size=6",
+        "epochs=1",
+        "precision=float32",
+    ]
+    result = Trainer(load_recipe("imagenet_lite", changes), tmp_path).train(verbose=0)
+    (epoch,) = result.history
+    assert np.isfinite(epoch["loss"]) and epoch["loss"] < 2 * np.log(1000)
+    assert {"val_accuracy", "val_top5_accuracy"} <= epoch.keys()
+    assert (tmp_path / "classes.txt").read_text().startswith("n01440764\n")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -153,6 +178,7 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         (["digits", "model.image_size=30"], "30"),
         (["digits", "optimizer.lr=1"], "lr"),
         (["imagenet_t", "data.name=folder:/nowhere"], "nowhere"),
+        (["finetune", "data.name=digits"], "model.weights=VALUE"),
     ],
 )
 def test_bad_input_ends_with_one_line(arguments, message, tmp_path):

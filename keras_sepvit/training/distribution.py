@@ -247,6 +247,8 @@ def _start_jax(launched):
             "KERAS_DISTRIBUTION_PROCESS_ID and KERAS_DISTRIBUTION_JOB_ADDRESSES, start the "
             f"processes with srun or mpirun, or unset {', '.join(launched)}."
         )
+    if KERAS in launched:
+        _check_present("KERAS_DISTRIBUTION_PROCESS_ID", "KERAS_DISTRIBUTION_JOB_ADDRESSES")
     if known or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         # jaxlib 0.10 crashes when it runs a step on several CPU devices beside the program.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -257,6 +259,7 @@ def _start_jax(launched):
 
 def _start_torch(launched):
     if TORCHRUN in launched:
+        _check_present("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         return TorchProcesses()
     for variable, processes in launched.items():
         raise ValueError(
@@ -297,6 +300,15 @@ def _launched_processes():
     cluster = json.loads(os.environ.get(TENSORFLOW) or "{}").get("cluster", {})
     counts[TENSORFLOW] = sum(map(len, cluster.values()))
     return {variable: count for variable, count in counts.items() if count > 1}
+
+
+def _check_present(*variables):
+    missing = [variable for variable in variables if not os.environ.get(variable)]
+    if missing:
+        raise ValueError(
+            f"{KERAS if keras.config.backend() == 'jax' else TORCHRUN} says that this is one of "
+            f"several processes, but these environment variables are missing: {', '.join(missing)}."
+        )
 
 
 def _described(devices, processes):

@@ -202,6 +202,8 @@ def evaluation_batches(source, transform, *, batch_size, shard=ONE_PROCESS, repo
         elements, source, lambda image, element: transform(image), batch_size
     )
     dataset = dataset.take(steps).map(finish)
+    # Of record files TensorFlow cannot know, and Keras warns at the end of such a data set.
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     return dataset.with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
 

@@ -218,7 +218,7 @@ class Trainer:
         self.validation_source = None
         if data.validation_split is not None:
             self.validation_source = open_source(data.name, data.validation_split, data.data_dir)
-            self._check_classes()
+            self._check_validation_data()
         parts = recipe.accumulate * self.distribution.devices
         if recipe.batch_size % parts:
             raise ValueError(
@@ -230,8 +230,20 @@ class Trainer:
         self.local_batch = recipe.batch_size // recipe.accumulate // self.shard.count
         self.steps = steps_per_epoch(self.training_source, self.local_batch, self.shard)
 
-    def _check_classes(self):
+    def _check_validation_data(self):
         training, validation = self.training_source, self.validation_source
+        folder = getattr(training, "folder", None)
+        if folder is not None and folder == getattr(validation, "folder", None):
+            raise ValueError(
+                f"'{folder}' holds class folders and no folders of splits, so training and "
+                "validation would have the same images. Put the class folders into "
+                "'train' and 'validation' folders, or set data.validation_split=null."
+            )
+        if validation.multi_label:
+            raise ValueError(
+                f"{validation} has sets of labels. Use it with `keras-sepvit evaluate`, and "
+                "validate on data with one label an image."
+            )
         if (training.classes, training.class_names) != (validation.classes, validation.class_names):
             raise ValueError(
                 f"The training data {training} and the validation data {validation} have different "
