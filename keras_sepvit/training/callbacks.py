@@ -12,7 +12,30 @@ from keras_sepvit.training.sources import tf
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became infinite or NaN."""
+    """The loss, or a weight, became infinite or NaN."""
+
+
+class Whereabouts:
+    """Tells which images a batch had, for errors.
+
+    Args:
+        batch_names: Function from epoch and step to the names of the images of that batch.
+        checkpoint: The file of the last good checkpoint.
+    """
+
+    def __init__(self, batch_names, checkpoint):
+        self.batch_names = batch_names
+        self.checkpoint = checkpoint
+
+    def error(self, what, epoch, step):
+        """The error for a run that has to stop at a batch because of `what`."""
+        names = self.batch_names(epoch, step)
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return NonFiniteLossError(
+            f"{what} at step {step} of epoch {epoch} (both counted from 0). Images of that batch: "
+            f"{shown}. The last good checkpoint, if there was one, is kept in '{self.checkpoint}'. "
+            "Look at these images, or lower optimizer.learning_rate or optimizer.clip_norm."
+        )
 
 
 class Throughput(keras.callbacks.Callback):
@@ -68,8 +91,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Ends a run whose loss is infinite or NaN, and tells which batch it was.
 
     Args:
-        whereabouts: Function from epoch and step to the names of the images of that batch.
-        checkpoint: The file of the last good checkpoint, for the message.
+        whereabouts: The `Whereabouts` of the run's batches.
         first_step: Step of the epoch that `fit` begins with.
 
     Raises:
@@ -78,27 +100,18 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
     async_safe = True
 
-    def __init__(self, whereabouts, checkpoint, first_step=0):
+    def __init__(self, whereabouts, first_step=0):
         super().__init__()
         self.whereabouts = whereabouts
-        self.checkpoint = checkpoint
         self.first_step = first_step
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if math.isfinite(logs["loss"]):
-            return
-        step = batch + self.first_step
-        names = self.whereabouts(self._epoch, step)
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise NonFiniteLossError(
-            f"The loss is {logs['loss']} at step {step} of epoch {self._epoch} (both counted from "
-            f"0). Images of that batch: {shown}. The last good checkpoint is kept in "
-            f"'{self.checkpoint}'. Look at these images, or lower optimizer.learning_rate or "
-            "optimizer.clip_norm."
-        )
+        if not math.isfinite(logs["loss"]):
+            what = f"The loss is {logs['loss']}"
+            raise self.whereabouts.error(what, self._epoch, batch + self.first_step)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -106,16 +119,21 @@ class Checkpoints(keras.callbacks.Callback):
 
     Args:
         path: The file, replaced each time; None to keep `progress` only.
+        whereabouts: The `Whereabouts` of the run's batches.
         every: Batches between checkpoints within an epoch; 0 for none.
         progress: Dict that is saved along; `epoch` and `step` (of the next batch) and `history`
             (the logs of all epochs so far) are kept in it here.
         first_step: Step of the epoch that `fit` begins with.
         metrics: Values of the metrics' variables to begin with, of an epoch that goes on.
+
+    Raises:
+        NonFiniteLossError: from `fit`, if a weight is not finite.
     """
 
-    def __init__(self, path, every, progress, first_step=0, metrics=()):
+    def __init__(self, path, whereabouts, every, progress, first_step=0, metrics=()):
         super().__init__()
         self.path = path
+        self.whereabouts = whereabouts
         self.every = every
         self.progress = progress
         self.first_step = first_step
@@ -132,18 +150,24 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         # Before the next batch, not after the last: there, callbacks may run beside the step.
-        step = batch + self.first_step
-        if self.every and batch and step % self.every == 0:
-            self._save(self._epoch, step)
+        self._step = batch + self.first_step
+        if self.every and batch and self._step % self.every == 0:
+            self._save(self._epoch, self._step, last=self._step - 1)
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress["history"].append({"epoch": epoch, **logs})
-        self._save(epoch + 1, 0)
+        self._save(epoch + 1, 0, last=self._step)
 
-    def _save(self, epoch, step):
+    def _save(self, epoch, step, last):
+        """Saves the state before a step of an epoch, `last` being that of the last batch."""
         self.progress.update(epoch=epoch, step=step)
-        if self.path is not None:
+        if self.path is None:
+            return
+        try:
             save_checkpoint(self.path, self.model, self.progress)
+        except FloatingPointError as error:
+            what = "A weight became infinite or NaN"
+            raise self.whereabouts.error(what, self._epoch, last) from error
 
 
 class HistoryFile(keras.callbacks.Callback):

@@ -384,17 +384,18 @@ class Trainer:
     def _callbacks(self, first_step):
         recipe, progress = self.recipe, self.progress
         checkpoint = self.folder / "checkpoint.npz"
-        whereabouts = functools.partial(
+        names = functools.partial(
             batch_names,
             self.training_source,
             batch_size=self.local_batch,
             seed=recipe.seed,
             shard=self.shard,
         )
+        whereabouts = run_callbacks.Whereabouts(names, checkpoint)
         callbacks = [
             run_callbacks.Throughput(self.model, self.local_batch * self.shard.count),
             run_callbacks.LearningRate(),
-            run_callbacks.StopOnNonFiniteLoss(whereabouts, checkpoint, first_step),
+            run_callbacks.StopOnNonFiniteLoss(whereabouts, first_step),
             run_callbacks.BestModel(functools.partial(self.save, "best.keras"), progress),
         ]
         if recipe.ema_decay is not None:
@@ -408,6 +409,7 @@ class Trainer:
         callbacks.append(
             run_callbacks.Checkpoints(
                 checkpoint if self.distribution.is_chief else None,
+                whereabouts,
                 recipe.checkpoint_steps,
                 progress,
                 first_step,
