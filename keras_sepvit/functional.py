@@ -3,10 +3,24 @@
 Everything else in the model code is plain `keras.ops`.
 """
 
+import contextlib
+import contextvars
 import math
 
 import keras
 from keras import ops
+
+_traced_for_litert = contextvars.ContextVar("traced_for_litert", default=False)
+
+
+@contextlib.contextmanager
+def litert_forms():
+    """While a model is traced inside, operations take the forms that LiteRT's converter knows."""
+    token = _traced_for_litert.set(True)
+    try:
+        yield
+    finally:
+        _traced_for_litert.reset(token)
 
 
 def linear(dense, x):
@@ -39,9 +53,12 @@ def gelu(x):
 
     TensorFlow's own exact GELU emits `Erfc`, which ONNX and TensorRT converters
     do not know; this form also matches the pattern that TensorFlow fuses into
-    the matrix product before it.
+    the matrix product before it. LiteRT's converter knows another product of the
+    same factors, and none else, as its operator.
     """
     if keras.config.backend() == "tensorflow":
+        if _traced_for_litert.get():
+            return (0.5 * x) * (1.0 + ops.erf(x * math.sqrt(0.5)))
         return x * (0.5 * (1.0 + ops.erf(x * math.sqrt(0.5))))
     return ops.gelu(x, approximate=False)
 

@@ -1,0 +1,274 @@
+"""Writes an exported file only where its outputs agree with the Keras model's.
+
+Imports no Keras: processes that run exported files without it time them with this.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import secrets
+import shutil
+import statistics
+import time
+import warnings
+
+import numpy as np
+
+from keras_sepvit.export.errors import ExportError
+from keras_sepvit.export.images import check_images, run_batches
+
+# Probabilities below this count as equal to it where logits are compared: half
+# precision cannot hold much smaller ones, and no user tells them apart.
+LOWEST_PROBABILITY = 1e-4
+
+CHECKS = (True, "warn", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How far a file's outputs may be from the Keras model's.
+
+    Attributes:
+        max_error: Largest absolute error, for outputs of the magnitude of 1; in
+            proportion for larger ones. None for any.
+        relative_error: Largest relative error. None for any.
+    """
+
+    max_error: float | None = None
+    relative_error: float | None = None
+
+
+# By precision. Those of integers tell a file that computes something else from one
+# that is rounded: what rounding costs depends on the model, and the report says it.
+TOLERANCES = {
+    "float32": Tolerance(max_error=1e-4),
+    "float16": Tolerance(relative_error=1e-2),
+    "dynamic_int8": Tolerance(relative_error=0.25),
+    "int8": Tolerance(relative_error=0.25),
+    "full_int8": Tolerance(relative_error=0.5),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How a file's outputs compare with the Keras model's.
+
+    The attributes are those of the same name of `ExportReport`.
+    """
+
+    max_error: float | None = None
+    relative_error: float | None = None
+    top1_agreement: float | None = None
+    images: int = 0
+
+    def report_fields(self):
+        """The attributes as arguments of `ExportReport`."""
+        return dataclasses.asdict(self)
+
+
+def compare(run, deployment, images, precision, check=True, batch_size=1):
+    """Compares an exported file with the Keras model, and refuses it where they disagree.
+
+    The probabilities of a softmax are compared as the logits that they stand for
+    (their logarithms less the mean over classes, probabilities below 1e-4 counted
+    as 1e-4): over many classes probabilities are small numbers, and would agree
+    within any tolerance. With full-integer files, whose probabilities are
+    multiples of 1/256, the probabilities themselves are compared.
+
+    Args:
+        run: Runs the file in its real runtime on a batch, float32 of shape
+            (batch_size, height, width, channels), and returns arrays by output
+            name.
+        deployment: The `Deployment` that was converted.
+        images: Array of images as the file takes them; None for `default_images`.
+        precision: A key of `TOLERANCES`.
+        check: True for an error beyond the tolerance, `"warn"` for a warning,
+            False for no comparison at all.
+        batch_size: Images in a batch of the file; None for any number.
+
+    Returns:
+        An `Agreement`.
+
+    Raises:
+        ExportError: if the outputs differ beyond the tolerance, in number, name or
+            shape, or are not finite.
+    """
+    if check not in CHECKS:
+        raise ValueError(f"`check` must be True, 'warn' or False. Received: check={check!r}.")
+    if not check:
+        return Agreement()
+    images = check_images(deployment, images)
+    expected = deployment.predict(images)
+    # A file for any batch size runs a batch of two, which one with a fixed 1 would refuse.
+    found = run_batches(run, images, batch_size or 2)
+    agreement = measure_agreement(expected, found, deployment, precision)
+    excess = _excess(agreement, expected, TOLERANCES[precision])
+    if excess:
+        message = (
+            f"The exported {precision} model disagrees with the Keras model: {excess}, on "
+            f"{len(images)} images"
+            + (
+                ""
+                if agreement.top1_agreement is None
+                else f" (top-1 agreement {agreement.top1_agreement:.2%})"
+            )
+            + "."
+        )
+        if check is True:
+            raise ExportError(f"{message} No file was left. To keep it, pass check='warn'.")
+        warnings.warn(message, stacklevel=3)
+    return agreement
+
+
+def measure_agreement(expected, found, deployment, precision):
+    """The `Agreement` of two dicts of outputs by name, the first the Keras model's."""
+    if expected.keys() != found.keys():
+        raise ExportError(
+            f"The exported model has the outputs {sorted(found)}. Expected: {sorted(expected)}."
+        )
+    max_error, squared_error, squared_norm = 0.0, 0.0, 0.0
+    for name, reference in expected.items():
+        output = found[name]
+        if output.shape != reference.shape:
+            raise ExportError(
+                f"The exported model's output '{name}' has the shape {output.shape}. "
+                f"Expected: {reference.shape}."
+            )
+        if not np.isfinite(output).all():
+            raise ExportError(
+                f"The exported model's output '{name}' has values that are not finite."
+            )
+        if deployment.is_softmax and precision != "full_int8":
+            output, reference = _logits(output), _logits(reference)
+        difference = output.astype("float64") - reference
+        max_error = max(max_error, np.abs(difference).max())
+        squared_error += np.square(difference).sum()
+        squared_norm += np.square(reference.astype("float64")).sum()
+    top1_agreement = None
+    if deployment.is_classifier:
+        ((reference, output),) = ((expected[name], found[name]) for name in expected)
+        top1_agreement = float(np.mean(reference.argmax(axis=-1) == output.argmax(axis=-1)))
+    return Agreement(
+        max_error=float(max_error),
+        relative_error=float(np.sqrt(squared_error / max(squared_norm, 1e-12))),
+        top1_agreement=top1_agreement,
+        images=len(reference),
+    )
+
+
+def _logits(probabilities):
+    logits = np.log(np.maximum(probabilities, LOWEST_PROBABILITY))
+    return logits - logits.mean(axis=-1, keepdims=True)
+
+
+def _excess(agreement, expected, tolerance):
+    """In words, by how much an agreement is beyond a tolerance; None if it is not."""
+    magnitude = max(1.0, *(float(np.abs(output).max()) for output in expected.values()))
+    if tolerance.max_error is not None and agreement.max_error > tolerance.max_error * magnitude:
+        return (
+            f"largest error {agreement.max_error:.3g}, where "
+            f"{tolerance.max_error * magnitude:.3g} is allowed"
+        )
+    limit = tolerance.relative_error
+    if limit is not None and agreement.relative_error > limit:
+        return f"relative error {agreement.relative_error:.3g}, where {limit:g} is allowed"
+    return None
+
+
+@contextlib.contextmanager
+def writing(path, overwrite=False, suffix=None, folder=False):
+    """A temporary path to write to, which takes the place of `path` when all went well.
+
+    It is made before any work is done, so that a place that cannot be written to is
+    refused at once. If the body fails or is interrupted, it is removed and `path`
+    stays as it was.
+
+    Args:
+        path: Where the export belongs.
+        overwrite: Whether to replace what is there.
+        suffix: The ending that the name must have, such as `".tflite"`; None for any.
+        folder: Whether the export is a folder instead of a file.
+
+    Yields:
+        The temporary path: an empty file or folder of the same suffix, beside `path`.
+
+    Raises:
+        FileExistsError: if there is something at `path`, unless `overwrite`.
+        ValueError: for a name with another ending, a folder that does not exist or
+            cannot be written to, and a file where a folder belongs or the reverse.
+    """
+    path = pathlib.Path(path)
+    if suffix is not None and path.suffix != suffix:
+        raise ValueError(f"`path` must end with '{suffix}'. Received: '{path}'.")
+    if not path.parent.is_dir():
+        raise ValueError(f"Cannot write '{path}': there is no folder '{path.parent}'. Create it.")
+    if path.exists():
+        if path.is_dir() != folder:
+            kind = "a folder" if path.is_dir() else "a file"
+            raise ValueError(f"Cannot write '{path}': there is {kind} of this name.")
+        if not overwrite:
+            raise FileExistsError(
+                f"'{path}' exists. Pass overwrite=True to replace it, or choose another name."
+            )
+    temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+    try:
+        try:
+            temporary.mkdir() if folder else temporary.touch()
+        except OSError as error:
+            raise ValueError(
+                f"Cannot write '{path}': {error.strerror}. Choose a folder that you can write to."
+            ) from error
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # some writers leave files that only their owner can read
+        _replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _replace(temporary, path):
+    if not path.is_dir():
+        temporary.replace(path)
+        return
+    # A folder cannot be renamed onto another that has files.
+    old = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    _remove(old)
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_of(path):
+    """Bytes of a file, or of all files in a folder."""
+    path = pathlib.Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def median_latency_ms(function, seconds=0.5, runs=20):
+    """Median milliseconds of a call, after two to warm up.
+
+    Args:
+        function: Called without arguments; returns when its work is done.
+        seconds: Time after which no further call is begun.
+        runs: Most calls to time.
+    """
+    for _ in range(2):
+        function()
+    times = []
+    end = time.perf_counter() + seconds
+    while not times or (len(times) < runs and time.perf_counter() < end):
+        start = time.perf_counter()
+        function()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)

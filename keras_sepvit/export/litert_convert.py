@@ -1,0 +1,159 @@
+"""Makes LiteRT files: TensorFlow's converter, and ai-edge-quantizer for static int8."""
+
+import contextlib
+import functools
+import io
+import os
+import pathlib
+import re
+import tempfile
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sepvit import functional
+from keras_sepvit.export import litert_runtime
+from keras_sepvit.export.errors import ExportError
+from keras_sepvit.export.images import batches
+
+
+def convert(model, output, batch_size, precision="float32", calibration=None):
+    """Converts a deployed model with TensorFlow's converter; for the TensorFlow backend.
+
+    Args:
+        model: Functional model of one input, `image`, and a dict of outputs.
+        output: File to write.
+        batch_size: Images in a batch; None for any number.
+        precision: `"float32"`, `"float16"`, `"dynamic_int8"` or `"full_int8"`.
+        calibration: For `"full_int8"`, the `.npy` file of images.
+
+    Raises:
+        ExportError: if the converter fails, naming operators that it does not know.
+    """
+    import tensorflow as tf
+
+    def serve(image):
+        with functional.litert_forms(), _integer_norms(model):
+            return model(image, training=False)
+
+    (image,) = model.inputs
+    signature = tf.TensorSpec((batch_size, *image.shape[1:]), tf.float32, name="image")
+    with tempfile.TemporaryDirectory(prefix="keras_sepvit_saved_model_") as folder:
+        # From a SavedModel the converter reads weights as they are. With functions whose
+        # variables were made constants before, it takes more than twice the memory.
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint("serve", serve, input_signature=[signature])
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "full_int8":
+            images = np.load(calibration)
+            converter.representative_dataset = lambda: (
+                {"image": batch} for batch, _ in batches(images, batch_size or 1)
+            )
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
+            converter.inference_output_type = tf.uint8
+        try:
+            with _quiet():
+                content = converter.convert()
+        except Exception as error:  # of several kinds, all from the converter's C++ code
+            raise ExportError(_conversion_failure(error)) from error
+    pathlib.Path(output).write_bytes(content)
+
+
+@contextlib.contextmanager
+def _integer_norms(model):
+    """Gives a model's layer norms the form `(x - mean) / deviation * gamma + beta` inside.
+
+    Keras's form on TensorFlow has a negation, which LiteRT computes in float alone,
+    and two operators more.
+    """
+    norms = [
+        layer
+        for layer in model._flatten_layers()
+        if type(layer) is keras.layers.LayerNormalization
+        and layer.axis == [-1]
+        and layer.gamma is not None
+        and layer.beta is not None
+    ]
+    for norm in norms:
+        norm.call = functools.partial(_layer_norm, norm)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.call
+
+
+def _layer_norm(norm, x):
+    centered = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(centered * centered, axis=-1, keepdims=True)
+    return centered * ops.rsqrt(variance + norm.epsilon) * norm.gamma + norm.beta
+
+
+def quantize_static(source, destination, images, batch_size):
+    """Quantises the dense layers and convolutions of a float32 file, weights and activations.
+
+    All else stays in float32: attention's products and norms take little time, and
+    so the whole graph stays one XNNPACK partition.
+
+    Args:
+        source: The float32 file.
+        destination: File to write.
+        images: Images to calibrate with.
+        batch_size: Images in a batch of the file; None for any number.
+    """
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    recipe = recipe_manager.RecipeManager()
+    for operation in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"):
+        recipe.add_static_config(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName[operation],
+            activation_num_bits=8,
+            weight_num_bits=8,
+        )
+    samples = [{"image": batch} for batch, _ in batches(images, batch_size or 1)]
+    with _quiet():
+        # Ranges over all images: the quantiser's own calibration takes moving averages of
+        # each image's, which later images exceed by far.
+        ranges = calibrator.Calibrator(
+            str(source), num_threads=os.cpu_count() or 1, qsv_update_func=qsv_utils.min_max_update
+        )
+        ranges.calibrate({litert_runtime.SIGNATURE: samples}, recipe)
+        tool = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
+        content = tool.quantize(ranges.get_model_qsvs()).quantized_model
+    pathlib.Path(destination).write_bytes(content)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hides progress bars, summaries, and warnings that are about the tools' own code."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _conversion_failure(error):
+    text = str(error)
+    missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", text)))
+    if missing:
+        return (
+            f"LiteRT has no builtin operators for {', '.join(missing)} of this model. Files that "
+            "need TensorFlow's own ('Flex') operators are not written, since they run on few "
+            "devices."
+        )
+    return f"TensorFlow's converter failed: {text.strip()[-1000:]}"

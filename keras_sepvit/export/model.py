@@ -1,0 +1,252 @@
+"""Makes the model that is exported: float32, of a fixed size, images in, probabilities out."""
+
+import contextlib
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_sepvit.classifier import IMAGENET_MEAN, IMAGENET_VARIANCE
+
+# A dtype policy that computes in integers, made by `model.quantize`.
+_QUANTIZED_POLICIES = ("QuantizedDTypePolicy", "QuantizedFloat8DTypePolicy", "GPTQDTypePolicy")
+
+# The name of a classifier's output by the activation of its last layer.
+_SCORES = {"softmax": "probabilities", "sigmoid": "probabilities", "linear": "logits"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """A model in the form in which it is deployed.
+
+    Attributes:
+        model: Functional model in float32: takes a batch of images (`image`) and
+            returns a dict of outputs by name.
+        image_shape: (height, width, channels) of the images.
+        takes_pixels: Whether images are of 0..255. If not, they must be
+            normalised as the Keras model's are.
+        outputs: Shape of each output by name, without the batch.
+        is_classifier: Whether the one output scores classes.
+        is_softmax: Whether these scores are the probabilities of a softmax.
+        class_names: Names of the classes, or None.
+    """
+
+    model: keras.Model
+    image_shape: tuple
+    takes_pixels: bool
+    outputs: dict
+    is_classifier: bool
+    is_softmax: bool
+    class_names: tuple | None
+
+    def predict(self, images, batch_size=8):
+        """The Keras model's outputs for images, as float32 arrays by name.
+
+        Args:
+            images: Array of shape (count, height, width, channels).
+            batch_size: Images to compute at once.
+        """
+        batch_size = min(batch_size, len(images))
+        outputs = self.model.predict(images, batch_size=batch_size, verbose=0)
+        return {name: np.asarray(output, "float32") for name, output in outputs.items()}
+
+
+def prepare(model, *, probabilities=True, normalize=False, class_names=None):
+    """A model in the form in which it is deployed.
+
+    Models under any dtype policy are exported in float32: their weights are
+    copied into a model of the same architecture under the policy `"float32"`.
+    A backbone, which has `pyramid_outputs`, gives these by name (`P2` to `P5`).
+    A classifier gives `probabilities` (or `logits`). Other outputs keep the names
+    of a dict, or are named `features` (one) or `output_0`, `output_1` and so on.
+
+    Args:
+        model: A built functional or sequential Keras model of one image input.
+        probabilities: Give a classifier whose head has no activation a softmax.
+        normalize: Put ImageNet's normalisation in front, for models that take
+            normalised images (made with `include_preprocessing=False`, and
+            backbones). The exported model then takes images of 0..255.
+        class_names: Optional names of the classes, in order.
+
+    Returns:
+        A `Deployment`.
+
+    Raises:
+        TypeError: if `model` is no Keras model.
+        ValueError: if it is not built, has not one image input of static height,
+            width and channels, is quantised, has a normalisation already
+            (`normalize`), or another number of classes than names.
+    """
+    height, width, channels = _check_image_model(model)
+    normalizes = normalizes_images(model)
+    if normalize and (normalizes or channels != 3):
+        reason = (
+            "it has a Normalization or Rescaling layer already"
+            if normalizes
+            else f"ImageNet's statistics are for 3 channels and it takes {channels}"
+        )
+        raise ValueError(f"`normalize=True` does not suit the model `{model.name}`: {reason}.")
+
+    with _float32_policy():
+        deployed, activation = _deployed(_in_float32(model), normalize, probabilities)
+    is_classifier = activation is not None
+    outputs = deployed.output
+    return Deployment(
+        model=deployed,
+        image_shape=(height, width, channels),
+        takes_pixels=normalizes or normalize,
+        outputs={name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()},
+        is_classifier=is_classifier,
+        is_softmax=activation == "softmax",
+        class_names=_check_class_names(class_names, outputs, is_classifier),
+    )
+
+
+def _check_image_model(model):
+    """(height, width, channels) of the one input of a model that can be exported."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received: {type(model).__name__}. To export a file, "
+            "load it first, with `keras.saving.load_model`."
+        )
+    if not model.built or not getattr(model, "inputs", None):
+        raise ValueError(
+            f"The model `{model.name}` is not built, or does not know its input. Build it on "
+            "`keras.Input((height, width, channels))`, as the functions of keras_sepvit do."
+        )
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(
+            f"The model `{model.name}` must have one input of images, (batch, height, width, "
+            f"channels). Received a model with the input shapes {shapes}."
+        )
+    _, *image_shape = shapes[0]
+    if None in image_shape:
+        raise ValueError(
+            f"The model `{model.name}` takes images of {tuple(image_shape)}; exported models have "
+            "a fixed size. Make the model with a static height and width, such as "
+            "`SepViTBackbone.from_variant(..., dense=True, image_shape=(512, 512, 3))`, and copy "
+            "the weights with `new.set_weights(model.get_weights())`."
+        )
+    return image_shape
+
+
+def _deployed(model, normalize, probabilities):
+    """The deployed model, and the activation of a classifier's output, None for others."""
+    image = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="image")
+    x = _imagenet_normalization()(image) if normalize else image
+    if hasattr(model, "pyramid_outputs"):
+        model = keras.Model(model.inputs, model.pyramid_outputs, name=model.name)
+    outputs = model(x)
+    activation = None
+    if keras.utils.is_keras_tensor(outputs) and len(outputs.shape) == 2:
+        activation = _final_activation(model)
+        if activation == "linear" and probabilities:
+            outputs = keras.layers.Softmax(name="softmax")(outputs)
+            activation = "softmax"
+    outputs = _named_outputs(outputs, activation)
+    return keras.Model(image, outputs, name=f"{model.name}_deployed"), activation
+
+
+@contextlib.contextmanager
+def _float32_policy():
+    """Makes "float32" the policy of new layers."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _in_float32(model):
+    """`model`, or a copy of it under the policy "float32" where its policy is another."""
+    policies = {layer.dtype_policy.name for layer in model._flatten_layers()}
+    if policies <= {"float32"}:
+        return model
+    config = keras.saving.serialize_keras_object(model)
+    copy = keras.saving.deserialize_keras_object(_with_float32_policies(config))
+    for weight, source in zip(copy.weights, model.weights, strict=True):
+        # Copied: JAX would share the array, and `predict` of one model deletes it for both.
+        value = keras.ops.convert_to_numpy(keras.ops.cast(source, weight.dtype))
+        weight.assign(value.copy())
+    return copy
+
+
+def _with_float32_policies(config):
+    """A serialised object in which every dtype policy is "float32"."""
+    if isinstance(config, list | tuple):
+        return type(config)(map(_with_float32_policies, config))
+    if not isinstance(config, dict):
+        return config
+    name = config.get("class_name")
+    if name in _QUANTIZED_POLICIES:
+        raise ValueError(
+            "The model is quantised by Keras (`model.quantize`). Export the float model, with the "
+            "format's own `quantize` argument."
+        )
+    if name in ("DTypePolicy", "DTypePolicyMap"):
+        return keras.dtype_policies.serialize(keras.DTypePolicy("float32"))
+    return {key: _with_float32_policies(value) for key, value in config.items()}
+
+
+def _named_outputs(outputs, activation):
+    """A model's outputs as a dict by name; `activation` is that of a classifier's head."""
+    if keras.utils.is_keras_tensor(outputs):
+        return {_SCORES.get(activation, "features"): outputs}
+    if not isinstance(outputs, dict):
+        outputs = {f"output_{index}": tensor for index, tensor in enumerate(outputs)}
+    nested = [name for name, x in outputs.items() if not keras.utils.is_keras_tensor(x)]
+    if nested:
+        raise ValueError(
+            f"The model's outputs {nested} are nested. Make a model whose outputs are one tensor, "
+            "a list of tensors or a dict of tensors."
+        )
+    return dict(outputs)
+
+
+def _final_activation(model):
+    """`"softmax"`, `"sigmoid"` or `"linear"` of a classifier's head; None for other layers."""
+    last = model.layers[-1]
+    if isinstance(last, keras.Model):
+        return _final_activation(last)
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(last, "activation", None)
+    for name in ("softmax", "sigmoid"):
+        if activation is getattr(keras.activations, name):
+            return name
+    is_head = isinstance(last, keras.layers.Dense) and activation is keras.activations.linear
+    return "linear" if is_head else None
+
+
+def _check_class_names(class_names, outputs, is_classifier):
+    if class_names is None:
+        return None
+    class_names = tuple(class_names)
+    if not all(isinstance(name, str) and name and "\n" not in name for name in class_names):
+        raise ValueError("`class_names` must be strings of one line each, none of them empty.")
+    if not is_classifier:
+        raise ValueError("`class_names` are for classifiers; this model gives none of classes.")
+    (scores,) = outputs.values()
+    if len(class_names) != scores.shape[-1]:
+        raise ValueError(
+            f"`class_names` must name each of the model's {scores.shape[-1]} classes. "
+            f"Received: {len(class_names)} names."
+        )
+    return class_names
+
+
+def _imagenet_normalization():
+    return keras.layers.Normalization(
+        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name="normalization"
+    )
+
+
+def normalizes_images(model):
+    """Whether a model takes images of 0..255, having a layer that normalises them."""
+    return any(
+        isinstance(layer, keras.layers.Normalization | keras.layers.Rescaling)
+        or (isinstance(layer, keras.Model) and normalizes_images(layer))
+        for layer in model.layers
+    )

@@ -1,0 +1,344 @@
+"""Exports models to ONNX: float32, float16 or static int8, of standard operators only."""
+
+import collections
+import importlib.util
+import json
+
+from keras_sepvit.export.check import compare, median_latency_ms, size_of, writing
+from keras_sepvit.export.errors import ExportError, require
+from keras_sepvit.export.images import check_calibration_images
+from keras_sepvit.export.model import prepare
+from keras_sepvit.export.onnx_quantize import to_float16, to_int8
+from keras_sepvit.export.quiet import quiet
+from keras_sepvit.export.report import ExportReport
+from keras_sepvit.export.torch_export import traceable
+from keras_sepvit.export.worker import convert_on
+from keras_sepvit.validation import check_choice, positive_int
+
+QUANTIZE = (None, "float16", "int8")
+
+# Of each exporter: the newest opset that it writes. TensorRT 10 reads 9 to 20 and more,
+# and from 18 on nothing that SepViT uses has changed its meaning.
+MIN_OPSET = 18
+MAX_OPSETS = {"torch": 20, "tf2onnx": 18}
+
+
+def to_onnx(
+    model,
+    path,
+    *,
+    quantize=None,
+    batch_size=1,
+    opset=None,
+    calibration_images=None,
+    probabilities=True,
+    normalize=False,
+    class_names=None,
+    images=None,
+    check=True,
+    overwrite=False,
+    verbose=True,
+):
+    """Exports a model to ONNX, runs the file in ONNX Runtime, and compares it with the model.
+
+    Any backend will do. The graph is best from PyTorch's exporter (opset 20, with
+    `LayerNormalization` and `Gelu` as one operator each), which is used where
+    PyTorch is installed; otherwise TensorFlow and tf2onnx write it (opset 18, both
+    as their parts, which ONNX Runtime puts together again).
+
+    The file takes `image`, float32, and gives `probabilities` (or the outputs that
+    the model has), float32, at every precision.
+
+    Args:
+        model: A built Keras model of one image input of static size.
+        path: Path of the file, ending with `.onnx`.
+        quantize: None for float32. `"float16"` for weights and activations of half
+            precision, meant for GPUs: TensorRT takes the precision from the file;
+            the normalisation of images and the final softmax stay float32. `"int8"`
+            for the products and convolutions in 8 bits (static, symmetric, weights
+            by channel), in the QDQ form that ONNX Runtime and TensorRT read.
+        batch_size: Images in a batch; None for any number.
+        opset: Version of ONNX's operators, 18 to 20; the newest of the exporter by
+            default.
+        calibration_images: For `quantize="int8"`: at least 32 images as the file
+            takes them, of the kind that the model will see.
+        probabilities: Give a classifier whose head has no activation a softmax.
+        normalize: Put ImageNet's normalisation in front of a model that takes
+            normalised images; the file then takes images of 0..255.
+        class_names: Optional names of the classes, in order: stored in the file's
+            metadata as `class_names`, a JSON list.
+        images: Images to compare on, of shape (count, height, width, channels) as
+            the file takes them; some synthetic ones by default.
+        check: True for an error where the outputs differ beyond the precision's
+            tolerance (`keras_sepvit.export.check.TOLERANCES`), `"warn"` for a
+            warning, False for no comparison.
+        overwrite: Replace an existing file.
+        verbose: Print the report.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ImportError: if a package is missing, naming the extra.
+        ExportError: if the conversion fails or the file disagrees with the model.
+        FileExistsError: if there is a file at `path`, unless `overwrite`.
+        TypeError: if `model` is no Keras model.
+        ValueError: for an argument out of range, or a model that cannot be exported.
+    """
+    check_choice("quantize", quantize, QUANTIZE)
+    batch_size = None if batch_size is None else positive_int("batch_size", batch_size)
+    if calibration_images is not None and quantize != "int8":
+        raise ValueError(
+            f"`calibration_images` are for `quantize='int8'` only. Received: quantize={quantize!r}."
+        )
+    precision = quantize or "float32"
+    require("onnx")
+    require("onnxruntime")
+    exporter = _find_exporter()
+    opset = _check_opset(opset, exporter)
+    deployment = prepare(
+        model, probabilities=probabilities, normalize=normalize, class_names=class_names
+    )
+    if quantize == "int8":
+        calibration_images = check_calibration_images(deployment, calibration_images, quantize)
+    with writing(path, overwrite, suffix=".onnx") as temporary:
+        backend, write = {
+            "torch": ("torch", write_with_torch),
+            "tf2onnx": ("tensorflow", write_with_tf2onnx),
+        }[exporter]
+        convert_on(backend, write, deployment.model, temporary, batch_size=batch_size, opset=opset)
+        _finish(temporary, deployment, quantize, calibration_images, batch_size)
+        _check_graph(temporary)
+        agreement = compare(runner(temporary), deployment, images, precision, check, batch_size)
+        latency = _latency(temporary, deployment, batch_size or 1)
+        operators = count_operators(temporary)
+        size = size_of(temporary)
+    report = ExportReport(
+        format="onnx",
+        path=str(path),
+        precision=precision,
+        size_bytes=size,
+        operators=operators,
+        latency_ms=latency,
+        notes=(f"Written by the exporter of {exporter}, opset {opset}.",),
+        **agreement.report_fields(),
+    )
+    if verbose:
+        print(report)
+    return report
+
+
+def write_with_torch(model, output, batch_size, opset):
+    """Writes a deployed model in ONNX. Runs on the torch backend.
+
+    Args:
+        model: A deployed model, which returns a dict.
+        output: Path to write to.
+        batch_size: Images in a batch; None for any number.
+        opset: Version of ONNX's operators.
+    """
+    import torch
+
+    module, example, dynamic_shapes = traceable(model, batch_size)
+    with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=["image"],
+            output_names=list(model.output),
+            dynamic_shapes=dynamic_shapes,
+            verbose=False,
+        )
+        program.save(output, external_data=False)
+
+
+def write_with_tf2onnx(model, output, batch_size, opset):
+    """Writes a deployed model in ONNX. Runs on the TensorFlow backend.
+
+    Args:
+        model: A deployed model, which returns a dict.
+        output: Path to write to.
+        batch_size: Images in a batch; None for any number.
+        opset: Version of ONNX's operators.
+    """
+    import tensorflow as tf
+    import tf2onnx
+
+    def named(image):
+        outputs = model(image, training=False)
+        return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
+
+    image = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")
+    function = tf.function(named, input_signature=[image]).get_concrete_function()
+    with quiet("tensorflow", "tf2onnx"):
+        proto, _ = tf2onnx.convert.from_graph_def(
+            frozen_graph(function),
+            input_names=["image:0"],
+            output_names=[f"{name}:0" for name in model.output],
+            opset=opset,
+        )
+    renamed = {"image:0": "image", **{f"{name}:0": name for name in model.output}}
+    _rename(proto.graph, renamed)
+    # Declared, and used by no node.
+    for index, imported in reversed(list(enumerate(proto.opset_import))):
+        if imported.domain:
+            del proto.opset_import[index]
+    with open(output, "wb") as file:
+        file.write(proto.SerializeToString())
+
+
+def frozen_graph(function):
+    """A TensorFlow function as a graph without variables.
+
+    `convert_variables_to_constants_v2` leaves constants that were made outside of
+    the function, such as those of Keras's Normalization, as inputs without value.
+
+    Args:
+        function: A concrete function.
+
+    Returns:
+        A `GraphDef`.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    graph = convert_variables_to_constants_v2(function).graph.as_graph_def()
+    values = {
+        inner.op.name: outer
+        for outer, inner in function.graph.captures
+        if outer.dtype != "resource"
+    }
+    for node in graph.node:
+        if node.op == "Placeholder" and node.name in values:
+            value = values[node.name]
+            node.op = "Const"
+            node.ClearField("attr")
+            node.attr["dtype"].type = value.dtype.as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy()))
+    return graph
+
+
+def runner(path, threads=0):
+    """Runs an ONNX file in ONNX Runtime on the CPU.
+
+    Args:
+        path: Path of the file.
+        threads: Number of threads; 0 for ONNX Runtime's choice.
+
+    Returns:
+        A function from a batch of images, float32, to arrays by output name.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    (image,) = session.get_inputs()
+    return lambda batch: dict(zip(names, session.run(names, {image.name: batch}), strict=True))
+
+
+def _find_exporter():
+    """`"torch"` or `"tf2onnx"`, whichever can run here, the former first."""
+    for exporter, modules in {
+        "torch": ("torch", "onnxscript"),
+        "tf2onnx": ("tensorflow", "tf2onnx"),
+    }.items():
+        if all(importlib.util.find_spec(module) for module in modules):
+            return exporter
+    raise ImportError(
+        "ONNX files are written by PyTorch with `onnxscript`, or by TensorFlow with `tf2onnx`, "
+        "whatever the model's backend, and neither pair is installed. Install one with "
+        '`pip install "keras-sepvit[export,torch]"` or '
+        '`pip install "keras-sepvit[export,tensorflow]"`.'
+    )
+
+
+def _check_opset(opset, exporter):
+    newest = MAX_OPSETS[exporter]
+    if opset is None:
+        return newest
+    if positive_int("opset", opset) not in range(MIN_OPSET, newest + 1):
+        advice = (
+            ""
+            if exporter == "torch" or not MIN_OPSET <= opset <= MAX_OPSETS["torch"]
+            else ' Newer ones need PyTorch: `pip install "keras-sepvit[export,torch]"`.'
+        )
+        raise ValueError(
+            f"`opset` must be from {MIN_OPSET} to {newest} (the exporter of {exporter}). "
+            f"Received: opset={opset}.{advice}"
+        )
+    return opset
+
+
+def _finish(path, deployment, quantize, calibration_images, batch_size):
+    """Quantises a float32 file in place, and puts the metadata in."""
+    import onnx
+
+    if quantize == "float16":
+        to_float16(path)
+    elif quantize == "int8":
+        to_int8(path, calibration_images, batch_size)
+    proto = onnx.load(path)
+    _remove_traces(proto)
+    if deployment.class_names is not None:
+        names = json.dumps(deployment.class_names, ensure_ascii=False)
+        proto.metadata_props.add(key="class_names", value=names)
+    onnx.save(proto, path)
+
+
+def _remove_traces(proto):
+    """Removes where in the exporting program each node was made, paths of files included."""
+    graph = proto.graph
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    graph.ClearField("doc_string")
+
+
+def count_operators(path):
+    """How often the graph of an ONNX file has each operator, by name."""
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    return dict(collections.Counter(node.op_type for node in nodes).most_common())
+
+
+def _check_graph(path):
+    """Refuses a file that ONNX's own checks find invalid, or with operators not ONNX's own."""
+    import onnx
+
+    proto = onnx.load(path)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"The ONNX file is invalid: {error}") from error
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain})
+    if foreign or proto.functions:
+        raise ExportError(f"The ONNX file has operators that are not of the standard: {foreign}.")
+
+
+def _latency(path, deployment, batch_size):
+    import numpy as np
+
+    image = np.zeros((batch_size, *deployment.image_shape), "float32")
+    latency = {}
+    for threads in (1, 2):
+        run = runner(path, threads)
+        latency[threads] = median_latency_ms(lambda run=run: run(image))
+    return latency
+
+
+def _rename(graph, names):
+    """Renames tensors of a graph."""
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)

@@ -1,0 +1,116 @@
+"""Smaller types for ONNX files: float16, and static int8 in QDQ form."""
+
+import collections
+
+from keras_sepvit.export.images import batches
+from keras_sepvit.export.quiet import quiet
+
+# What is computed in 8 bits: nearly all of the arithmetic.
+INT8_OPERATORS = ("Conv", "Gemm", "MatMul")
+
+
+def to_float16(path):
+    """Rewrites a float32 file in float16, whose input and outputs stay float32.
+
+    The normalisation of images, in front of the first convolution, and softmaxes
+    over classes stay float32 too: pixels lose up to an eighth in half precision,
+    and small probabilities nearly all.
+
+    Args:
+        path: Path of the file.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    proto = onnx.load(path)
+    kept = [node.name for node in _before_first_convolution(proto.graph)]
+    outputs = {output.name for output in proto.graph.output}
+    kept += [
+        node.name
+        for node in proto.graph.node
+        if node.op_type == "Softmax" and outputs & set(node.output)
+    ]
+    # Types that an exporter wrote down would stay as they were; they are inferred again.
+    del proto.graph.value_info[:]
+    proto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+    _remove_round_trips(proto.graph)
+    model = OnnxModel(proto)
+    model.topological_sort()
+    onnx.save(model.model, path)
+
+
+def to_int8(path, images, batch_size):
+    """Rewrites a float32 file with its products and convolutions in 8 bits.
+
+    Activations have one scale a tensor, weights one a channel; zero points are 0.
+    Biases stay float32, since TensorRT reads no `DequantizeLinear` of 32 bits.
+
+    Args:
+        path: Path of the file.
+        images: Images to find the ranges of activations with, as the file takes them.
+        batch_size: Images in a batch of the file; None for any number.
+    """
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self._batches = batches(images, batch_size or 1)
+
+        def get_next(self):
+            batch = next(self._batches, None)
+            return None if batch is None else {"image": batch[0]}
+
+    with quiet("root"):  # it advises to optimise the graph first, which is done
+        quantization.quantize_static(
+            str(path),
+            str(path),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=list(INT8_OPERATORS),
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+            },
+        )
+
+
+def _before_first_convolution(graph):
+    """The nodes in front of the first convolution, which normalise the images."""
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            return nodes
+        nodes.append(node)
+    return []
+
+
+def _remove_round_trips(graph):
+    """Reads float32 tensors where they are, not from a cast to float16 and back."""
+    producers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            back = producers.get(name)
+            there = producers.get(back.input[0]) if _casts_to(back, "FLOAT") else None
+            if _casts_to(there, "FLOAT16"):
+                node.input[index] = there.input[0]
+    outputs = {output.name for output in graph.output}
+    used = collections.Counter(name for node in graph.node for name in node.input)
+    for node in reversed(list(graph.node)):
+        if node.op_type == "Cast" and not used[node.output[0]] and node.output[0] not in outputs:
+            used[node.input[0]] -= 1
+            graph.node.remove(node)
+
+
+def _casts_to(node, dtype):
+    import onnx
+
+    return (
+        node is not None
+        and node.op_type == "Cast"
+        and node.attribute[0].i == getattr(onnx.TensorProto, dtype)
+    )

@@ -1,0 +1,85 @@
+"""The report of an export: what was written, and how it compares with the model."""
+
+import dataclasses
+import json
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote, and how it was checked.
+
+    Attributes:
+        format: Name of the format, such as `"litert"`.
+        path: The file or folder.
+        precision: `"float32"`, `"float16"`, `"dynamic_int8"`, `"int8"` or
+            `"full_int8"`.
+        size_bytes: Size of the file, or of all files in the folder.
+        operators: How often the graph has each operator, by name.
+        not_delegated: Of these, how many the runtime's accelerator leaves to
+            slower kernels, by name; None where the runtime does not tell.
+        max_error: Largest absolute difference from the Keras model's outputs; for
+            probabilities, of the logits that they stand for (see `check.compare`).
+            None if the file was not compared.
+        relative_error: Euclidean norm of these differences over that of the
+            outputs.
+        top1_agreement: Share of the images for which both give the same class;
+            None for models that are no classifiers.
+        images: How many images were compared.
+        latency_ms: Median milliseconds of one run, by number of threads.
+        notes: Anything else to know, a sentence each.
+    """
+
+    format: str
+    path: str
+    precision: str
+    size_bytes: int
+    operators: dict
+    not_delegated: dict | None = None
+    max_error: float | None = None
+    relative_error: float | None = None
+    top1_agreement: float | None = None
+    images: int = 0
+    latency_ms: dict = dataclasses.field(default_factory=dict)
+    notes: tuple = ()
+
+    def to_json(self):
+        """The report as a JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    def __str__(self):
+        rows = [
+            ("file", f"{self.path} ({self.size_bytes / 1e6:.2f} MB)"),
+            ("format", f"{self.format}, {self.precision}"),
+            ("operators", _counts(self.operators)),
+        ]
+        if self.not_delegated is not None:
+            rows.append(("not delegated", _counts(self.not_delegated) or "none"))
+        rows.append(("against Keras", self._comparison()))
+        if self.latency_ms:
+            times = ", ".join(
+                f"{milliseconds:.1f} ms with {_plural(int(threads), 'thread')}"
+                for threads, milliseconds in self.latency_ms.items()
+            )
+            rows.append(("latency", times))
+        rows += [("note", note) for note in self.notes]
+        return "\n".join(f"{name:<14}{text}" for name, text in rows)
+
+    def _comparison(self):
+        if self.max_error is None:
+            return "not compared"
+        parts = [f"max error {self.max_error:.2g}", f"relative error {self.relative_error:.2g}"]
+        if self.top1_agreement is not None:
+            parts.append(f"top-1 agreement {self.top1_agreement:.2%}")
+        return f"{', '.join(parts)}, on {_plural(self.images, 'image')}"
+
+
+def _counts(operators):
+    total = sum(operators.values())
+    if not total:
+        return ""
+    by_count = sorted(operators.items(), key=lambda item: (-item[1], item[0]))
+    return f"{total} (" + ", ".join(f"{name} {count}" for name, count in by_count) + ")"
+
+
+def _plural(count, noun):
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

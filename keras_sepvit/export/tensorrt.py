@@ -1,0 +1,396 @@
+"""Builds TensorRT engines from ONNX files, on a machine with an NVIDIA GPU."""
+
+import contextlib
+import importlib
+import importlib.resources
+import json
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from keras_sepvit.export.check import compare, median_latency_ms, size_of, writing
+from keras_sepvit.export.errors import ExportError, require
+from keras_sepvit.export.images import run_batches
+from keras_sepvit.export.model import prepare
+from keras_sepvit.export.onnx import QUANTIZE, count_operators, runner, to_onnx
+from keras_sepvit.export.report import ExportReport
+from keras_sepvit.validation import check_choice, positive_int
+
+# Networks of fixed types by name, as this module makes them, came with this release.
+MIN_VERSION = (10, 0)
+
+ONNX_ROUTE = (
+    "Instead, `keras_sepvit.export.to_onnx` writes a file on any machine, from which TensorRT "
+    "builds an engine elsewhere: `trtexec --onnx=model.onnx --stronglyTyped "
+    "--saveEngine=model.engine`."
+)
+
+
+def to_tensorrt(
+    model,
+    path,
+    *,
+    quantize=None,
+    batch_sizes=(1,),
+    calibration_images=None,
+    probabilities=True,
+    normalize=False,
+    images=None,
+    check=True,
+    overwrite=False,
+    verbose=True,
+):
+    """Builds a TensorRT engine, runs it, and compares it with the model.
+
+    It needs an NVIDIA GPU and the extra `tensorrt` (TensorRT 10 or newer). The
+    engine runs on this kind of GPU with this version of TensorRT only. The model
+    goes through ONNX; the network is strongly typed, so that the types of the ONNX
+    file are those of the engine, and float32 is not rounded to TF32.
+
+    Args:
+        model: A built Keras model of one image input of static size, or the path of
+            an `.onnx` file that `to_onnx` wrote.
+        path: Path of the engine, ending with `.engine`.
+        quantize: None, `"float16"` or `"int8"`, as for `to_onnx`. None for a file,
+            which has its precision already.
+        batch_sizes: Sizes of the batches that the engine will take; it is optimised
+            for each of them. For a file of a fixed batch, that one.
+        calibration_images: As for `to_onnx`, with a Keras model.
+        probabilities: As for `to_onnx`, with a Keras model.
+        normalize: As for `to_onnx`, with a Keras model.
+        images: Images to compare on, of shape (count, height, width, channels);
+            some synthetic ones by default. An engine of a file is compared with
+            that file in ONNX Runtime.
+        check: True for an error where the outputs differ beyond the precision's
+            tolerance, `"warn"` for a warning, False for no comparison.
+        overwrite: Replace an existing file.
+        verbose: Print the report.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ExportError: if TensorRT, CUDA or the GPU is missing, each with a message of
+            its own; if the file cannot be read or built; if the engine disagrees
+            with the model.
+        ImportError: if another package is missing, naming the extra.
+        FileExistsError: if there is a file at `path`, unless `overwrite`.
+        TypeError: if `model` is neither a Keras model nor a path.
+        ValueError: for an argument out of range, or a model that cannot be exported.
+    """
+    check_choice("quantize", quantize, QUANTIZE)
+    batch_sizes = check_batch_sizes(batch_sizes)
+    trt, cuda = find_tensorrt()
+    with (
+        writing(path, overwrite, suffix=".engine") as temporary,
+        tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder,
+    ):
+        if isinstance(model, str | os.PathLike):
+            onnx_path, reference = model, _check_file(model, quantize, batch_sizes)
+            precision = reference.precision
+        else:
+            onnx_path = pathlib.Path(folder, "model.onnx")
+            form = {"probabilities": probabilities, "normalize": normalize}
+            to_onnx(
+                model,
+                onnx_path,
+                quantize=quantize,
+                batch_size=batch_sizes[0] if len(batch_sizes) == 1 else None,
+                calibration_images=calibration_images,
+                images=images,
+                check=check,
+                verbose=False,
+                **form,
+            )
+            reference = prepare(model, **form)
+            precision = quantize or "float32"
+        build_engine(trt, onnx_path, temporary, batch_sizes)
+        batch_size = batch_sizes[-1]
+        with contextlib.closing(Engine(trt, cuda, temporary, batch_sizes)) as engine:
+            agreement = compare(engine.run, reference, images, precision, check, batch_size)
+            example = np.zeros((batch_size, *reference.image_shape), "float32")
+            latency = median_latency_ms(lambda: engine.run(example))
+        operators = count_operators(onnx_path)
+        size = size_of(temporary)
+    report = ExportReport(
+        format="tensorrt",
+        path=str(path),
+        precision=precision,
+        size_bytes=size,
+        operators=operators,
+        notes=(
+            f"Built by TensorRT {trt.__version__}, for this kind of GPU only.",
+            f"A batch of {batch_size} takes {latency:.2f} ms, with the copies to and from the GPU.",
+        ),
+        **agreement.report_fields(),
+    )
+    if verbose:
+        print(report)
+    return report
+
+
+def _check_file(path, quantize, batch_sizes):
+    """The `OnnxReference` of a file, if it can become an engine of these arguments."""
+    if quantize is not None:
+        raise ValueError(
+            f"An ONNX file has its precision already. Received: quantize={quantize!r}. Leave it "
+            "out, or pass the Keras model."
+        )
+    reference = OnnxReference(path)
+    if reference.batch_size is not None and batch_sizes != (reference.batch_size,):
+        raise ValueError(
+            f"The file '{path}' takes batches of {reference.batch_size} only. Received: "
+            f"batch_sizes={batch_sizes}. Export it with batch_size=None."
+        )
+    return reference
+
+
+def check_batch_sizes(batch_sizes):
+    """`batch_sizes` as a sorted tuple of different positive ints."""
+    if isinstance(batch_sizes, int):
+        batch_sizes = (batch_sizes,)
+    sizes = sorted({positive_int("batch_sizes", size) for size in batch_sizes})
+    if not sizes:
+        raise ValueError("`batch_sizes` must name at least one size. Received: none.")
+    return tuple(sizes)
+
+
+def supported_operators(runtime):
+    """The operators that a runtime's published list has.
+
+    Args:
+        runtime: `"tensorrt"` for those of ONNX that TensorRT reads, or `"tftrt"`
+            for those of TensorFlow that TF-TRT converts. The version and the source
+            stand in the file, `keras_sepvit/export/data/<runtime>_operators.json`.
+
+    Returns:
+        A frozenset of names.
+    """
+    file = importlib.resources.files("keras_sepvit.export") / "data" / f"{runtime}_operators.json"
+    return frozenset(json.loads(file.read_text())["operators"])
+
+
+def find_tensorrt():
+    """The modules `tensorrt` and `cuda.bindings.runtime`, where there is a GPU to use them.
+
+    Raises:
+        ExportError: saying which of TensorRT's package, its library, its version,
+            CUDA's package, or the GPU is missing.
+    """
+    install = 'Install it with `pip install "keras-sepvit[tensorrt]"`.'
+    trt = _import("tensorrt", "TensorRT's Python package `tensorrt` is not installed.", install)
+    version = tuple(map(int, trt.__version__.split(".")[:2]))
+    if version < MIN_VERSION:
+        raise ExportError(
+            f"TensorRT {trt.__version__} is too old: 10.0 or newer is needed. {install} "
+            f"{ONNX_ROUTE}"
+        )
+    cuda = _import(
+        "cuda.bindings.runtime", "CUDA's Python package `cuda-bindings` is not installed.", install
+    )
+    error, count = cuda.cudaGetDeviceCount()
+    if error != cuda.cudaError_t.cudaSuccess or not count:
+        raise ExportError(
+            f"There is no GPU that CUDA can use ({error.name}): TensorRT builds an engine on the "
+            f"kind of GPU that will run it. {ONNX_ROUTE}"
+        )
+    return trt, cuda
+
+
+def _import(name, missing, advice):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ExportError(f"{missing} {advice} {ONNX_ROUTE}") from error
+    except (ImportError, OSError) as error:
+        raise ExportError(
+            f"The module `{name}` is installed, but a library of it is not found: {error}. "
+            f"Install the libraries of the same version, or put their folder on LD_LIBRARY_PATH. "
+            f"{ONNX_ROUTE}"
+        ) from error
+
+
+def build_engine(trt, onnx_path, path, batch_sizes):
+    """Builds the engine of an ONNX file.
+
+    Args:
+        trt: The module `tensorrt`.
+        onnx_path: Path of the file.
+        path: Path to write the engine to.
+        batch_sizes: Where the file takes any batch, the sizes to optimise for.
+
+    Raises:
+        ExportError: if TensorRT cannot read the file or build the engine.
+    """
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(pathlib.Path(onnx_path).read_bytes()):
+        errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        unknown = sorted(set(count_operators(onnx_path)) - supported_operators("tensorrt"))
+        raise ExportError(
+            f"TensorRT {trt.__version__} cannot read '{onnx_path}': {errors}"
+            + (f". Operators that it has no support for: {unknown}." if unknown else "")
+        )
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    image = network.get_input(0)
+    if image.shape[0] == -1:
+        for size in batch_sizes:
+            shape = (size, *tuple(image.shape)[1:])
+            profile = builder.create_optimization_profile()
+            profile.set_shape(image.name, min=shape, opt=shape, max=shape)
+            config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ExportError(
+            f"TensorRT {trt.__version__} could not build an engine of '{onnx_path}'; its log says "
+            "why."
+        )
+    pathlib.Path(path).write_bytes(engine)
+
+
+class Engine:
+    """A TensorRT engine, run on buffers in the GPU's memory."""
+
+    def __init__(self, trt, cuda, path, batch_sizes):
+        """Loads the engine.
+
+        Args:
+            trt: The module `tensorrt`.
+            cuda: The module `cuda.bindings.runtime`.
+            path: Path of the engine.
+            batch_sizes: What it was built for.
+
+        Raises:
+            ExportError: if the engine cannot be loaded, or CUDA reports an error.
+        """
+        self._trt, self._cuda, self._batch_sizes = trt, cuda, batch_sizes
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine(pathlib.Path(path).read_bytes())
+        if self._engine is None:
+            raise ExportError("TensorRT could not load the engine; its log says why.")
+        self._context = self._engine.create_execution_context()
+        self._names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        self._stream = self._call("cudaStreamCreate")
+
+    def run(self, batch):
+        """The outputs for a batch of images, as arrays by name.
+
+        Args:
+            batch: float32, of a batch size that the engine was built for.
+        """
+        to_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        from_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        inputs = [name for name in self._names if self._is_input(name)]
+        self._choose_profile(batch, inputs[0])
+        arrays, buffers = {}, []
+        try:
+            for name in self._names:
+                shape = tuple(self._context.get_tensor_shape(name))
+                dtype = self._trt.nptype(self._engine.get_tensor_dtype(name))
+                array = batch.astype(dtype) if name in inputs else np.empty(shape, dtype)
+                arrays[name] = np.ascontiguousarray(array)
+                buffers.append(self._call("cudaMalloc", array.nbytes))
+                self._context.set_tensor_address(name, int(buffers[-1]))
+                if name in inputs:
+                    self._call(
+                        "cudaMemcpy", buffers[-1], arrays[name].ctypes.data, array.nbytes, to_gpu
+                    )
+            if not self._context.execute_async_v3(int(self._stream)):
+                raise ExportError("TensorRT could not run the engine; its log says why.")
+            self._call("cudaStreamSynchronize", self._stream)
+            for name, buffer in zip(self._names, buffers, strict=True):
+                if name not in inputs:
+                    array = arrays[name]
+                    self._call("cudaMemcpy", array.ctypes.data, buffer, array.nbytes, from_gpu)
+        finally:
+            for buffer in buffers:
+                self._call("cudaFree", buffer)
+        return {name: array for name, array in arrays.items() if name not in inputs}
+
+    def close(self):
+        """Releases the GPU's stream."""
+        self._call("cudaStreamDestroy", self._stream)
+
+    def _choose_profile(self, batch, image):
+        if self._engine.get_tensor_shape(image)[0] != -1:
+            return
+        profile = self._batch_sizes.index(len(batch))
+        if not self._context.set_optimization_profile_async(profile, int(self._stream)):
+            raise ExportError(f"The engine has no profile for batches of {len(batch)}.")
+        self._call("cudaStreamSynchronize", self._stream)
+        self._context.set_input_shape(image, batch.shape)
+
+    def _is_input(self, name):
+        return self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+
+    def _call(self, function, *arguments):
+        """A function of CUDA's runtime, whose error code becomes an exception."""
+        error, *values = getattr(self._cuda, function)(*arguments)
+        if error != self._cuda.cudaError_t.cudaSuccess:
+            raise ExportError(f"CUDA's `{function}` failed: {error.name}.")
+        return values[0] if values else None
+
+
+class OnnxReference:
+    """An ONNX file to compare an engine with: what `compare` uses of a `Deployment`.
+
+    Attributes:
+        image_shape: (height, width, channels) of the images.
+        batch_size: Images in a batch; None for any number.
+        precision: `"float32"`, `"float16"` or `"int8"`.
+        takes_pixels: True: the file does not tell, and those of `to_onnx` are
+            nearly always for images of 0..255.
+        is_classifier: Whether the one output scores classes.
+        is_softmax: Whether these scores are probabilities.
+    """
+
+    takes_pixels = True
+
+    def __init__(self, path):
+        """Reads the file.
+
+        Args:
+            path: Path of a file that `to_onnx` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no ONNX file of one input of images.
+        """
+        onnx = require("onnx")
+        require("onnxruntime")
+        if not pathlib.Path(path).is_file():
+            raise FileNotFoundError(f"No such ONNX file: '{path}'.")
+        try:
+            graph = onnx.load(path).graph
+            onnx.checker.check_graph(graph)
+        except Exception as error:  # of protobuf's and of ONNX's classes
+            raise ValueError(f"'{path}' is no valid ONNX file: {error}") from error
+        shapes = [
+            tuple(side.dim_value or None for side in value.type.tensor_type.shape.dim)
+            for value in graph.input
+        ]
+        if len(shapes) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
+            raise ValueError(
+                f"'{path}' must have one input of images, (batch, height, width, channels), of a "
+                f"fixed size. Its inputs have the shapes {shapes}."
+            )
+        self.batch_size, *image_shape = shapes[0]
+        self.image_shape = tuple(image_shape)
+        operators = {node.op_type for node in graph.node}
+        types = {tensor.data_type for tensor in graph.initializer}
+        self.precision = "float16" if onnx.TensorProto.FLOAT16 in types else "float32"
+        if "QuantizeLinear" in operators:
+            self.precision = "int8"
+        outputs = {output.name for output in graph.output}
+        self.is_softmax = outputs == {"probabilities"}
+        self.is_classifier = self.is_softmax or outputs == {"logits"}
+        self._run = runner(path)
+
+    def predict(self, images):
+        """The file's outputs for images in ONNX Runtime, as arrays by name."""
+        return run_batches(self._run, images, self.batch_size)

@@ -1,0 +1,61 @@
+"""What the tests of exports share: tiny models, and functions for processes of their own."""
+
+import os
+import signal
+
+import keras
+import numpy as np
+from helpers import TINY, randomize, tiny_backbone
+
+from keras_sepvit import SepViT
+
+CLASSES = 7
+IMAGE_SHAPE = (64, 64, 3)
+
+
+def tiny_classifier(**kwargs):
+    """A classifier with all kinds of blocks, whose weights are all random."""
+    model = SepViT(TINY, input_shape=IMAGE_SHAPE, **{"classes": CLASSES, **kwargs})
+    randomize(model)
+    return model
+
+
+def tiny_dense(image_shape=(96, 80, 3)):
+    """A backbone of the dense form, for images that are no multiple of its windows."""
+    model = tiny_backbone(image_shape=image_shape, dense=True)
+    randomize(model)
+    return model
+
+
+def linear_model(outputs=3, image_shape=(8, 8, 3)):
+    """A classifier that costs next to nothing."""
+    return keras.Sequential(
+        [
+            keras.Input(image_shape),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(outputs, activation="softmax"),
+        ],
+        name="linear",
+    )
+
+
+def noise(count, image_shape=IMAGE_SHAPE, seed=3):
+    """Images of random pixels, 0..255."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, *image_shape))
+    return pixels.astype("float32")
+
+
+def predict(model, images):
+    return np.asarray(model.predict(images, verbose=0), "float32")
+
+
+def fail(model, output, message):
+    """A conversion that fails."""
+    raise ValueError(f"{message} {model.name}")
+
+
+def die(model, output):
+    """A conversion whose process is killed, as when memory runs out."""
+    print("the last words", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,349 @@
+"""LiteRT files, run by LiteRT itself."""
+
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from export_helpers import (
+    CLASSES,
+    IMAGE_SHAPE,
+    linear_model,
+    noise,
+    predict,
+    tiny_classifier,
+    tiny_dense,
+)
+from helpers import randomize
+from keras import ops
+
+import keras_sepvit
+from keras_sepvit import SepViT
+from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.export import ExportError, default_images, litert_convert, to_litert, to_tflite
+from keras_sepvit.export.litert import QUANTIZATIONS
+from keras_sepvit.export.litert_runtime import inspect
+
+pytest.importorskip("ai_edge_litert")
+
+NAMES = tuple(f"class {letter}" for letter in "abcdefg")
+
+
+def run_litert(path, images):
+    """The outputs of a file by name, one image at a time, and the interpreter."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    signature = interpreter.get_signature_runner("serving_default")
+    (details,) = signature.get_input_details().values()
+    outputs = [signature(image=image[None].astype(details["dtype"])) for image in images]
+    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}, interpreter
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_classifier()
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    """Path and report of the tiny classifier in a precision, made once."""
+    folder = tmp_path_factory.mktemp("litert")
+    made = {}
+
+    def export(quantize):
+        if quantize not in made:
+            path = folder / f"{quantize}.tflite"
+            images = default_images(IMAGE_SHAPE, 32) if "int8" in str(quantize) else None
+            made[quantize] = (
+                path,
+                to_litert(
+                    model,
+                    path,
+                    quantize=quantize,
+                    calibration_images=images,
+                    class_names=NAMES,
+                    check="warn" if quantize == "full_int8" else True,
+                    verbose=False,
+                ),
+            )
+        return made[quantize]
+
+    return export
+
+
+TOLERANCES = {None: 1e-5, "float16": 0.005, "dynamic_int8": 0.05, "int8": 0.15, "full_int8": 0.3}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_a_file_runs_and_agrees(model, files, quantize):
+    path, report = files(quantize)
+    images = default_images(IMAGE_SHAPE, 4, seed=9)
+    outputs, interpreter = run_litert(path, images)
+    assert list(outputs) == ["probabilities"]
+    found = outputs["probabilities"]
+    if quantize == "full_int8":
+        assert found.dtype == "uint8"
+        found = found / 256
+    assert found.shape == (4, CLASSES)
+    np.testing.assert_allclose(found, predict(model, images), atol=TOLERANCES[quantize])
+
+    tensors = interpreter.get_tensor_details()
+    assert max(len(tensor["shape"]) for tensor in tensors) <= 4
+    if quantize == "full_int8":  # for accelerators that know nothing but integers
+        assert not any(np.issubdtype(tensor["dtype"], np.floating) for tensor in tensors)
+    names = {node["op_name"] for node in interpreter._get_ops_details()} - {"DELEGATE"}
+    assert names == set(report.operators)
+    assert not any(name.startswith("Flex") or name == "CUSTOM" for name in names)
+
+    assert report.format == "litert" and report.precision == (quantize or "float32")
+    assert report.path == str(path) and report.size_bytes == path.stat().st_size
+    assert report.images == 8 and report.top1_agreement is not None
+    assert set(report.latency_ms) <= {1, 2} and all(ms > 0 for ms in report.latency_ms.values())
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("quantize", [None, "float16", "int8"])
+def test_xnnpack_takes_the_graph_as_one_part(files, quantize):
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    path, report = files(quantize)
+    graph = inspect(path)
+    assert graph.partitions == 1
+    assert graph.not_delegated == report.not_delegated == {}
+    assert graph.gpu_obstacles == ()
+    assert CompiledModel.from_file(str(path)).is_fully_accelerated()
+
+
+@pytest.mark.once
+def test_float32_is_exact_and_int8_small(files):
+    assert files(None)[1].max_error < 1e-4
+    assert files("float16")[1].relative_error < 1e-2
+    dense_weights = 0.6  # the share of weights that int8 files hold in a byte, at least
+    assert files("int8")[0].stat().st_size < (1 - 0.5 * dense_weights) * files(None)[1].size_bytes
+
+
+@pytest.mark.once
+def test_labels_travel_in_the_file(model, files):
+    from keras_sepvit.runtime import Predictor
+
+    path, _ = files(None)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == list(NAMES)
+    predictor = Predictor(path)
+    assert tuple(predictor.class_names) == NAMES
+    images = noise(2).astype("uint8")
+    np.testing.assert_allclose(predictor.predict(images), predict(model, images), atol=1e-5)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("batch_size", [3, None])
+def test_batches(model, tmp_path, batch_size):
+    path = tmp_path / "model.tflite"
+    report = to_tflite(model, path, batch_size=batch_size, images=noise(4), verbose=False)
+    assert report.images == 4 and report.max_error < 1e-4
+    graph = inspect(path)
+    if batch_size is None:  # the price of a dynamic batch, which the inspection must see
+        assert graph.partitions > 1 and graph.not_delegated
+    else:
+        assert graph.partitions == 1
+
+
+@pytest.mark.once
+def test_the_dense_form_gives_its_pyramid(tmp_path):
+    model = tiny_dense()
+    path = tmp_path / "dense.tflite"
+    report = to_litert(model, path, normalize=True, verbose=False)
+    assert report.max_error < 1e-4 and report.top1_agreement is None
+    assert inspect(path).partitions == 1
+    images = noise(1, (96, 80, 3))
+    outputs, _ = run_litert(path, images)
+    normalized = keras.applications.imagenet_utils.preprocess_input(images.copy(), mode="torch")
+    expected = keras.Model(model.inputs, model.pyramid_outputs).predict(normalized, verbose=0)
+    assert list(outputs) == ["P2", "P3", "P4", "P5"]
+    for name, output in outputs.items():
+        np.testing.assert_allclose(output, expected[name], atol=1e-4)
+
+
+@pytest.mark.once
+def test_mixed_precision_models_need_no_flex_operators(tmp_path, files):
+    keras.config.set_dtype_policy("mixed_float16")
+    report = to_litert(tiny_classifier(), tmp_path / "model.tflite", verbose=False)
+    assert report.operators == files(None)[1].operators
+    assert report.not_delegated == {} and report.max_error < 1e-4
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit_tests")
+class Awkward(keras.layers.Layer):
+    """Drops an axis by an index, broadcasts, and goes through rank 5."""
+
+    def call(self, x):
+        first = ops.broadcast_to(x[:, 0][:, None], ops.shape(x))
+        split = ops.reshape(first, (-1, 2, 4, 8, 3))
+        return ops.reshape(ops.transpose(split, (0, 2, 1, 4, 3)), (-1, 8, 8, 3)) + x
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit_tests")
+class BareErf(keras.layers.Layer):
+    def call(self, x):
+        return ops.erf(x)
+
+
+def layer_model(layer):
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, layer(inputs))
+
+
+@pytest.mark.once
+def test_what_gpus_refuse_is_noted(tmp_path):
+    path = tmp_path / "awkward.tflite"
+    report = to_litert(layer_model(Awkward()), path, verbose=False)
+    notes = " ".join(report.notes)
+    assert "rank 5" in notes and "drop an axis" in notes and "BROADCAST_TO" in notes
+    assert inspect(path).max_rank == 5
+
+
+@pytest.mark.once
+def test_operators_that_need_tensorflow_are_refused_by_name(tmp_path):
+    with pytest.raises(ExportError, match="no builtin operators for Erf"):
+        to_litert(layer_model(BareErf()), tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quantize": "int4"}, "Unknown `quantize`: 'int4'"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+        ({"quantize": "int8"}, "pass `calibration_images`"),
+        ({"quantize": "full_int8", "calibration_images": noise(31, (8, 8, 3))}, "Received: 31"),
+        ({"images": noise(2, (9, 8, 3))}, r"`images` must be.*\(count, 8, 8, 3\)"),
+        ({"check": "maybe"}, "check='maybe'"),
+        ({"path": "model.onnx"}, "must end with '.tflite'"),
+        ({"path": "absent/model.tflite"}, "no folder"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, arguments, message):
+    path = tmp_path / arguments.pop("path", "model.tflite")
+    with pytest.raises(ValueError, match=message):
+        to_litert(linear_model(), path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.once
+def test_a_file_that_disagrees_is_not_left(tmp_path, monkeypatch):
+    other = linear_model()
+    randomize(other)
+    convert = litert_convert.convert
+    monkeypatch.setattr(
+        litert_convert,
+        "convert",
+        lambda model, output, **arguments: convert(
+            keras_sepvit.export.model.prepare(other).model, output, **arguments
+        ),
+    )
+    path = tmp_path / "model.tflite"
+    with pytest.raises(ExportError, match="disagrees with the Keras model: largest error"):
+        to_litert(linear_model(), path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.warns(UserWarning, match="disagrees"):
+        report = to_litert(linear_model(), path, check="warn", verbose=False)
+    assert path.exists() and report.max_error > 1e-4
+
+
+@pytest.mark.once
+def test_existing_files_survive(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "model.tflite"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        to_litert(linear_model(), path)
+
+    def interrupted(model, output, **arguments):
+        with open(output, "wb") as file:
+            file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(litert_convert, "convert", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            to_litert(linear_model(), path, overwrite=True)
+    assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
+
+    report = to_litert(linear_model(), path, overwrite=True)
+    assert path.stat().st_size == report.size_bytes
+    assert str(report) in capsys.readouterr().out
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("module", "quantize"),
+    [("ai_edge_litert.interpreter", None), ("ai_edge_quantizer.quantizer", "int8")],
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, module, quantize):
+    monkeypatch.setitem(sys.modules, module, None)
+    images = noise(32, (8, 8, 3))
+    with pytest.raises(ImportError, match=r'pip install "keras-sepvit\[export\]"'):
+        to_litert(
+            linear_model(), tmp_path / "x.tflite", quantize=quantize, calibration_images=images
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_every_backend_writes_the_same_graph(tmp_path):
+    """Through a process with TensorFlow from the other backends."""
+    model = tiny_classifier()
+    path = tmp_path / "model.tflite"
+    report = to_litert(model, path, verbose=False)
+    assert report.max_error < 1e-4 and report.not_delegated == {}
+    assert report.operators["GELU"] == 10 and inspect(path).partitions == 1
+    images = noise(2)
+    outputs, _ = run_litert(path, images)
+    np.testing.assert_allclose(outputs["probabilities"], predict(model, images), atol=1e-5)
+
+
+@pytest.mark.once
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("quantize", "agreement"), [("dynamic_int8", 0.99), ("int8", 0.99), ("full_int8", 0.98)]
+)
+def test_quantised_digits_are_still_read(tmp_path, quantize, agreement):
+    datasets = pytest.importorskip("sklearn.datasets")
+    scans, labels = datasets.load_digits(return_X_y=True)
+    scans = scans.reshape(-1, 8, 8, 1).astype("float32") * (255 / 16)
+    images = np.rint(ops.convert_to_numpy(ops.image.resize(scans, (32, 32)))).repeat(3, axis=-1)
+    model = SepViT(DIGITS_CONFIG, classes=10, weights="digits")
+    path = tmp_path / "digits.tflite"
+    calibration = None if quantize == "dynamic_int8" else images[:128]
+    report = to_litert(
+        model,
+        path,
+        quantize=quantize,
+        calibration_images=calibration,
+        images=images[128:928],
+        verbose=False,
+    )
+    assert report.top1_agreement >= agreement
+    outputs, _ = run_litert(path, images[128:928])
+    expected = predict(model, images[128:928]).argmax(axis=1)
+    right = labels[128:928]
+    found = outputs["probabilities"].argmax(axis=1)
+    assert np.mean(found == right) > np.mean(expected == right) - 0.01
+
+
+@pytest.mark.once
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [192, 256])
+def test_the_family_at_other_sizes(tmp_path, size):
+    model = keras_sepvit.SepViTLite(input_shape=(size, size, 3), classifier_activation=None)
+    report = to_litert(
+        model,
+        tmp_path / "model.tflite",
+        probabilities=False,
+        images=default_images((size, size, 3), 1),
+        verbose=False,
+    )
+    assert report.max_error < 1e-4 and report.not_delegated == {}

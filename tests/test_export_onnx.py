@@ -1,0 +1,371 @@
+"""Export to ONNX: every file is run in ONNX Runtime, from every backend."""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from helpers import BACKEND, TINY, randomize, tiny_backbone
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from keras_sepvit import SepViT
+from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.export import ExportError, to_onnx
+from keras_sepvit.export import onnx as onnx_module
+from keras_sepvit.export.images import default_images
+from keras_sepvit.export.tensorrt import supported_operators
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+# Which converts in this process; the others are slower, and what follows is the same.
+torch_only = pytest.mark.skipif(BACKEND != "torch", reason="the backend has no part in it")
+CLASSES = ("null", "eins", "zwölf", "drei", "vier")
+
+
+def tiny_classifier(**kwargs):
+    model = SepViT(TINY, classes=len(CLASSES), drop_path_rate=0.0, **kwargs)
+    randomize(model)
+    return model
+
+
+def run_onnx(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return dict(
+        zip(
+            [output.name for output in session.get_outputs()],
+            session.run(None, {"image": images.astype("float32")}),
+            strict=True,
+        )
+    )
+
+
+def initializers(graph):
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A classifier, its file for any batch, and the report."""
+    keras.utils.set_random_seed(0)
+    model = tiny_classifier()
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    report = to_onnx(model, path, batch_size=None, class_names=CLASSES, verbose=False)
+    return model, path, report
+
+
+@pytest.fixture
+def written(classifier, monkeypatch):
+    """The classifier, whose file `to_onnx` takes instead of converting again."""
+    convert_by_copying(classifier[1], monkeypatch)
+    return classifier[0]
+
+
+def convert_by_copying(source, monkeypatch):
+    def copy(backend, function, model, output, **arguments):
+        shutil.copy(source, output)
+
+    monkeypatch.setattr(onnx_module, "convert_on", copy)
+
+
+# Float32, on every backend.
+
+
+@pytest.mark.slow
+def test_file_gives_the_models_probabilities_for_any_batch(classifier):
+    model, path, report = classifier
+    images = np.random.default_rng(5).uniform(0, 255, (3, 64, 64, 3))
+    expected = model.predict(images, verbose=0)
+
+    for count in (1, 3):
+        (name, found), *others = run_onnx(path, images[:count]).items()
+        assert (name, others) == ("probabilities", [])
+        np.testing.assert_allclose(found, expected[:count], atol=1e-5)
+    assert report.max_error < 1e-4 and report.top1_agreement == 1.0 and report.images == 8
+    assert report.size_bytes == path.stat().st_size
+    assert set(report.latency_ms) == {1, 2}
+
+
+@pytest.mark.slow
+def test_graph_has_standard_operators_and_no_trace_of_the_machine(classifier):
+    _, path, report = classifier
+    model = onnx.load(path)
+
+    onnx.checker.check_model(model, full_check=True)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
+    assert {node.domain for node in model.graph.node} == {""}
+    # A norm for each stage's embedding, two a block, one a block with several windows
+    # (where windows are counted), and the last.
+    blocks = sum(TINY.depths)
+    assert report.operators["LayerNormalization"] >= 4 + 2 * blocks + 1
+    assert report.operators["Gelu"] >= blocks
+    assert "Erf" not in report.operators
+    assert set(report.operators) <= supported_operators("tensorrt")
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(properties["class_names"]) == list(CLASSES)
+    assert str(pathlib.Path(__file__).parents[1]).encode() not in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_dense_form_of_a_half_precision_model_gives_its_pyramid(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    backbone = tiny_backbone((56, 72, 3), dense=True)  # no multiple of the windows
+    randomize(backbone)
+    keras.config.set_dtype_policy("float32")
+    path = tmp_path / "dense.onnx"
+
+    report = to_onnx(backbone, path, batch_size=2, normalize=True, opset=18, verbose=False)
+    outputs = run_onnx(path, np.zeros((2, 56, 72, 3)))
+
+    assert {name: output.shape for name, output in outputs.items()} == {
+        "P2": (2, 14, 18, 8),
+        "P3": (2, 7, 9, 16),
+        "P4": (2, 4, 5, 24),
+        "P5": (2, 2, 3, 32),
+    }
+    assert {str(output.dtype) for output in outputs.values()} == {"float32"}
+    # Against a float32 copy: the model itself is far less exact.
+    assert report.max_error < 1e-4 * max(1, *(abs(x).max() for x in outputs.values())) * 2
+    assert onnx.load(path).opset_import[0].version == 18
+    with pytest.raises(Exception, match="[Gg]ot: 3|INVALID_ARGUMENT"):
+        run_onnx(path, np.zeros((3, 56, 72, 3)))
+
+
+# Smaller types, on the trained digits model.
+
+
+@pytest.fixture(scope="module")
+def digits_files(tmp_path_factory):
+    """The digits model, its float32 file, training images, held-out images and their labels."""
+    scans, labels = load_digits(return_X_y=True)
+    scans = scans.reshape(-1, 8, 8, 1).astype("float32") * (255 / 16)
+    images = keras.ops.convert_to_numpy(keras.ops.image.resize(scans, (32, 32)))
+    images = np.rint(images).repeat(3, axis=-1)
+    train, held_out, _, labels = train_test_split(  # as in the quick start
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
+    model = SepViT(DIGITS_CONFIG, classes=10, weights="digits")
+    path = tmp_path_factory.mktemp("digits") / "digits.onnx"
+    to_onnx(model, path, batch_size=None, check=False, verbose=False)
+    return model, path, train, held_out, labels
+
+
+@pytest.fixture
+def digits(digits_files, monkeypatch):
+    """The digits model, whose float32 file `to_onnx` takes, and the images and labels."""
+    model, path, *images_and_labels = digits_files
+    convert_by_copying(path, monkeypatch)
+    return model, *images_and_labels
+
+
+@torch_only
+@pytest.mark.slow
+def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(digits, tmp_path):
+    model, train, held_out, labels = digits
+    path = tmp_path / "digits.onnx"
+
+    report = to_onnx(
+        model,
+        path,
+        quantize="int8",
+        batch_size=None,
+        calibration_images=train[:128],
+        images=held_out,
+        verbose=False,
+    )
+    found = run_onnx(path, held_out)["probabilities"].argmax(axis=1)
+
+    assert report.precision == "int8" and report.images == len(held_out)
+    assert report.top1_agreement >= 0.99
+    expected = model.predict(held_out, verbose=0).argmax(axis=1)
+    assert abs(np.mean(found == labels) - np.mean(expected == labels)) <= 0.01
+    assert report.size_bytes < 0.75 * 4 * model.count_params()
+
+    graph = onnx.load(path).graph
+    constants = initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    assert set(report.operators) <= supported_operators("tensorrt")
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero_point = constants[node.input[2]]
+            assert zero_point.data_type == onnx.TensorProto.INT8
+            assert not onnx.numpy_helper.to_array(zero_point).any()
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            image, weight, *bias = node.input
+            assert producers[image].op_type == producers[weight].op_type == "DequantizeLinear"
+            assert all(constants[name].data_type == onnx.TensorProto.FLOAT for name in bias)
+            stored = constants.get(producers[weight].input[0])
+            if stored is not None:  # of weights, not of attention
+                scales = onnx.numpy_helper.to_array(constants[producers[weight].input[1]])
+                assert stored.data_type == onnx.TensorProto.INT8
+                assert scales.size == stored.dims[0 if node.op_type == "Conv" else 1] > 1
+
+
+@torch_only
+@pytest.mark.slow
+def test_float16_keeps_pixels_and_probabilities_in_float32(digits, tmp_path):
+    model, _, held_out, _ = digits
+    path = tmp_path / "digits.onnx"
+    images = held_out[:64] + np.float32(0.37)  # pixels that half precision rounds
+
+    report = to_onnx(model, path, quantize="float16", batch_size=None, images=images, verbose=False)
+
+    assert report.relative_error < 1e-2 and report.top1_agreement == 1.0
+    assert report.size_bytes < 0.75 * 4 * model.count_params()
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 20)]
+    assert set(report.operators) <= supported_operators("tensorrt")
+    graph = proto.graph
+    for value in (*graph.input, *graph.output):
+        assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    (subtract,) = (node for node in graph.node if node.op_type == "Sub")
+    assert "image" in subtract.input
+    types = {name: tensor.data_type for name, tensor in initializers(graph).items()}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            assert all(types.get(name, 10) == onnx.TensorProto.FLOAT16 for name in node.input[1:])
+
+
+@pytest.mark.once
+@pytest.mark.slow
+def test_without_torch_tensorflow_writes_the_file(tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name)
+    )
+    pytest.importorskip("tf2onnx")
+    path = tmp_path / "tiny.onnx"
+
+    report = to_onnx(tiny_classifier(), path, batch_size=None, verbose=False)
+
+    assert report.max_error < 1e-4
+    model = onnx.load(path)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert set(report.operators) <= supported_operators("tensorrt")
+    with pytest.raises(ValueError, match="from 18 to 18 .*Received: opset=20.*export,torch"):
+        to_onnx(tiny_classifier(), tmp_path / "other.onnx", opset=20)
+
+
+@pytest.mark.slow
+def test_openvino_reads_the_file(classifier):
+    openvino = pytest.importorskip("openvino")
+    model, path, _ = classifier
+    images = default_images((64, 64, 3), 2)
+
+    compiled = openvino.Core().compile_model(
+        openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+
+    np.testing.assert_allclose(
+        compiled(images)["probabilities"], model.predict(images, verbose=0), atol=1e-5
+    )
+
+
+# Wrong uses, and exports that go wrong.
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quantize": "int4"}, "Unknown `quantize`: 'int4'. Expected one of None, 'float16'"),
+        ({"opset": 17}, "`opset` must be from 18 to 20 .*Received: opset=17"),
+        ({"opset": 21}, "`opset` must be from 18 to 20"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+        ({"quantize": "int8"}, "pass `calibration_images`, at least 32"),
+        (
+            {"quantize": "int8", "calibration_images": np.zeros((31, 64, 64, 3))},
+            "at least 32 .* Received: 31",
+        ),
+        (
+            {"quantize": "int8", "calibration_images": np.zeros((40, 32, 32, 3))},
+            r"`calibration_images` must be an array of shape \(count, 64, 64, 3\)",
+        ),
+        (
+            {"calibration_images": np.zeros((40, 64, 64, 3))},
+            "are for `quantize='int8'` only. Received: quantize=None",
+        ),
+        ({"class_names": ["one"]}, "5 classes. Received: 1 names"),
+        ({"path": "tiny.pb"}, "`path` must end with '.onnx'. Received: '.*tiny.pb'"),
+        ({"path": "nowhere/tiny.onnx"}, "there is no folder '.*nowhere'"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, arguments, message):
+    arguments = dict(arguments)
+    path = tmp_path / arguments.pop("path", "tiny.onnx")
+
+    with pytest.raises(ValueError, match=message):
+        to_onnx(tiny_classifier(), path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_missing_packages_are_named_with_their_extra(tmp_path, monkeypatch):
+    path = tmp_path / "tiny.onnx"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="neither pair is installed.*export,tensorflow"):
+        to_onnx(tiny_classifier(), path)
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"`onnxruntime`.*keras-sepvit\[export\]"):
+        to_onnx(tiny_classifier(), path)
+
+
+@pytest.mark.once
+def test_an_existing_file_is_replaced_only_on_request(written, tmp_path, capsys):
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        to_onnx(written, path, batch_size=None)
+    assert path.read_bytes() == b"precious"
+
+    to_onnx(written, path, batch_size=None, overwrite=True)
+
+    assert "probabilities" in run_onnx(path, np.zeros((1, 64, 64, 3)))
+    assert "onnx, float32" in capsys.readouterr().out
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_export_leaves_nothing(written, tmp_path, monkeypatch, error):
+    def interrupted(*arguments):
+        raise error
+
+    monkeypatch.setattr(onnx_module, "_check_graph", interrupted)
+    with pytest.raises(error):
+        to_onnx(written, tmp_path / "tiny.onnx", batch_size=None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_a_file_that_disagrees_is_not_left(written, tmp_path):
+    path = tmp_path / "tiny.onnx"
+    head = written.get_layer("head")
+    head.kernel.assign(head.kernel * 1.01)  # so that the file is of other weights
+
+    with pytest.raises(ExportError, match="disagrees .*largest error .* 1e-04|0.0001"):
+        to_onnx(written, path, batch_size=None)
+    assert not list(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match="disagrees"):
+        to_onnx(written, path, batch_size=None, check="warn")
+    assert path.exists()
+    head.kernel.assign(head.kernel / 1.01)
+
+
+@pytest.mark.once
+def test_operators_of_other_domains_are_refused(classifier, tmp_path):
+    proto = onnx.load(classifier[1])
+    gelu = next(node for node in proto.graph.node if node.op_type == "Gelu")
+    gelu.domain = "com.microsoft"
+    proto.opset_import.add(domain="com.microsoft", version=1)
+    path = tmp_path / "foreign.onnx"
+    onnx.save(proto, path)
+
+    with pytest.raises(ExportError, match="com.microsoft.Gelu"):
+        onnx_module._check_graph(path)

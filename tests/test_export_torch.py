@@ -1,0 +1,113 @@
+"""Export by `torch.export`: files that PyTorch runs without Keras, from every backend."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import BACKEND, TINY, randomize, tiny_backbone
+
+from keras_sepvit import SepViT
+from keras_sepvit.export import to_torch
+from keras_sepvit.export import torch_export as torch_module
+
+torch = pytest.importorskip("torch")
+
+# Runs a file in a process that cannot import Keras.
+PLAIN_TORCH = """
+import json, sys
+sys.modules["keras"] = None
+import numpy as np, torch
+extra = {"class_names.json": ""}
+model = torch.export.load(sys.argv[1], extra_files=extra).module()
+assert json.loads(extra["class_names.json"]) == list("abcde")
+images = torch.from_numpy(np.load(sys.argv[2]))
+with torch.no_grad():
+    outputs = [model(batch)["probabilities"].numpy() for batch in (images[:1], images)]
+np.save(sys.argv[3], np.concatenate(outputs))
+"""
+
+
+def tiny_classifier():
+    model = SepViT(TINY, classes=5, drop_path_rate=0.0)
+    randomize(model)
+    return model
+
+
+@pytest.mark.slow
+def test_file_runs_in_plain_torch_with_any_batch(tmp_path, capsys):
+    model = tiny_classifier()
+    path = tmp_path / "tiny.pt2"
+    images = np.random.default_rng(5).uniform(0, 255, (3, 64, 64, 3)).astype("float32")
+    np.save(tmp_path / "images.npy", images)
+
+    report = to_torch(model, path, batch_size=None, class_names=list("abcde"))
+    subprocess.run(
+        [sys.executable, "-c", PLAIN_TORCH, path, tmp_path / "images.npy", tmp_path / "out.npy"],
+        check=True,
+    )
+
+    outputs = np.load(tmp_path / "out.npy")
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(outputs[:1], expected[:1], atol=1e-5)
+    np.testing.assert_allclose(outputs[1:], expected, atol=1e-5)
+    assert not torch.export.load(
+        path
+    ).state_dict  # beside the constants, weights would be there twice
+    assert report.max_error < 1e-4 and report.size_bytes == path.stat().st_size
+    assert report.operators["scaled_dot_product_attention"] == 10  # 6 of DSA, 4 of PSA
+    assert not {"to", "_assert_tensor_metadata"} & set(report.operators)
+    assert "format        torch, float32" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch alone; others convert in another process")
+@pytest.mark.slow
+def test_dense_form_of_a_fixed_batch(tmp_path):
+    backbone = tiny_backbone((56, 72, 3), dense=True)
+    randomize(backbone)
+    path = tmp_path / "dense.pt2"
+
+    report = to_torch(backbone, path, batch_size=2, normalize=True, verbose=False)
+
+    assert report.top1_agreement is None
+    outputs = torch.export.load(path).module()(torch.zeros(2, 56, 72, 3))
+    assert list(outputs) == ["P2", "P3", "P4", "P5"]
+    assert outputs["P5"].shape == (2, 2, 3, 32)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 1.5}, "`batch_size` must be a positive integer"),
+        ({"class_names": ["a"]}, "5 classes. Received: 1 names"),
+        ({"path": "tiny.pt"}, "`path` must end with '.pt2'"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, arguments, message):
+    arguments = dict(arguments)
+    with pytest.raises(ValueError, match=message):
+        to_torch(tiny_classifier(), tmp_path / arguments.pop("path", "tiny.pt2"), **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_missing_torch_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"`torch`.*keras-sepvit\[torch\]"):
+        to_torch(tiny_classifier(), tmp_path / "tiny.pt2")
+
+
+@pytest.mark.once
+def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "tiny.pt2"
+    path.write_bytes(b"precious")
+
+    def interrupted(backend, function, model, output, **arguments):
+        output.write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch_module, "convert_on", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        to_torch(tiny_classifier(), path, overwrite=True)
+    assert path.read_bytes() == b"precious" and [path] == list(tmp_path.iterdir())
