@@ -133,7 +133,7 @@ def test_command(digits_model, tmp_path):
     assert record["top1"] == pytest.approx(99.72, abs=0.01)
     assert (record["image_size"], record["unreadable_names"]) == ([32, 32], [])
     assert (record["data"], record["split"]) == ("digits", "validation")
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app, ["evaluate", "digits", "--data", "digits"])
     assert "top-1   99.72 %" in result.stdout and "360 images" in result.stdout
 
     training_data.write_folder(tmp_path / "images", ("a", "b"), 1)

@@ -1,28 +1,45 @@
 """Classifiers from files, run by Keras: what several commands need."""
 
+import pathlib
+
 import keras
 import numpy as np
 
 from keras_sepvit import classifier
-from keras_sepvit.cli.common import check_image_size, whole_model_error
+from keras_sepvit.cli.common import check_files_exist, check_image_size, whole_model_error
 from keras_sepvit.matching import WeightsSummary
+from keras_sepvit.pretrained import registered_weights
 from keras_sepvit.runtime import labels as naming
 from keras_sepvit.weights import assign_weights, open_weights
 
 
-def load_classifier(path, variant=None, classes=None, size=None):
-    """The model in a file.
+def load_classifier(weights, variant=None, classes=None, size=None):
+    """The model in a file, or that of registered weights.
 
     Args:
-        path: `pathlib.Path` of a whole model (.keras), or of weights alone.
+        weights: Path of a whole model (.keras) or of weights alone, or the name of
+            registered weights, such as `"digits"`.
         variant, classes: What a file of weights is for; by default what its
             shapes tell. Not for whole models.
-        size: (height, width) of the images of a model for a file of weights.
+        size: (height, width) of the images of a model for weights.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: for a file that is no model, and where the arguments do not go
             with it.
     """
+    registered = registered_weights().get(str(weights))
+    if registered is not None:
+        if variant is not None or classes is not None:
+            raise ValueError(f"'{weights}' is registered: leave out --variant and --classes.")
+        return classifier.SepViT(
+            registered.variant,
+            classes=registered.classes,
+            input_shape=(*(size or registered.image_size), 3),
+            weights=str(weights),
+        )
+    path = pathlib.Path(weights)
+    check_files_exist(path)
     if path.suffix != ".keras":
         return _load_weights(path, variant, classes, size)
     if variant is not None or classes is not None:
@@ -47,41 +64,6 @@ def image_shape(model, size=None):
     height, width = height or size[0], width or size[1]
     check_image_size(size, height, width)
     return height, width, channels
-
-
-def preprocess(model, images):
-    """Images of 0..255 as the model takes them: normalised, unless it does that itself.
-
-    Args:
-        model: The classifier.
-        images: Array of shape (batch, height, width, channels).
-
-    Raises:
-        ValueError: for grey images, whose normalisation only the model knows.
-    """
-    if _normalises_images(model):
-        return images
-    if images.shape[-1] != 3:
-        raise ValueError(
-            "The model takes grey images and has no Normalization or Rescaling layer, so the "
-            "range of its input is not known. Put such a layer in front of it."
-        )
-    return keras.applications.imagenet_utils.preprocess_input(
-        images.astype("float32"), data_format="channels_last", mode="torch"
-    )
-
-
-def probabilities(model, outputs):
-    """The outputs of a classifier as float32 probabilities; logits get a softmax."""
-    outputs = np.asarray(outputs, "float32")
-    last = model.layers[-1]
-    activation = getattr(last, "activation", None)
-    if isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax:
-        return outputs
-    if activation is keras.activations.sigmoid:  # classes that do not exclude each other
-        return outputs
-    exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def class_names(labels, classes):
@@ -121,15 +103,6 @@ def _load_weights(path, variant, classes, size):
         )
         assign_weights(model, arrays, path)
     return model
-
-
-def _normalises_images(model):
-    """Whether a model takes images of 0..255, having a layer that normalises them."""
-    return any(
-        isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling))
-        or (isinstance(layer, keras.Model) and _normalises_images(layer))
-        for layer in model.layers
-    )
 
 
 def _imagenet_names():

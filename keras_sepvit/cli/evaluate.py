@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 
-from keras_sepvit.cli.common import ImageSize, Json, check_files_exist, parse_image_size
+from keras_sepvit.cli.common import ImageSize, Json, parse_image_size
 
 
 def evaluate(
     weights: Annotated[
-        pathlib.Path,
+        str,
         typer.Argument(
             metavar="WEIGHTS",
-            help="A whole model (.keras), or the weights of one (.weights.h5).",
+            help="A whole model (.keras), the weights of one (.weights.h5), or the name of "
+            "registered weights (digits).",
         ),
     ],
     data: Annotated[
@@ -55,7 +56,6 @@ def evaluate(
     (imagenet2012_real, where a prediction is right if it is among an image's
     labels), or a folder. Images that cannot be read are counted and left out.
     """
-    check_files_exist(weights)
     size = parse_image_size(image_size) if image_size else None
 
     import keras
@@ -66,8 +66,8 @@ def evaluate(
     from keras_sepvit.training.sources import open_source
 
     keras.config.disable_interactive_logging()
-    source = open_source(data, split, data_dir)
     model = classifiers.load_classifier(weights, variant, classes, size)
+    source = open_source(data, split, data_dir)
     height, width, channels = classifiers.image_shape(model, size)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")

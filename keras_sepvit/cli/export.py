@@ -107,11 +107,11 @@ def export(
 
     from keras_sepvit import export as exporting
     from keras_sepvit.cli import classifiers
-    from keras_sepvit.export.model import normalizes_images
+    from keras_sepvit.scores import normalizes_images
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
     to_format = getattr(exporting, FORMATS[format])
-    model = _load(weights, variant, classes, size)
+    model = classifiers.load_classifier(weights, variant, classes, size)
     height, width, channels = classifiers.image_shape(model, size)
     options["normalize"] = not normalizes_images(model) and channels == 3
     if labels is not None:
@@ -140,27 +140,6 @@ def _batch_option(format, text):
             raise ValueError(f"--batch-size: {format} needs a number.")
         return {"batch_sizes": (int(text),)}
     return {"batch_size": None if text == "any" else int(text)}
-
-
-def _load(weights, variant, classes, size):
-    """The classifier in a file, or that of registered weights."""
-    from keras_sepvit.classifier import SepViT
-    from keras_sepvit.cli import classifiers
-    from keras_sepvit.pretrained import registered_weights
-
-    registered = registered_weights().get(weights)
-    if registered is None:
-        path = pathlib.Path(weights)
-        check_files_exist(path)
-        return classifiers.load_classifier(path, variant, classes, size)
-    if variant is not None or classes is not None:
-        raise ValueError(f"'{weights}' is registered: leave out --variant and --classes.")
-    return SepViT(
-        registered.variant,
-        classes=registered.classes,
-        input_shape=(*(size or registered.image_size), 3),
-        weights=weights,
-    )
 
 
 def _read_folder(folder, height, width, channels):

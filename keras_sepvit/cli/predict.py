@@ -87,6 +87,7 @@ def _predict_with_keras(path, images, variant, classes, size, labels):
     import keras
     import numpy as np
 
+    from keras_sepvit import scores
     from keras_sepvit.cli import classifiers
     from keras_sepvit.runtime import read_image
 
@@ -94,8 +95,8 @@ def _predict_with_keras(path, images, variant, classes, size, labels):
     model = classifiers.load_classifier(path, variant, classes, size)
     height, width, channels = classifiers.image_shape(model, size)
     batch = np.stack([read_image(path, height, width, channels) for path in images])
-    outputs = model.predict(classifiers.preprocess(model, batch), batch_size=16, verbose=0)
-    probabilities = classifiers.probabilities(model, outputs)
+    outputs = model.predict(scores.preprocess(model, batch), batch_size=16, verbose=0)
+    probabilities = scores.probabilities(model, outputs)
     return probabilities, classifiers.class_names(labels, probabilities.shape[-1])
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_sepvit.classifier import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.scores import final_activation, normalizes_images
 
 # A dtype policy that computes in integers, made by `model.quantize`.
 _QUANTIZED_POLICIES = ("QuantizedDTypePolicy", "QuantizedFloat8DTypePolicy", "GPTQDTypePolicy")
@@ -140,7 +141,7 @@ def _deployed(model, normalize, probabilities):
     outputs = model(x)
     activation = None
     if keras.utils.is_keras_tensor(outputs) and len(outputs.shape) == 2:
-        activation = _final_activation(model)
+        activation = final_activation(model)
         if activation == "linear" and probabilities:
             outputs = keras.layers.Softmax(name="softmax")(outputs)
             activation = "softmax"
@@ -205,21 +206,6 @@ def _named_outputs(outputs, activation):
     return dict(outputs)
 
 
-def _final_activation(model):
-    """`"softmax"`, `"sigmoid"` or `"linear"` of a classifier's head; None for other layers."""
-    last = model.layers[-1]
-    if isinstance(last, keras.Model):
-        return _final_activation(last)
-    if isinstance(last, keras.layers.Softmax):
-        return "softmax"
-    activation = getattr(last, "activation", None)
-    for name in ("softmax", "sigmoid"):
-        if activation is getattr(keras.activations, name):
-            return name
-    is_head = isinstance(last, keras.layers.Dense) and activation is keras.activations.linear
-    return "linear" if is_head else None
-
-
 def _check_class_names(class_names, outputs, is_classifier):
     if class_names is None:
         return None
@@ -240,13 +226,4 @@ def _check_class_names(class_names, outputs, is_classifier):
 def _imagenet_normalization():
     return keras.layers.Normalization(
         mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name="normalization"
-    )
-
-
-def normalizes_images(model):
-    """Whether a model takes images of 0..255, having a layer that normalises them."""
-    return any(
-        isinstance(layer, keras.layers.Normalization | keras.layers.Rescaling)
-        or (isinstance(layer, keras.Model) and normalizes_images(layer))
-        for layer in model.layers
     )

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_sepvit.cli.classifiers import preprocess, probabilities
+from keras_sepvit.scores import preprocess, probabilities
 from keras_sepvit.training.images import EvalTransform
 from keras_sepvit.training.pipeline import DataReport, evaluation_batches, evaluation_steps
 
