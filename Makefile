@@ -16,14 +16,13 @@ PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraint
 
 .PHONY: venv quickstart test lint clean
 
-# The environment of the tests.
+# The environment of the tests. timm comes for its augmentation alone, which the tests compare
+# with: the package as a whole needs torchvision, which has no CPU build for this torch.
 venv: $(STAMP)
 
 $(STAMP): $(REQUIREMENTS)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
-	# For its augmentation alone, which the tests compare with: the package as a whole
-	# needs torchvision, which has no CPU build for this torch.
 	$(VENV)/bin/python $(PIP_INSTALL) --no-deps timm
 	@touch $@
 
