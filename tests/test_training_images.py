@@ -284,7 +284,7 @@ def test_training_is_a_function_of_image_and_seed(content):
     assert len({output.tobytes() for output in outputs}) == 30
 
 
-def test_color_jitter_acts_only_without_auto_augment():
+def test_color_jitter_acts_without_auto_augment_or_where_forced():
     image = photo(40, 40)
 
     def outputs(**kwargs):
@@ -296,6 +296,8 @@ def test_color_jitter_acts_only_without_auto_augment():
     for jitter in (0, 0.4):
         augmented = outputs(color_jitter=jitter, auto_augment="rand-m9-p0")
         np.testing.assert_array_equal(augmented, plain)
+    forced = outputs(color_jitter=0.4, auto_augment="rand-m9-p0", force_color_jitter=True)
+    assert np.any(forced != plain)
 
 
 def test_color_jitter_is_torchvisions():

@@ -181,7 +181,8 @@ class TrainTransform:
             None.
         color_jitter: Brightness, contrast and saturation are multiplied, in random order,
             by factors that differ from 1 by up to this, 0 to 1. As in timm, it acts only
-            where `auto_augment` is None.
+            where `auto_augment` is None, or with `force_color_jitter`.
+        force_color_jitter: Whether `color_jitter` acts after RandAugment, too.
 
     Raises:
         ValueError: if an attribute is out of its range.
@@ -194,6 +195,7 @@ class TrainTransform:
     flip: float = 0.5
     auto_augment: str | None = None
     color_jitter: float = 0.4
+    force_color_jitter: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", window_pair("image_size", self.image_size))
@@ -239,9 +241,11 @@ class TrainTransform:
         else:
             image = resize(image, self.image_size, self.interpolation, flip)
         if self.auto_augment is not None:
-            return self._rand_augment()(image, color_seed)
-        if self.color_jitter:
-            return _color_jitter(image, self.color_jitter, color_seed)
+            augment_seed = color_seed
+            color_seed = tf.random.split(color_seed, 1, alg="philox")[0]
+            image = self._rand_augment()(image, augment_seed)
+        if self.color_jitter and (self.auto_augment is None or self.force_color_jitter):
+            image = _color_jitter(image, self.color_jitter, color_seed)
         return image
 
 

@@ -84,6 +84,8 @@ class AugmentationRecipe:
         auto_augment: RandAugment in timm's notation; null for none.
         color_jitter: Strength of brightness, contrast and saturation jitter. As in timm it acts
             only where `auto_augment` is null: the code's 0.4 does nothing beside RandAugment.
+        force_color_jitter: Jitter colours after RandAugment, too, as the paper's list of
+            settings can be read.
         erase_rate: Probability of random erasing, with a normal number for each pixel.
         mixup: Alpha of mixup's Beta distribution; 0 for no mixup.
         cutmix: Alpha of CutMix's Beta distribution; 0 for no CutMix.
@@ -97,6 +99,7 @@ class AugmentationRecipe:
     flip: float = 0.5
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     color_jitter: float = 0.4
+    force_color_jitter: bool = False
     erase_rate: float = 0.25
     mixup: float = 0.8
     cutmix: float = 1.0

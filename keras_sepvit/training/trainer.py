@@ -313,6 +313,7 @@ class Trainer:
             flip=settings.flip,
             auto_augment=settings.auto_augment,
             color_jitter=settings.color_jitter,
+            force_color_jitter=settings.force_color_jitter,
         )
         return training_stream(
             self.training_source,
