@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from keras_sepvit import training
 from keras_sepvit.training.recipe import RECIPES, Recipe, load_recipe, save_recipe
 
 pytestmark = pytest.mark.once
@@ -98,3 +99,10 @@ def test_unknown_recipes(tmp_path):
 
 def test_a_recipe_is_a_recipe():
     assert load_recipe(Recipe()) == Recipe()
+
+
+def test_public_names():
+    assert all(hasattr(training, name) for name in training.__all__)
+    assert training.load_recipe is load_recipe
+    with pytest.raises(AttributeError, match="nothing"):
+        training.nothing  # noqa: B018
