@@ -25,7 +25,6 @@ from keras_sepvit.training.trainer import Trainer
 SHORT = (
     "data.train_split=train",
     "batch_size=128",
-    "precision=float32",
     "optimizer.warmup_epochs=0.5",
 )
 
@@ -69,6 +68,7 @@ def test_a_run_learns_and_leaves_its_files(trained):
 def test_the_saved_model_has_averaged_weights_and_gives_probabilities(trained):
     folder, result = trained
     best = keras.saving.load_model(folder / "best.keras")
+    assert {layer.dtype_policy.name for layer in best.layers} == {"float32"}
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8")
     np.testing.assert_allclose(to_numpy(best(images)).sum(axis=1), 1, atol=1e-4)
     trainer = Trainer(recipe("epochs=2", "checkpoint_steps=4"), folder)

@@ -75,6 +75,9 @@ def train(
         return
     best = "" if result.best_accuracy is None else f"; best accuracy {result.best_accuracy:.2%}"
     typer.echo(f"{result.epochs} epochs in {result.folder}{best}")
+    if result.unreadable:
+        names = ", ".join(result.unreadable_names)
+        typer.echo(f"{result.unreadable} times an image could not be read: {names}")
 
 
 def _as_text(description):

@@ -57,9 +57,10 @@ class Trainer:
     """Trains a classifier by a recipe, in a folder that a stopped run goes on from.
 
     The folder holds `recipe.yaml`; `best.keras` (of the highest validation accuracy) and
-    `last.keras`, whole models of images of 0..255 to probabilities, with averaged weights where
-    the recipe has `ema_decay`; `classes.txt`, the classes' names; `history.csv`; `tensorboard`;
-    `batch.png`, an augmented batch; `curves.png`; and `checkpoint.npz`, the state to go on from.
+    `last.keras`, whole float32 models of images of 0..255 to probabilities, with averaged weights
+    where the recipe has `ema_decay`; `classes.txt`, the classes' names; `history.csv`;
+    `tensorboard`; `batch.png`, an augmented batch; `curves.png`; and `checkpoint.npz`, the state to
+    go on from.
 
     A run that was stopped at any moment, and is started again with the same recipe and folder,
     goes on from its last checkpoint and takes the same steps as if it had never stopped.
@@ -183,7 +184,7 @@ class Trainer:
             return float(self.model.train_on_batch(inputs, labels, return_dict=True)["loss"])
 
     def save(self, name):
-        """Saves the network in the run's folder as a whole model with probabilities.
+        """Saves the network in the run's folder as a whole float32 model with probabilities.
 
         Of several processes the first one does.
 
@@ -193,7 +194,7 @@ class Trainer:
         if not self.distribution.is_chief:
             return
         with self.distribution.local():
-            model = self._network(classifier_activation="softmax", weights=None)
+            model = self._network("float32", classifier_activation="softmax", weights=None)
             model.set_weights(self.network.get_weights())
         with replacing(self.folder / name) as temporary:
             model.save(temporary)
@@ -255,7 +256,9 @@ class Trainer:
         self.precision = recipe.precision
         if self.precision == "auto":
             self.precision = device.half_precision()
-        network = self._network(classifier_activation=None, weights=recipe.model.weights)
+        network = self._network(
+            self.precision, classifier_activation=None, weights=recipe.model.weights
+        )
         if recipe.model.frozen_backbone:
             for layer in network.layers:
                 layer.trainable = layer.name == "head"
@@ -284,10 +287,10 @@ class Trainer:
             seed=self.recipe.seed,
         )
 
-    def _network(self, classifier_activation, weights):
+    def _network(self, precision, classifier_activation, weights):
         settings = self.recipe.model
         policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.precision)
+        keras.config.set_dtype_policy(precision)
         try:
             return SepViT(
                 DIGITS_CONFIG if settings.variant == DIGITS_VARIANT else settings.variant,
