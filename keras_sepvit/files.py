@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Callable
 
@@ -132,3 +133,10 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder):
+    """Removes what `replacing` left in a folder where its process was killed."""
+    for path in pathlib.Path(folder).iterdir():
+        if path.is_file() and re.match(r"\.[0-9a-f]{16}\.", path.name):
+            path.unlink()

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_sepvit.classifier import SepViT
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.files import replacing
+from keras_sepvit.files import remove_leftovers, replacing
 from keras_sepvit.training import callbacks as run_callbacks
 from keras_sepvit.training import device
 from keras_sepvit.training.checkpoint import check_shared, fingerprint, load_checkpoint
@@ -351,6 +351,7 @@ class Trainer:
         if not self.distribution.is_chief:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         save_recipe(self.recipe, self.folder / "recipe.yaml")
         names = self.training_source.class_names
         if names is not None:
