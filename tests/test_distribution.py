@@ -207,9 +207,10 @@ def test_processes_equal_one_device_after_a_kill(runs):
 def test_a_loss_that_is_not_finite_ends_all_processes(runs):
     changes = ["optimizer.learning_rate=1e30", "optimizer.clip_norm=null", "checkpoint_steps=0"]
     with ended(*runs.start_processes("diverging", changes=changes)) as (statuses, outputs):
-        for status, output in zip(statuses, outputs, strict=True):
-            assert status not in (0, None)
-            assert "NonFiniteLossError: The loss is" in output, output[-3000:]
+        assert not {0, None} & set(statuses)
+        # The process that is told later may see only that the other one has gone.
+        told = ["NonFiniteLossError: The loss is" in output for output in outputs]
+        assert any(told), "\n".join(output[-3000:] for output in outputs)
 
 
 @tensorflow_only
