@@ -194,6 +194,8 @@ def opened(path, threads):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads that spin after their work would slow the file whose turn is next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     (details,) = session.get_inputs()
     image = np.random.default_rng(0).integers(0, 256, details.shape)

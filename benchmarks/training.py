@@ -6,14 +6,16 @@ trains the same network on the same batches in three ways, in turns in one proce
 `fit` of Keras alone; the trainer with its callbacks, without mixing; and the trainer with random
 erasing, mixup and CutMix, which a plain loop does not have. A ratio is the median over rounds of
 (time of a step / time of a step of the plain loop in the same round). The peak memory of each way
-is that of a process of its own. Prints a Markdown table. The backend is that of `KERAS_BACKEND`.
+is that of a process of its own (Linux). Prints a Markdown table. The backend is that of
+`KERAS_BACKEND`.
 """
 
 import argparse
 import json
 import os
+import pathlib
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -131,7 +133,9 @@ def main():
     options = parser.parse_args()
     if options.memory_of:
         way(options.memory_of, options)()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        # Not getrusage, whose peak a process takes over from the one that started it.
+        status = pathlib.Path("/proc/self/status").read_text()
+        print(1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]))
         return
 
     runs = {name: way(name, options) for name in WAYS}
