@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -110,29 +111,60 @@ def check_expansion(path, declared_bytes):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, folder=False):
     """A path to write to that takes the place of `path` when all went well.
 
     It lies in the same folder and has the same suffixes. If the body fails, it
     is removed and `path` stays as it was.
 
+    Args:
+        path: What is to be written.
+        folder: Whether it is a folder instead of a file.
+
     Raises:
-        ValueError: if the folder does not exist, or `path` is a folder.
+        ValueError: if the folder that `path` lies in does not exist, or `path` is a
+            folder where a file is to be written.
     """
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"Cannot write '{path}': there is no folder '{path.parent}'. Create it.")
-    if path.is_dir():
+    if path.is_dir() and not folder:
         raise ValueError(f"Cannot write '{path}': it is a folder. Give the name of a file.")
-    temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+    temporary = _temporary_name(path)
     try:
-        temporary.touch()
+        temporary.mkdir() if folder else temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # some writers leave files that only their owner can read
-        os.replace(temporary, path)
+        _replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _temporary_name(path):
+    return path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+
+
+def _replace(temporary, path):
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    # A folder cannot be renamed onto another that has files.
+    old = _temporary_name(path)
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    _remove(old)
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder):

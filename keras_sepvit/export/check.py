@@ -6,8 +6,6 @@ Imports no Keras: processes that run exported files without it time them with th
 import contextlib
 import dataclasses
 import pathlib
-import secrets
-import shutil
 import statistics
 import time
 import warnings
@@ -16,6 +14,7 @@ import numpy as np
 
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import check_images, run_batches
+from keras_sepvit.files import replacing
 
 # Probabilities below this count as equal to it where logits are compared: half
 # precision cannot hold much smaller ones, and no user tells them apart.
@@ -200,8 +199,6 @@ def writing(path, overwrite=False, suffix=None, folder=False):
     path = pathlib.Path(path)
     if suffix is not None and path.suffix != suffix:
         raise ValueError(f"`path` must end with '{suffix}'. Received: '{path}'.")
-    if not path.parent.is_dir():
-        raise ValueError(f"Cannot write '{path}': there is no folder '{path.parent}'. Create it.")
     if path.exists():
         if path.is_dir() != folder:
             kind = "a folder" if path.is_dir() else "a file"
@@ -210,42 +207,14 @@ def writing(path, overwrite=False, suffix=None, folder=False):
             raise FileExistsError(
                 f"'{path}' exists. Pass overwrite=True to replace it, or choose another name."
             )
-    temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            temporary.mkdir() if folder else temporary.touch()
+            temporary = stack.enter_context(replacing(path, folder))
         except OSError as error:
             raise ValueError(
                 f"Cannot write '{path}': {error.strerror}. Choose a folder that you can write to."
             ) from error
-        mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # some writers leave files that only their owner can read
-        _replace(temporary, path)
-    finally:
-        _remove(temporary)
-
-
-def _replace(temporary, path):
-    if not path.is_dir():
-        temporary.replace(path)
-        return
-    # A folder cannot be renamed onto another that has files.
-    old = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
-    path.rename(old)
-    try:
-        temporary.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    _remove(old)
-
-
-def _remove(path):
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def size_of(path):
