@@ -4,8 +4,8 @@ import keras
 from keras import layers
 from keras.applications import imagenet_utils
 
-from keras_sepvit.backbone import check_image_shape, sepvit_features, variant_architecture
-from keras_sepvit.configs import VARIANTS, get_config
+from keras_sepvit.backbone import check_image_shape, sepvit_features
+from keras_sepvit.configs import VARIANTS, get_config, variant_architecture
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
 from keras_sepvit.weights import load_pretrained
@@ -309,9 +309,14 @@ def _preprocessing(image_shape):
             f"shape {image_shape}. Convert them to RGB, or pass include_preprocessing=False and "
             "normalise them yourself."
         )
+    return imagenet_normalization("preprocessing")
+
+
+def imagenet_normalization(name):
+    """A layer of this name that normalises RGB images of 0..255 with ImageNet's statistics."""
     # In float32 whatever the policy: half precision would round non-integer pixels.
     return layers.Normalization(
-        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name="preprocessing"
+        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name=name
     )
 
 

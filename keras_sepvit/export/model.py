@@ -6,7 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_sepvit.classifier import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.classifier import imagenet_normalization
 from keras_sepvit.scores import final_activation, normalizes_images
 
 # A dtype policy that computes in integers, made by `model.quantize`.
@@ -135,7 +135,7 @@ def _check_image_model(model):
 def _deployed(model, normalize, probabilities):
     """The deployed model, and the activation of a classifier's output, None for others."""
     image = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="image")
-    x = _imagenet_normalization()(image) if normalize else image
+    x = imagenet_normalization("normalization")(image) if normalize else image
     if hasattr(model, "pyramid_outputs"):
         model = keras.Model(model.inputs, model.pyramid_outputs, name=model.name)
     outputs = model(x)
@@ -221,9 +221,3 @@ def _check_class_names(class_names, outputs, is_classifier):
             f"Received: {len(class_names)} names."
         )
     return class_names
-
-
-def _imagenet_normalization():
-    return keras.layers.Normalization(
-        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name="normalization"
-    )
