@@ -4,6 +4,7 @@ Imports nothing slow; what needs Keras is in `keras_sepvit.cli.classifiers`.
 """
 
 import functools
+import pathlib
 import re
 from typing import Annotated
 
@@ -11,6 +12,24 @@ import typer
 
 ImageSize = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Image size: 224, or HEIGHTxWIDTH.")
+]
+Weights = Annotated[
+    str,
+    typer.Argument(
+        metavar="WEIGHTS",
+        help="A whole model (.keras), the weights of one (.weights.h5), or the name of "
+        "registered weights (digits).",
+    ),
+]
+Variant = Annotated[
+    str | None, typer.Option(help="The variant that weights are for.", show_default="the file's")
+]
+Classes = Annotated[
+    int | None,
+    typer.Option(help="Number of classes that weights are for.", show_default="the file's"),
+]
+Labels = Annotated[
+    pathlib.Path | None, typer.Option(help="A text file with the classes' names, one a line.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

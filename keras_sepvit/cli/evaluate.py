@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
-from keras_sepvit.cli.common import ImageSize, Json, parse_image_size
+from keras_sepvit.cli.common import (
+    Classes,
+    ImageSize,
+    Json,
+    Variant,
+    Weights,
+    parse_image_size,
+)
 
 
 def evaluate(
-    weights: Annotated[
-        str,
-        typer.Argument(
-            metavar="WEIGHTS",
-            help="A whole model (.keras), the weights of one (.weights.h5), or the name of "
-            "registered weights (digits).",
-        ),
-    ],
+    weights: Weights,
     data: Annotated[
         str,
         typer.Option(help="A folder of class folders, digits, or the name of a TFDS data set."),
@@ -39,14 +39,8 @@ def evaluate(
     ] = None,
     interpolation: Annotated[str, typer.Option(help="bicubic or bilinear.")] = "bicubic",
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
-    variant: Annotated[
-        str | None,
-        typer.Option(help="The variant that weights are for.", show_default="the file's"),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option(help="Number of classes that weights are for.", show_default="the file's"),
-    ] = None,
+    variant: Variant = None,
+    classes: Classes = None,
     as_json: Json = False,
 ):
     """Measure a classifier's accuracy.

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from keras_sepvit.cli.common import ImageSize, Json, check_files_exist, parse_image_size
+from keras_sepvit.cli.common import (
+    Classes,
+    ImageSize,
+    Json,
+    Labels,
+    Variant,
+    Weights,
+    check_files_exist,
+    parse_image_size,
+)
 from keras_sepvit.export import FORMATS
 
 # What is added to the name of the weights by default.
@@ -36,14 +45,7 @@ _OPTIONS = {
 
 
 def export(
-    weights: Annotated[
-        str,
-        typer.Argument(
-            metavar="WEIGHTS",
-            help="A whole model (.keras), the weights of one (.weights.h5), or the name of "
-            "registered weights (digits).",
-        ),
-    ],
+    weights: Weights,
     format: Annotated[str, typer.Option(metavar="FORMAT", help=f"{', '.join(FORMATS)}.")],
     quantize: Annotated[
         str | None,
@@ -63,21 +65,13 @@ def export(
             help="Images to fix the ranges of 8-bit activations with, and to compare on.",
         ),
     ] = None,
-    labels: Annotated[
-        pathlib.Path | None, typer.Option(help="A text file with the classes' names, one a line.")
-    ] = None,
+    labels: Labels = None,
     batch_size: Annotated[
         str | None,
         typer.Option(metavar="N|any", help="Images in a batch.", show_default="the format's"),
     ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(help="The variant that weights are for.", show_default="the file's"),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option(help="Number of classes that weights are for.", show_default="the file's"),
-    ] = None,
+    variant: Variant = None,
+    classes: Classes = None,
     image_size: ImageSize = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: Json = False,

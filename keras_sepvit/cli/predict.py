@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from keras_sepvit.cli.common import (
+    Classes,
     ImageSize,
     Json,
+    Labels,
+    Variant,
     check_files_exist,
     check_image_size,
     parse_image_size,
@@ -25,18 +28,10 @@ def predict(
         ),
     ],
     images: Annotated[list[pathlib.Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    variant: Annotated[
-        str | None,
-        typer.Option(help="The variant that weights are for.", show_default="the file's"),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option(help="Number of classes that weights are for.", show_default="the file's"),
-    ] = None,
+    variant: Variant = None,
+    classes: Classes = None,
     image_size: ImageSize = None,
-    labels: Annotated[
-        pathlib.Path | None, typer.Option(help="A text file with the classes' names, one a line.")
-    ] = None,
+    labels: Labels = None,
     top: Annotated[int, typer.Option(help="How many classes to print for an image.")] = 5,
     as_json: Json = False,
 ):
