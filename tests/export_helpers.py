@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -48,6 +50,22 @@ def noise(count, image_shape=IMAGE_SHAPE, seed=3):
 
 def predict(model, images):
     return np.asarray(model.predict(images, verbose=0), "float32")
+
+
+def outputs_without_keras(script, path, images, folder):
+    """What a file gives in a process that cannot import Keras.
+
+    Args:
+        script: Program that gets the paths of the file, of the images and of the outputs.
+        path: The exported file.
+        images: The images, which the script reads from a `.npy` file.
+        folder: Where images and outputs are written.
+    """
+    np.save(folder / "images.npy", images)
+    script = f"import sys; sys.modules['keras'] = None\n{script}"
+    command = [sys.executable, "-c", script, path, folder / "images.npy", folder / "outputs.npy"]
+    subprocess.run(command, check=True)
+    return np.load(folder / "outputs.npy")
 
 
 def fail(model, output, message):

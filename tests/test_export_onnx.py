@@ -8,6 +8,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from export_helpers import tiny_classifier
 from helpers import BACKEND, TINY, randomize, tiny_backbone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -26,12 +27,6 @@ pytest.importorskip("onnxscript")
 # Which converts in this process; the others are slower, and what follows is the same.
 torch_only = pytest.mark.skipif(BACKEND != "torch", reason="the backend has no part in it")
 CLASSES = ("null", "eins", "zwölf", "drei", "vier")
-
-
-def tiny_classifier(**kwargs):
-    model = SepViT(TINY, classes=len(CLASSES), drop_path_rate=0.0, **kwargs)
-    randomize(model)
-    return model
 
 
 def run_onnx(path, images):
@@ -53,7 +48,7 @@ def initializers(graph):
 def classifier(tmp_path_factory):
     """A classifier, its file for any batch, and the report."""
     keras.utils.set_random_seed(0)
-    model = tiny_classifier()
+    model = tiny_classifier(classes=len(CLASSES))
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     report = to_onnx(model, path, batch_size=None, class_names=CLASSES, verbose=False)
     return model, path, report
@@ -242,7 +237,7 @@ def test_without_torch_tensorflow_writes_the_file(tmp_path, monkeypatch):
     pytest.importorskip("tf2onnx")
     path = tmp_path / "tiny.onnx"
 
-    report = to_onnx(tiny_classifier(), path, batch_size=None, verbose=False)
+    report = to_onnx(tiny_classifier(classes=len(CLASSES)), path, batch_size=None, verbose=False)
 
     assert report.max_error < 1e-4
     model = onnx.load(path)
@@ -250,7 +245,7 @@ def test_without_torch_tensorflow_writes_the_file(tmp_path, monkeypatch):
     assert [value.name for value in model.graph.input] == ["image"]
     assert set(report.operators) <= supported_operators("tensorrt")
     with pytest.raises(ValueError, match="from 18 to 18 .*Received: opset=20.*export,torch"):
-        to_onnx(tiny_classifier(), tmp_path / "other.onnx", opset=20)
+        to_onnx(tiny_classifier(classes=len(CLASSES)), tmp_path / "other.onnx", opset=20)
 
 
 @pytest.mark.slow
@@ -302,7 +297,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
     path = tmp_path / arguments.pop("path", "tiny.onnx")
 
     with pytest.raises(ValueError, match=message):
-        to_onnx(tiny_classifier(), path, **arguments)
+        to_onnx(tiny_classifier(classes=len(CLASSES)), path, **arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -311,10 +306,10 @@ def test_missing_packages_are_named_with_their_extra(tmp_path, monkeypatch):
     path = tmp_path / "tiny.onnx"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="neither pair is installed.*export,tensorflow"):
-        to_onnx(tiny_classifier(), path)
+        to_onnx(tiny_classifier(classes=len(CLASSES)), path)
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"`onnxruntime`.*keras-sepvit\[export\]"):
-        to_onnx(tiny_classifier(), path)
+        to_onnx(tiny_classifier(classes=len(CLASSES)), path)
 
 
 @pytest.mark.once

@@ -1,21 +1,19 @@
 """Export to StableHLO: files that JAX runs without Keras, from every backend."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, randomize
+from export_helpers import outputs_without_keras, tiny_classifier
+from helpers import BACKEND
 
-from keras_sepvit import SepViT
 from keras_sepvit.export import to_stablehlo
 
 jax = pytest.importorskip("jax")
 
-# Runs a file in a process that cannot import Keras.
+# Runs a file on one image, then on all.
 PLAIN_JAX = """
 import pathlib, sys
-sys.modules["keras"] = None
 import jax, numpy as np
 exported = jax.export.deserialize(bytearray(pathlib.Path(sys.argv[1]).read_bytes()))
 call = jax.jit(exported.call)
@@ -25,26 +23,14 @@ np.save(sys.argv[3], np.concatenate(outputs))
 """
 
 
-def tiny_classifier():
-    model = SepViT(TINY, classes=5, drop_path_rate=0.0)
-    randomize(model)
-    return model
-
-
 @pytest.mark.slow
 def test_file_runs_in_plain_jax_with_any_batch(tmp_path, capsys):
-    model = tiny_classifier()
+    model = tiny_classifier(classes=5)
     path = tmp_path / "tiny.stablehlo"
     images = np.random.default_rng(5).uniform(0, 255, (3, 64, 64, 3)).astype("float32")
-    np.save(tmp_path / "images.npy", images)
 
     report = to_stablehlo(model, path, batch_size=None, platforms=("cpu",))
-    subprocess.run(
-        [sys.executable, "-c", PLAIN_JAX, path, tmp_path / "images.npy", tmp_path / "outputs.npy"],
-        check=True,
-    )
-
-    outputs = np.load(tmp_path / "outputs.npy")
+    outputs = outputs_without_keras(PLAIN_JAX, path, images, tmp_path)
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(outputs[:1], expected[:1], atol=1e-5)
     np.testing.assert_allclose(outputs[1:], expected, atol=1e-5)
@@ -57,7 +43,7 @@ def test_file_runs_in_plain_jax_with_any_batch(tmp_path, capsys):
 @pytest.mark.slow
 def test_file_of_a_fixed_batch_is_for_all_platforms(tmp_path):
     path = tmp_path / "tiny.stablehlo"
-    to_stablehlo(tiny_classifier(), path, batch_size=2, verbose=False)
+    to_stablehlo(tiny_classifier(classes=5), path, batch_size=2, verbose=False)
 
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
@@ -80,7 +66,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
     arguments = dict(arguments)
     with pytest.raises(ValueError, match=message):
         to_stablehlo(
-            tiny_classifier(), tmp_path / arguments.pop("path", "a.stablehlo"), **arguments
+            tiny_classifier(classes=5), tmp_path / arguments.pop("path", "a.stablehlo"), **arguments
         )
     assert not list(tmp_path.iterdir())
 
@@ -89,4 +75,4 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
 def test_missing_jax_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(ImportError, match=r"`jax`.*keras-sepvit\[jax\]"):
-        to_stablehlo(tiny_classifier(), tmp_path / "tiny.stablehlo")
+        to_stablehlo(tiny_classifier(classes=5), tmp_path / "tiny.stablehlo")

@@ -16,9 +16,8 @@ import types
 import keras
 import numpy as np
 import pytest
-from helpers import TINY, randomize
+from export_helpers import tiny_classifier
 
-from keras_sepvit import SepViT
 from keras_sepvit.export import ExportError, to_tensorrt, to_tftrt
 from keras_sepvit.export import onnx as onnx_module
 from keras_sepvit.export import tensorrt as tensorrt_module
@@ -31,12 +30,6 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.once
-
-
-def tiny_classifier():
-    model = SepViT(TINY, classes=5, drop_path_rate=0.0)
-    randomize(model)
-    return model
 
 
 # The lists of operators.
@@ -53,7 +46,7 @@ def test_lists_of_operators_have_their_source(runtime, count):
 def frozen(tmp_path_factory):
     """A classifier, the SavedModel that TF-TRT is given, and its operators."""
     keras.utils.set_random_seed(0)
-    model = tiny_classifier()
+    model = tiny_classifier(classes=5)
     folder = tmp_path_factory.mktemp("tftrt") / "frozen"
     return model, folder, tftrt_module.save_frozen(prepare(model).model, folder)
 
@@ -110,7 +103,7 @@ def test_tftrt_on_this_tensorflow_is_refused_and_leaves_nothing(tmp_path):
     if tf.sysconfig.get_build_info().get("is_tensorrt_build"):
         pytest.skip("this TensorFlow has TensorRT")
     with pytest.raises(ExportError, match=f"TensorFlow {tf.__version__}"):
-        to_tftrt(tiny_classifier(), tmp_path / "engines")
+        to_tftrt(tiny_classifier(classes=5), tmp_path / "engines")
     assert not list(tmp_path.iterdir())
 
 
@@ -494,7 +487,7 @@ def classifier(tmp_path_factory):
     if not importlib.util.find_spec("tf2onnx"):
         pytest.skip("needs tf2onnx")
     keras.utils.set_random_seed(0)
-    model = tiny_classifier()
+    model = tiny_classifier(classes=5)
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     # By tf2onnx, which needs no other process.
     onnx_module.write_with_tf2onnx(prepare(model).model, path, batch_size=None, opset=18)
@@ -581,7 +574,7 @@ def test_unsuitable_files_are_refused(trt, classifier, tmp_path):
 def test_tensorrt_says_which_precondition_fails(trt, tmp_path, monkeypatch):
     def refusal():
         with pytest.raises(ExportError, match="to_onnx.*trtexec") as error:
-            to_tensorrt(tiny_classifier(), tmp_path / "tiny.engine")
+            to_tensorrt(tiny_classifier(classes=5), tmp_path / "tiny.engine")
         return str(error.value)
 
     trt.cuda.gpus = 0

@@ -1,22 +1,20 @@
 """Export by `torch.export`: files that PyTorch runs without Keras, from every backend."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, randomize, tiny_backbone
+from export_helpers import outputs_without_keras, tiny_classifier
+from helpers import BACKEND, randomize, tiny_backbone
 
-from keras_sepvit import SepViT
 from keras_sepvit.export import to_torch
 from keras_sepvit.export import torch_export as torch_module
 
 torch = pytest.importorskip("torch")
 
-# Runs a file in a process that cannot import Keras.
+# Runs a file on one image, then on all.
 PLAIN_TORCH = """
 import json, sys
-sys.modules["keras"] = None
 import numpy as np, torch
 extra = {"class_names.json": ""}
 model = torch.export.load(sys.argv[1], extra_files=extra).module()
@@ -28,26 +26,14 @@ np.save(sys.argv[3], np.concatenate(outputs))
 """
 
 
-def tiny_classifier():
-    model = SepViT(TINY, classes=5, drop_path_rate=0.0)
-    randomize(model)
-    return model
-
-
 @pytest.mark.slow
 def test_file_runs_in_plain_torch_with_any_batch(tmp_path, capsys):
-    model = tiny_classifier()
+    model = tiny_classifier(classes=5)
     path = tmp_path / "tiny.pt2"
     images = np.random.default_rng(5).uniform(0, 255, (3, 64, 64, 3)).astype("float32")
-    np.save(tmp_path / "images.npy", images)
 
     report = to_torch(model, path, batch_size=None, class_names=list("abcde"))
-    subprocess.run(
-        [sys.executable, "-c", PLAIN_TORCH, path, tmp_path / "images.npy", tmp_path / "out.npy"],
-        check=True,
-    )
-
-    outputs = np.load(tmp_path / "out.npy")
+    outputs = outputs_without_keras(PLAIN_TORCH, path, images, tmp_path)
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(outputs[:1], expected[:1], atol=1e-5)
     np.testing.assert_allclose(outputs[1:], expected, atol=1e-5)
@@ -87,7 +73,9 @@ def test_dense_form_of_a_fixed_batch(tmp_path):
 def test_bad_arguments_are_refused(tmp_path, arguments, message):
     arguments = dict(arguments)
     with pytest.raises(ValueError, match=message):
-        to_torch(tiny_classifier(), tmp_path / arguments.pop("path", "tiny.pt2"), **arguments)
+        to_torch(
+            tiny_classifier(classes=5), tmp_path / arguments.pop("path", "tiny.pt2"), **arguments
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -95,7 +83,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
 def test_missing_torch_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"`torch`.*keras-sepvit\[torch\]"):
-        to_torch(tiny_classifier(), tmp_path / "tiny.pt2")
+        to_torch(tiny_classifier(classes=5), tmp_path / "tiny.pt2")
 
 
 @pytest.mark.once
@@ -109,5 +97,5 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch_module, "convert_on", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        to_torch(tiny_classifier(), path, overwrite=True)
+        to_torch(tiny_classifier(classes=5), path, overwrite=True)
     assert path.read_bytes() == b"precious" and [path] == list(tmp_path.iterdir())
