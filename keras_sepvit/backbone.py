@@ -8,9 +8,10 @@ from keras import layers
 from keras_sepvit.block import SepViTBlock
 from keras_sepvit.configs import (
     PATCH_EMBEDDINGS,
+    STRIDES,
     WINDOW_TOKENS,
-    get_config,
-    scale_windows,
+    check_static_size,
+    variant_architecture,
     window_pairs,
 )
 from keras_sepvit.layers import PEG, PatchEmbedding
@@ -21,8 +22,6 @@ from keras_sepvit.validation import (
     check_rate,
     positive_int,
 )
-
-STRIDES = (4, 2, 2, 2)
 
 
 class BackboneMixin:
@@ -222,30 +221,6 @@ def sepvit_features(
     return x, pyramid_outputs
 
 
-def variant_architecture(variant, image_shape, scale):
-    """A variant's architecture for an image shape, with windows scaled to it or not."""
-    config = get_config(variant)
-    architecture = config.architecture()
-    architecture["window_sizes"] = window_pairs(config.window_sizes)
-    height, width, _ = image_shape
-    if scale:
-        _check_static(height, width)
-        try:
-            architecture["window_sizes"] = scale_windows(
-                config.window_sizes, config.image_size, height, width
-            )
-        except ValueError as error:
-            sides = [side for stage in architecture["window_sizes"] for w in stage for side in w]
-            step = config.image_size // math.gcd(config.image_size, *sides)
-            raise ValueError(
-                f"The classification form cannot take images of {height} x {width}: sides must be "
-                f"multiples of {step} ({step}, {2 * step}, {3 * step}, ...), to which windows "
-                "scale. For other sizes use `pad_windows=True`, or the dense form "
-                "(`SepViTBackbone.from_variant(..., dense=True)`)."
-            ) from error
-    return architecture
-
-
 def check_image_shape(image_shape):
     """`image_shape` as a tuple (height, width, channels)."""
     shape = tuple(image_shape) if image_shape is not None else ()
@@ -280,18 +255,9 @@ def _check_stages(hidden_dims, depths, num_heads, window_sizes):
         check_heads(positive_int("hidden_dims", dim), positive_int("num_heads", heads))
 
 
-def _check_static(height, width):
-    if height is None or width is None:
-        raise ValueError(
-            "The classification form has one token a window and needs a fixed image size. "
-            f"Received: height={height}, width={width}. For images of any size use the dense form: "
-            "`SepViTBackbone.from_variant(..., dense=True, image_shape=(None, None, 3))`."
-        )
-
-
 def _check_windows_fit(image_size, window_sizes, patch_embedding, window_tokens):
     """Refuses an image size whose maps are no multiples of their windows."""
-    _check_static(*image_size)
+    check_static_size(*image_size)
     stride = 1
     step = [1, 1]
     for stage_stride, windows in zip(STRIDES, window_sizes, strict=True):

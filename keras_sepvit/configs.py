@@ -4,9 +4,11 @@ Sources: the paper (arXiv 2203.15380, v1 and v4) and the authors' PyTorch code.
 """
 
 import dataclasses
+import math
 
 WINDOW_TOKENS = ("learned", "zeros", "average_pooling", "depthwise_conv")
 PATCH_EMBEDDINGS = ("overlapping", "non_overlapping")
+STRIDES = (4, 2, 2, 2)  # of the patch embeddings, by stage
 
 # A window of 7 makes a DSA block, a window of 14 a GSA block (paper, section 3.4).
 _WINDOWS_12_BLOCKS = ((7,), (7, 14), (7, 14) * 3, (7, 7))
@@ -199,3 +201,42 @@ def scale_windows(window_sizes, image_size, height, width):
         return tuple(sides)
 
     return tuple(tuple(map(scale, stage)) for stage in window_pairs(window_sizes))
+
+
+def variant_architecture(variant, image_shape, scale):
+    """A variant's architecture for an image shape, with windows scaled to it or not."""
+    config = get_config(variant)
+    architecture = config.architecture()
+    architecture["window_sizes"] = window_pairs(config.window_sizes)
+    height, width, _ = image_shape
+    if scale:
+        check_static_size(height, width)
+        try:
+            architecture["window_sizes"] = scale_windows(
+                config.window_sizes, config.image_size, height, width
+            )
+        except ValueError as error:
+            sides = [side for stage in architecture["window_sizes"] for w in stage for side in w]
+            step = config.image_size // math.gcd(config.image_size, *sides)
+            raise ValueError(
+                f"The classification form cannot take images of {height} x {width}: sides must be "
+                f"multiples of {step} ({step}, {2 * step}, {3 * step}, ...), to which windows "
+                "scale. For other sizes use `pad_windows=True`, or the dense form "
+                "(`SepViTBackbone.from_variant(..., dense=True)`)."
+            ) from error
+    return architecture
+
+
+def check_static_size(height, width):
+    """Refuses an image size that the classification form would have to leave open."""
+    if height is None or width is None:
+        raise ValueError(
+            "The classification form has one token a window and needs a fixed image size. "
+            f"Received: height={height}, width={width}. For images of any size use the dense form: "
+            "`SepViTBackbone.from_variant(..., dense=True, image_shape=(None, None, 3))`."
+        )
+
+
+def padded_size(size, window):
+    """`size` rounded up to a multiple of `window`."""
+    return size + (-size) % window

@@ -3,8 +3,6 @@
 import math
 import numbers
 
-import keras
-
 from keras_sepvit.configs import as_pair
 
 
@@ -76,6 +74,8 @@ def check_heads(channels, num_heads):
 
 def check_channels_last():
     """Refuses Keras's `channels_first` mode, which no layer here supports."""
+    import keras
+
     if keras.config.image_data_format() == "channels_first":
         raise ValueError(
             "SepViT works on channels-last images and does not support "

@@ -7,11 +7,6 @@ delegates take. Sizes may be static or dynamic.
 from keras import ops
 
 
-def padded_size(size, window):
-    """`size` rounded up to a multiple of `window`."""
-    return size + (-size) % window
-
-
 def pad_to_windows(x, window_size):
     """Pads a map with zeros, right and bottom, to a multiple of the window.
 

@@ -1,10 +1,11 @@
-"""Complexity: the formulas against built models, the published figures and a profiler."""
+"""Complexity of SepViT: the formulas against built models and the published figures."""
 
 import dataclasses
+import subprocess
+import sys
 
-import keras
 import pytest
-from helpers import TINY, images
+from helpers import TINY
 
 from keras_sepvit import SepViT, SepViTBackbone, complexity
 from keras_sepvit.configs import ABLATIONS, PUBLISHED, VARIANTS
@@ -106,29 +107,6 @@ def test_output_shapes():
     assert [stage.blocks for stage in result.stages] == list(TINY.depths)
 
 
-@pytest.mark.skipif(keras.config.backend() != "torch", reason="counts what torch computes")
-@pytest.mark.parametrize(
-    ("image_size", "dense"), [((64, 64), False), ((128, 64), True), ((70, 111), True)]
-)
-def test_macs_of_a_running_model(image_size, dense):
-    """Against a profiler that counts the operations torch runs."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    shape = (*image_size, 3)
-    if dense:
-        model = SepViTBackbone.from_variant(TINY, shape, dense=True)
-    else:
-        model = SepViT(TINY, input_shape=shape, classes=10)
-    counter = FlopCounterMode(display=False)
-    # The counter sees fused attention only once it is taken apart.
-    with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        with counter:
-            model(images((1, *shape)))
-    cost = complexity.sepvit(TINY, image_size, classes=10, dense=dense).cost
-    assert counter.get_total_flops() == 2 * cost.macs_with_attention
-
-
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -157,3 +135,18 @@ def test_images_smaller_than_a_patch():
     config = dataclasses.replace(SLIM, patch_embedding="non_overlapping")
     with pytest.raises(ValueError, match="too small"):
         complexity.sepvit(config, 16, dense=True)
+
+
+@pytest.mark.once
+def test_needs_no_keras():
+    code = """
+import sys
+from typer.testing import CliRunner
+from keras_sepvit import complexity
+from keras_sepvit.cli import app
+import keras_sepvit.complexity.graph
+complexity.swin("swin_t")
+assert CliRunner().invoke(app, ["summary", "sepvit_t"]).exit_code == 0
+assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

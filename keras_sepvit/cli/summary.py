@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from keras_sepvit import complexity
 from keras_sepvit.cli.common import ImageSize, Json, parse_image_size
 from keras_sepvit.configs import get_config
 
@@ -28,9 +29,6 @@ def summary(
     default_size = get_config(model).image_size
     size = parse_image_size(image_size) if image_size else (default_size, default_size)
     classes = 1000 if classes is None else classes
-
-    from keras_sepvit import complexity
-
     result = complexity.sepvit(model, size, classes=classes, dense=dense)
     if as_json:
         description = {"model": model, "image_size": size, "dense": dense}
