@@ -82,16 +82,16 @@ class SeparableAttention(layers.Layer):
         x = functional.linear(self.proj, functional.merge_heads(x))
         return ops.reshape(x, (-1, windows, tokens, channels))
 
-    # Between DSA and the projection tensors keep their heads apart, as
-    # (batch * windows, heads, tokens, head_dim): this takes the fewest transposes,
-    # and PSA then moves whole windows.
+    # Between DSA and the projection heads come first: (heads, batch * windows, tokens,
+    # head_dim). Queries, keys and values are then parts of memory in a row, and PSA sees
+    # whole windows by a reshape.
 
     def _attend_inside_windows(self, inputs):
-        """DSA of (batch, windows, tokens, channels), with heads apart."""
+        """DSA of (batch, windows, tokens, channels), with heads first."""
         _, _, tokens, channels = ops.shape(inputs)
         x = ops.reshape(inputs, (-1, tokens, channels))
         qkv = functional.split_heads(functional.linear(self.dsa_qkv, x), 3 * self.num_heads)
-        query, key, value = ops.split(qkv, 3, axis=1)
+        query, key, value = ops.split(qkv, 3, axis=0)
         return functional.attention(query, key, value) + functional.split_heads(x, self.num_heads)
 
     def _attend_among_windows(self, x, windows):
@@ -99,14 +99,13 @@ class SeparableAttention(layers.Layer):
         query, key = self._psa_query_and_key(x, windows)
         if self.global_token == "first":
             x = x[:, :, 1:]
-        _, heads, positions, head_dim = ops.shape(x)
-        x = ops.reshape(x, (-1, windows, heads, positions * head_dim))
-        x = ops.transpose(x, (0, 2, 1, 3))
+        heads, _, positions, head_dim = ops.shape(x)
+        x = ops.reshape(x, (heads, -1, windows, positions * head_dim))
         x = x + functional.attention(query, key, x)
-        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, heads, positions, head_dim))
+        return ops.reshape(x, (heads, -1, positions, head_dim))
 
     def _psa_query_and_key(self, x, windows):
-        """Queries and keys of the windows' tokens: (batch, heads, windows, head_dim)."""
+        """Queries and keys of the windows' tokens: (heads, batch, windows, head_dim)."""
         if self.global_token == "first":
             token = x[:, :, :1]
         elif self.global_token == "average_pooling":
@@ -115,9 +114,10 @@ class SeparableAttention(layers.Layer):
             kernel = functional.split_heads(self.win_kernel[:, :, :, 0], self.num_heads)
             token = ops.sum(x * kernel, axis=2, keepdims=True)
             token = token + functional.split_heads(self.win_bias[None, None], self.num_heads)
-        token = ops.reshape(token, (-1, windows, self.proj.units))
-        qk = functional.linear(self.psa_qk, functional.gelu(self.win_tokens_norm(token)))
-        return ops.split(functional.split_heads(qk, 2 * self.num_heads), 2, axis=1)
+        token = ops.reshape(functional.merge_heads(token), (-1, windows, self.proj.units))
+        token = functional.layer_norm(self.win_tokens_norm, token)
+        qk = functional.linear(self.psa_qk, functional.gelu(token))
+        return ops.split(functional.split_heads(qk, 2 * self.num_heads), 2, axis=0)
 
     def window_attention(self, inputs):
         """The weights with which PSA mixes the windows.
@@ -130,7 +130,8 @@ class SeparableAttention(layers.Layer):
             window (third axis) the weights of all windows, which sum to 1.
         """
         x = self._attend_inside_windows(inputs)
-        return functional.attention_weights(*self._psa_query_and_key(x, ops.shape(inputs)[1]))
+        query, key = self._psa_query_and_key(x, ops.shape(inputs)[1])
+        return ops.transpose(functional.attention_weights(query, key), (1, 0, 2, 3))
 
     def compute_output_shape(self, input_shape):
         batch, windows, tokens, channels = input_shape

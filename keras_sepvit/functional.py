@@ -5,6 +5,7 @@ Everything else in the model code is plain `keras.ops`.
 
 import contextlib
 import contextvars
+import functools
 import math
 
 import keras
@@ -36,16 +37,109 @@ def linear(dense, x):
     Returns:
         Tensor of shape (..., dense.units).
     """
-    if len(x.shape) > 2:
-        shape = ops.shape(x)
-        flat = linear(dense, ops.reshape(x, (-1, shape[-1])))
-        return ops.reshape(flat, (-1, *shape[1:-1], dense.units))
+    return _on_rows(_linear_of_rows, dense, x)
+
+
+def linear_gelu(dense, x):
+    """`gelu(linear(dense, x))`, in one pass where the backend can.
+
+    Args:
+        dense, x: As for `linear`.
+
+    Returns:
+        Tensor of shape (..., dense.units).
+    """
+    return _on_rows(_linear_gelu_of_rows, dense, x)
+
+
+def _on_rows(function, dense, x):
+    if len(x.shape) == 2:
+        return function(dense, x)
+    shape = ops.shape(x)
+    rows = function(dense, ops.reshape(x, (-1, shape[-1])))
+    return ops.reshape(rows, (-1, *shape[1:-1], dense.units))
+
+
+def _linear_of_rows(dense, x):
     if keras.config.backend() == "torch" and dense.quantization_mode is None:
         import torch
 
+        if _onednn_computes(x):
+            return _onednn_linear(dense, x)
         kernel, bias = ops.convert_to_tensor(dense.kernel), ops.convert_to_tensor(dense.bias)
         return torch.addmm(bias, x, kernel)
     return dense(x)
+
+
+def _linear_gelu_of_rows(dense, x):
+    if keras.config.backend() == "torch" and dense.quantization_mode is None:
+        if _onednn_computes(x):
+            return _onednn_linear(dense, x, gelu=True)
+    return gelu(_linear_of_rows(dense, x))
+
+
+def _onednn_computes(x):
+    """Whether torch's fused operator, which has no gradient, is the fastest for this tensor.
+
+    On CPUs torch hands products of float32 matrices to MKL, but oneDNN is 10 to 15 %
+    faster on AMD's and fuses the GELU. Graphs that torch captures keep plain operators,
+    which it fuses itself, and exporters know.
+    """
+    import torch
+
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+        and type(x) is torch.Tensor
+        and _has_onednn(x.dtype)
+    )
+
+
+@functools.cache
+def _has_onednn(dtype):
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _onednn_linear(dense, x, gelu=False):
+    import torch
+
+    kernel, bias = ops.convert_to_tensor(dense.kernel), ops.convert_to_tensor(dense.bias)
+    # The operator that torch's compiler emits; it takes the kernel as (units, channels).
+    activation = ("gelu", [], "none") if gelu else ("none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, kernel.t(), bias, *activation)
+
+
+def layer_norm(norm, x):
+    """`norm(x)`, in fewer passes over the tensor.
+
+    Args:
+        norm: A built `keras.layers.LayerNormalization` over the last axis.
+        x: Tensor of shape (..., channels).
+
+    Returns:
+        Tensor of the shape of `x`.
+    """
+    if _traced_for_litert.get():
+        return norm(x)
+    gamma, beta = ops.convert_to_tensor(norm.gamma), ops.convert_to_tensor(norm.beta)
+    if keras.config.backend() == "torch":
+        from torch.nn.functional import layer_norm
+
+        return layer_norm(x, (x.shape[-1],), gamma, beta, norm.epsilon)
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    gamma, beta = ops.cast(gamma, dtype), ops.cast(beta, dtype)
+    centered = ops.cast(x, dtype)
+    centered = centered - ops.mean(centered, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
+    return ops.cast(centered * (ops.rsqrt(variance + norm.epsilon) * gamma) + beta, x.dtype)
 
 
 def gelu(x):
@@ -123,17 +217,15 @@ def attention(query, key, value):
     """Scaled dot-product attention, with its softmax in float32.
 
     Args:
-        query: Tensor of shape (batch, heads, queries, head_dim).
-        key: Tensor of shape (batch, heads, keys, head_dim).
-        value: Tensor of shape (batch, heads, keys, value_dim).
+        query: Tensor of shape (heads, batch, queries, head_dim).
+        key: Tensor of shape (heads, batch, keys, head_dim).
+        value: Tensor of shape (heads, batch, keys, value_dim).
 
     Returns:
-        Tensor of shape (batch, heads, queries, value_dim).
+        Tensor of shape (heads, batch, queries, value_dim).
     """
     if keras.config.backend() == "torch":
-        from torch.nn.functional import scaled_dot_product_attention
-
-        return scaled_dot_product_attention(query, key, value)
+        return _torch_attention(query, key, value)
     scores = _scores(query, key)
     if keras.config.backend() == "jax":
         # Dividing after the product saves a pass over the weights under XLA.
@@ -144,8 +236,24 @@ def attention(query, key, value):
     return ops.matmul(ops.cast(_softmax(scores), value.dtype), value)
 
 
+def _torch_attention(query, key, value):
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # Up to twice as fast as torch's fused kernel for CPUs.
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+        return torch.softmax(scores, dim=-1) @ value
+    if value.shape[-1] == query.shape[-1]:
+        # The fused kernel wants heads after the batch, and writes them after the tokens,
+        # where the projection will need them.
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        return scaled_dot_product_attention(query, key, value).transpose(0, 1)
+    return scaled_dot_product_attention(query, key, value)
+
+
 def attention_weights(query, key):
-    """The weights of `attention`: (batch, heads, queries, keys), float32."""
+    """The weights of `attention`: (heads, batch, queries, keys), float32."""
     return _softmax(_scores(query, key))
 
 
@@ -161,13 +269,13 @@ def _softmax(scores):
 
 
 def split_heads(x, num_heads):
-    """(batch, tokens, channels) to (batch, heads, tokens, head_dim)."""
+    """(batch, tokens, channels) to (heads, batch, tokens, head_dim)."""
     _, tokens, channels = ops.shape(x)
     x = ops.reshape(x, (-1, tokens, num_heads, channels // num_heads))
-    return ops.transpose(x, (0, 2, 1, 3))
+    return ops.transpose(x, (2, 0, 1, 3))
 
 
 def merge_heads(x):
-    """(batch, heads, tokens, head_dim) to (batch, tokens, channels)."""
-    _, heads, tokens, head_dim = ops.shape(x)
-    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, tokens, heads * head_dim))
+    """(heads, batch, tokens, head_dim) to (batch, tokens, channels)."""
+    heads, _, tokens, head_dim = ops.shape(x)
+    return ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (-1, tokens, heads * head_dim))

@@ -58,7 +58,9 @@ class PatchEmbedding(layers.Layer):
         self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs):
-        return self.norm(functional.padded_conv(self.proj, inputs, self.padding))
+        return functional.layer_norm(
+            self.norm, functional.padded_conv(self.proj, inputs, self.padding)
+        )
 
     def compute_output_shape(self, input_shape):
         return self.proj.compute_output_shape(self._padded(input_shape))
@@ -187,7 +189,7 @@ class MLP(layers.Layer):
     def call(self, inputs):
         shape = ops.shape(inputs)
         x = ops.reshape(inputs, (-1, shape[-1]))  # so that linear, GELU, linear fuse
-        x = functional.linear(self.fc2, functional.gelu(functional.linear(self.fc1, x)))
+        x = functional.linear(self.fc2, functional.linear_gelu(self.fc1, x))
         return ops.reshape(x, (-1, *shape[1:]))
 
     def compute_output_shape(self, input_shape):
