@@ -24,7 +24,7 @@ def choose_backend():
     """
     if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
         return
-    configured = _configured_backend()
+    configured = configured_backend()
     if configured not in BACKENDS or importlib.util.find_spec(configured):
         return
     for backend in BACKENDS:
@@ -33,7 +33,7 @@ def choose_backend():
             return
 
 
-def _configured_backend():
+def configured_backend():
     """The backend in Keras's configuration file; TensorFlow, as for Keras, without one."""
     home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
     try:

@@ -6,7 +6,7 @@ their functions: a command's help and its refusals come at once.
 
 import typer
 
-from keras_sepvit.cli import convert, evaluate, export, predict, summary, train
+from keras_sepvit.cli import benchmark, convert, evaluate, export, predict, summary, train
 from keras_sepvit.cli.common import reports_bad_input
 
 # In the order of `keras-sepvit --help`. A command's name is that of its function.
@@ -17,6 +17,7 @@ COMMANDS = (
     train.train,
     evaluate.evaluate,
     export.export,
+    benchmark.benchmark,
 )
 
 app = typer.Typer(

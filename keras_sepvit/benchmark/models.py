@@ -1,0 +1,146 @@
+"""Builds the models of the catalogue, and checks that they are what is published."""
+
+import importlib.util
+import math
+
+from keras_sepvit.benchmark.catalogue import catalogue_model
+
+CLASSES = 1000
+
+# What is imported of each library.
+MODULES = {
+    "keras_sepvit": "keras_sepvit.classifier",
+    "keras_hub": "keras_hub",
+    "keras": "keras",
+    "transformers": "transformers",
+}
+
+# A count further from the published one is that of another network.
+LARGEST_DIFFERENCE = 0.02
+
+
+class Refused(ValueError):
+    """What was built is not the published model, or does not work: no basis to compare."""
+
+
+def build_model(name, image_size, policy="float32"):
+    """A classifier of the catalogue, with random weights, that gives logits.
+
+    Args:
+        name: Its name in the catalogue.
+        image_size: (height, width) of the images.
+        policy: Keras's dtype policy, such as `"float32"`, `"bfloat16"` or
+            `"mixed_bfloat16"`. Models of transformers have weights in float32 under mixed
+            policies, and the caller computes under autocast.
+
+    Returns:
+        A Keras model for (batch, height, width, 3), or a torch module for
+        (batch, 3, height, width) whose output has `logits`.
+
+    Raises:
+        ImportError: if the model's library cannot be imported.
+        ValueError: where the network cannot take this image size.
+    """
+    model = catalogue_model(name)
+    library = import_library(model.library)
+    if model.library == "transformers":
+        return _transformers_model(library, model, image_size, policy)
+
+    import keras
+
+    shape = (*image_size, 3)
+    # Some layers of KerasHub take the global policy, whatever their model's is.
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        keras.utils.set_random_seed(0)
+        if model.library == "keras_sepvit":
+            return library.SepViT(
+                model.constructor,
+                input_shape=shape,
+                classes=CLASSES,
+                classifier_activation=None,
+                **model.arguments,
+            )
+        if model.library == "keras_hub":
+            backbone_class = getattr(library.models, f"{model.constructor}Backbone")
+            classifier_class = getattr(library.models, f"{model.constructor}ImageClassifier")
+            backbone = backbone_class(image_shape=shape, **model.arguments)
+            return classifier_class(backbone=backbone, num_classes=CLASSES, activation=None)
+        constructor = getattr(library.applications, model.constructor)
+        return constructor(
+            weights=None,
+            input_shape=shape,
+            classes=CLASSES,
+            classifier_activation=None,
+            **model.arguments,
+        )
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+def check_installed(settings):
+    """Refuses a run that needs packages which are not installed.
+
+    Args:
+        settings: `Settings`.
+
+    Raises:
+        ImportError: naming the extra to install.
+    """
+    needed = {backend: backend for backend in settings.backends} | {"matplotlib": "benchmark"}
+    for name in settings.models:
+        needed[MODULES[catalogue_model(name).library].partition(".")[0]] = "benchmark"
+    for module, extra in needed.items():
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(
+                f"This benchmark needs the module `{module}`, which is not installed. Install it "
+                f'with `pip install "keras-sepvit[{extra}]"`.'
+            )
+
+
+def import_library(name):
+    """The module that a library's models are in."""
+    return importlib.import_module(MODULES[name])
+
+
+def count_parameters(model):
+    """Number of trainable parameters of a Keras model or a torch module."""
+    if hasattr(model, "trainable_variables"):
+        return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def check_parameters(name, count):
+    """Refuses a model whose number of parameters is not the published one.
+
+    Args:
+        name: The model's name in the catalogue.
+        count: Number of trainable parameters of what was built.
+
+    Raises:
+        Refused: if the numbers differ by more than 2 %.
+    """
+    model = catalogue_model(name)
+    if abs(count - model.parameters) > LARGEST_DIFFERENCE * model.parameters:
+        raise Refused(
+            f"{model.title} ({name}) has {count:,} parameters; published are "
+            f"{model.parameters:,.0f} at 224 x 224 ({model.source}). They may differ by "
+            f"{LARGEST_DIFFERENCE:.0%} at most: this is another network."
+        )
+
+
+def _transformers_model(library, model, image_size, policy):
+    import torch
+
+    torch.manual_seed(0)
+    config_class = getattr(library, f"{model.constructor}Config")
+    model_class = getattr(library, f"{model.constructor}ForImageClassification")
+    height, width = image_size
+    size = {} if model.constructor == "Cvt" else {"image_size": height}
+    if size and height != width:
+        raise ValueError(f"{model.title} takes square images. Received: {height} x {width}.")
+    module = model_class(config_class(**model.arguments, **size, num_labels=CLASSES))
+    if not policy.startswith("mixed_"):
+        module = module.to(getattr(torch, policy))
+    return module.eval()
