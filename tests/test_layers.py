@@ -3,9 +3,17 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers import images, randomize, run, to_numpy
+from helpers import BACKEND, images, randomize, run, to_numpy
 
-from keras_sepvit import MLP, PEG, DropPath, PatchEmbedding, SeparableAttention, SepViTBlock
+from keras_sepvit import (
+    MLP,
+    PEG,
+    DropPath,
+    PatchEmbedding,
+    SeparableAttention,
+    SepViTBlock,
+    functional,
+)
 
 torch = pytest.importorskip("torch", reason="PyTorch's convolutions are the reference")
 
@@ -235,3 +243,37 @@ def test_layers_of_one_shape_start_with_different_weights():
     first.build((None, 4))
     second.build((None, 4))
     assert not np.array_equal(to_numpy(first.fc1.kernel), to_numpy(second.fc1.kernel))
+
+
+def test_layer_norm_is_exact_far_from_zero():
+    x = images((2, 3, 16)) + 1000
+    norm = keras.layers.LayerNormalization(epsilon=1e-6)
+    norm.build(x.shape)
+    randomize(norm)
+    gamma, beta = (to_numpy(weight) for weight in norm.weights)
+    exact = x.astype("float64")
+    centered = exact - exact.mean(axis=-1, keepdims=True)
+    expected = centered / np.sqrt(exact.var(axis=-1, keepdims=True) + 1e-6) * gamma + beta
+    result = to_numpy(functional.layer_norm(norm, keras.ops.convert_to_tensor(x)))
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the fused operators are torch's")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_fused_inference_on_torch_equals_what_is_trained(dtype, tolerance):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    block = SepViTBlock(2, 4, dtype=dtype)
+    x = torch.tensor(images((2, 8, 8, 16)), dtype=getattr(torch, dtype))
+    block.build(x.shape)
+    randomize(block)
+    with torch.inference_mode(), torch.profiler.profile() as profile:
+        fused = block(x)
+    trained = block(x)
+    trained.sum().backward()
+
+    fused_calls = {event.key for event in profile.key_averages()}
+    if dtype == "float32" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert "mkldnn::_linear_pointwise" in fused_calls
+    np.testing.assert_allclose(to_numpy(fused), to_numpy(trained.detach()), atol=tolerance)
+    assert all(weight.value.grad is not None for weight in block.trainable_variables)
