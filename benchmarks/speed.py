@@ -19,12 +19,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 ALL = "--backends tensorflow,jax,torch"
 PARTS = {
     "peers": f"sepvit_t swin_t convnext_tiny resnet50 hf_swin_t hf_pvt_v2_b2 {ALL} "
-    "--batch-sizes 1,16 --rounds 7",
-    "modes": "sepvit_t swin_t hf_swin_t --backends torch --modes eager,export "
+    "--batch-sizes 1,16 --rounds 5",
+    "modes": "sepvit_t hf_swin_t --backends torch --modes eager,export "
     "--precision float32,bfloat16 --batch-sizes 16 --rounds 7 --no-memory",
+    "train": f"sepvit_t swin_t hf_swin_t {ALL} --task train --batch-sizes 8 --rounds 5 --no-memory",
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
     "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 16 --rounds 3 --no-memory",
-    "train": f"sepvit_t swin_t hf_swin_t {ALL} --task train --batch-sizes 8 --rounds 5 --no-memory",
 }
 
 

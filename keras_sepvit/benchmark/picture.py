@@ -2,12 +2,20 @@
 
 from keras_sepvit.files import replacing
 
+# Of an axis's width and height: what a name covers.
+NAME_WIDTH, NAME_HEIGHT = 0.2, 0.06
+
+SIZES = {
+    "parameters": ("parameters, million", 1e6),
+    "macs": ("multiply-accumulates of an image, billion", 1e9),
+}
+
 
 def draw_throughput(path, record):
-    """Draws images/s against parameters and against MACs, of the best modes.
+    """Draws images/s against parameters and against MACs, a row of panels a backend.
 
-    The points are those of the task, batch size and precision that a run's first group of
-    each backend has: of the largest batch size, the first task and the first precision.
+    The points are best modes, at the largest batch size, the first task and the first
+    precision of the run.
 
     Args:
         path: The PNG file to write.
@@ -18,38 +26,56 @@ def draw_throughput(path, record):
     settings = record["settings"]
     task, precision = settings["tasks"][0], settings["precisions"][0]
     batch_size = max(settings["batch_sizes"])
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for backend, marker in zip(record["backends"], "osD", strict=False):
-        points = [
-            (row, record["backends"][backend]["models"][row["model"]])
+    backends = list(record["backends"])
+    figure = Figure(figsize=(11, 0.8 + 3.4 * len(backends)), layout="constrained")
+    panels = figure.subplots(len(backends), 2, sharey="row", sharex="col", squeeze=False)
+    for backend, row_of_panels in zip(backends, panels, strict=True):
+        wanted = (backend, task, precision, batch_size)
+        rows = [
+            row
             for row in record["rows"]
             if row.get("best_mode")
-            and (row["backend"], row["task"], row["precision"], row["batch_size"])
-            == (backend, task, precision, batch_size)
+            and (row["backend"], row["task"], row["precision"], row["batch_size"]) == wanted
         ]
-        points = [(row, model) for row, model in points if "macs" in model]
-        for axis, key, unit in zip(panels, ("parameters", "macs"), (1e6, 1e9), strict=True):
-            sizes = [model[key] / unit for _, model in points]
-            speeds = [row["images_per_second"] for row, _ in points]
-            axis.plot(sizes, speeds, marker, label=backend, alpha=0.8)
-            for (row, _), size, speed in zip(points, sizes, speeds, strict=True):
-                bold = "bold" if row["title"].startswith("SepViT") else "normal"
-                axis.annotate(
-                    row["title"],
-                    (size, speed),
-                    xytext=(4, 3),
-                    textcoords="offset points",
-                    fontsize=7,
-                    fontweight=bold,
-                )
-    panels[0].set(xlabel="parameters, million", ylabel="images/s")
-    panels[1].set(xlabel="multiply-accumulates of an image, billion")
-    for axis in panels:
-        axis.grid(alpha=0.3)
-        axis.set_xlim(0, 1.2 * axis.get_xlim()[1])  # room for the names
-    panels[0].set_ylim(0, 1.1 * panels[0].get_ylim()[1])  # of both
-    panels[1].legend(loc="lower left")
+        models = record["backends"][backend]["models"]
+        for axis, (key, (_, unit)) in zip(row_of_panels, SIZES.items(), strict=True):
+            points = [
+                (models[row["model"]][key] / unit, row["images_per_second"], row["title"])
+                for row in rows
+                if key in models[row["model"]]
+            ]
+            _draw_points(axis, points)
+        row_of_panels[0].set_ylabel(f"{backend}: images/s")
+    for axis, (label, _) in zip(panels[-1], SIZES.values(), strict=True):
+        axis.set_xlabel(label)
     figure.suptitle(f"{task}, batch {batch_size}, {precision}, best mode")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _draw_points(axis, points):
+    axis.grid(alpha=0.3)
+    if not points:
+        return
+    # Panels of a column share their sizes: the widest decides.
+    width = max(axis.get_xlim()[1], 1.3 * max(size for size, *_ in points))
+    height = 1.2 * max(speed for _, speed, _ in points)
+    axis.set(xlim=(0, width), ylim=(0, height))
+    placed = []
+    for size, speed, title in sorted(points, key=lambda point: point[1]):
+        ours = title.startswith("SepViT")
+        axis.plot(size, speed, "o", color="tab:blue" if ours else "tab:gray")
+        name_at = speed
+        for other_size, other_at in sorted(placed, key=lambda other: other[1]):
+            near = abs(size - other_size) < NAME_WIDTH * width
+            if near and abs(name_at - other_at) < NAME_HEIGHT * height:
+                name_at = other_at + NAME_HEIGHT * height
+        placed.append((size, name_at))
+        axis.annotate(
+            title,
+            (size, speed),
+            (size + 0.012 * width, name_at),
+            fontsize=8,
+            fontweight="bold" if ours else "normal",
+            verticalalignment="center",
+        )
