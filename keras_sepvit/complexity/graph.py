@@ -15,7 +15,8 @@ from keras_sepvit.validation import positive_int
 _UNKNOWN_IN_TENSORFLOW = re.compile("MatMul|Conv(?!ert)|Einsum|Dot|CustomCall|PyFunc|RNN|LSTM|GRU")
 _UNKNOWN_IN_JAX = re.compile("dot|conv(?!ert)|attention|custom_call|ffi|pallas|(pure|io)_callback")
 _UNKNOWN_IN_TORCH = re.compile(
-    "mm$|mv$|dot$|linear|matmul|conv(?!ert)|attention|encoder_layer|lstm|gru|rnn"
+    "mm$|mv$|dot$|(?<!sample_bi)(?<!sample_tri)linear|matmul|conv(?!ert)|attention|encoder_layer"
+    "|lstm|gru|rnn"
 )
 _JAX_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
 _JAX_CALLS += ("checkpoint", "remat", "remat2")
