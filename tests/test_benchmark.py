@@ -171,9 +171,10 @@ def test_precisions(precision):
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_a_training_step_lowers_the_loss():
+@pytest.mark.parametrize("name", ["sepvit_lite", "mit_b0"])
+def test_a_training_step_lowers_the_loss(name):
     measurement = worker.Comparison(backend_module(), JOB)
-    step = measurement.program("train", "sepvit_lite", "float32", MODES[BACKEND][0], 1)
+    step = measurement.program("train", name, "float32", MODES[BACKEND][0], 1)
     losses = [float(measurement.backend.to_numpy(step())) for _ in range(8)]
     assert losses[-1] < losses[0] - 0.1
 

@@ -56,7 +56,7 @@ def training_step(model, images, labels, precision, mode):
     function = _logits_function(model, training=True)
     if mode == "compile":
         function = torch.compile(function)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    weights = _trainable_tensors(model)
     optimizer = torch.optim.AdamW(weights, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     scaler = torch.amp.GradScaler(batch.device.type, enabled=precision == "float16")
     # Keras models compute in the precision of their policy by themselves.
@@ -76,6 +76,12 @@ def training_step(model, images, labels, precision, mode):
         return loss.detach()
 
     return run
+
+
+def _trainable_tensors(model):
+    if hasattr(model, "trainable_variables"):  # Keras models may not list them as parameters
+        return [variable.value for variable in model.trainable_variables]
+    return [weight for weight in model.parameters() if weight.requires_grad]
 
 
 def product(left, right, precision):
