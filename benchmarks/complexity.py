@@ -15,6 +15,8 @@ import platform
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+from page import fill_page
+
 from keras_sepvit import complexity
 from keras_sepvit.complexity.peers import REDUCTIONS, WINDOW
 from keras_sepvit.configs import PUBLISHED, VARIANTS
@@ -256,19 +258,6 @@ def versions():
     return f"Graphs of Python {python}, Keras {keras.__version__}, {backend} {version}."
 
 
-def write_page(path, blocks):
-    """Puts texts between their marks in a Markdown page."""
-    text = path.read_text()
-    for name, block in blocks.items():
-        before, start, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not end:
-            raise RuntimeError(f"{path} has no marks for '{name}'.")
-        text = f"{before}{start}{block}\n{end}{after}"
-    with replacing(path) as temporary:
-        pathlib.Path(temporary).write_text(text)
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -284,7 +273,7 @@ def main():
         "blocks": blocks_table(),
         "resolution": resolution_table(),
     }
-    write_page(options.docs / "complexity.md", blocks)
+    fill_page(options.docs / "complexity.md", blocks)
     draw_blocks(options.docs / "complexity_blocks.png")
     draw_resolution(options.docs / "complexity_resolution.png")
 

@@ -27,6 +27,7 @@ import time
 from importlib import metadata
 
 import numpy as np
+from page import fill_page
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -390,19 +391,12 @@ def machine_lines(facts):
 
 def write_docs(results, path):
     """Puts the tables between their marks in docs/export.md."""
-    text = path.read_text()
     blocks = {"machine": machine_lines(results["machine"])}
     for table, rows in results["tables"].items():
         blocks[table] = globals()[f"{table}_table"](rows)
     if "peers" in blocks:
         blocks["peers"] += "\n\n![latency of all files](export.png)"
-    for name, block in blocks.items():
-        before, start, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not end:
-            raise RuntimeError(f"{path} has no marks for the table '{name}'.")
-        text = f"{before}{start}{block}\n{end}{after}"
-    path.write_text(text)
+    fill_page(path, blocks)
 
 
 def draw(results, path):

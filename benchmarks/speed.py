@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 
+from page import fill_page
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 # What each part of the page runs, after `keras-sepvit benchmark`.
@@ -39,16 +41,10 @@ def measure(part, folder):
 
 def write_page(part, folder, docs):
     """Puts a part's tables between its marks, and its picture beside the page."""
-    page = docs / "benchmark.md"
-    text = page.read_text()
-    before, start, rest = text.partition(f"<!-- {part} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {part} -->")
-    if not end:
-        raise SystemExit(f"{page} has no marks for the part '{part}'.")
     picture = f"benchmark_{part}.png"
-    shutil.copyfile(folder / "throughput.png", docs / picture)
     tables = (folder / "results.md").read_text()
-    page.write_text(f"{before}{start}{tables}\n![images/s]({picture})\n{end}{after}")
+    fill_page(docs / "benchmark.md", {part: f"{tables}\n![images/s]({picture})"})
+    shutil.copyfile(folder / "throughput.png", docs / picture)
 
 
 def main():
