@@ -14,7 +14,7 @@ from keras_sepvit.configs import (
     variant_architecture,
     window_pairs,
 )
-from keras_sepvit.layers import PEG, PatchEmbedding
+from keras_sepvit.layers import PEG, PatchEmbedding, imagenet_normalization
 from keras_sepvit.validation import (
     check_channels_last,
     check_choice,
@@ -22,14 +22,36 @@ from keras_sepvit.validation import (
     check_rate,
     positive_int,
 )
+from keras_sepvit.weights import load_pretrained
+
+
+def _argument(name):
+    """A read-only attribute: the argument of this name that a backbone was made with."""
+    return property(
+        lambda backbone: backbone._config[name], doc=f"`{name}`, as `SepViTBackbone` takes it."
+    )
 
 
 class BackboneMixin:
     """What backbones share, on whatever base class: arguments, graph, pyramid and configuration.
 
     Stands in front of `keras.Model`, or a subclass of it, among the bases of a
-    class. See `SepViTBackbone` for the arguments.
+    class. See `SepViTBackbone` for the arguments; those that make the architecture
+    are read-only attributes too.
     """
+
+    hidden_dims = _argument("hidden_dims")
+    depths = _argument("depths")
+    num_heads = _argument("num_heads")
+    window_sizes = _argument("window_sizes")
+    image_shape = _argument("image_shape")
+    mlp_ratio = _argument("mlp_ratio")
+    drop_path_rate = _argument("drop_path_rate")
+    window_tokens = _argument("window_tokens")
+    patch_embedding = _argument("patch_embedding")
+    dense = _argument("dense")
+    pad_windows = _argument("pad_windows")
+    include_preprocessing = _argument("include_preprocessing")
 
     def __init__(
         self,
@@ -44,6 +66,7 @@ class BackboneMixin:
         patch_embedding="overlapping",
         dense=False,
         pad_windows=False,
+        include_preprocessing=False,
         dtype=None,
         **kwargs,
     ):
@@ -62,15 +85,20 @@ class BackboneMixin:
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         image_shape = check_image_shape(image_shape)
         inputs = keras.Input(image_shape, name="image")
-        outputs, pyramid_outputs = sepvit_features(inputs, dtype=policy, **architecture)
+        x = imagenet_preprocessing(image_shape)(inputs) if include_preprocessing else inputs
+        outputs, pyramid_outputs = sepvit_features(x, dtype=policy, **architecture)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.dtype_policy = policy
-        self._config = {**architecture, "image_shape": image_shape}
+        self._config = {
+            **architecture,
+            "image_shape": image_shape,
+            "include_preprocessing": bool(include_preprocessing),
+        }
         self._pyramid_outputs = pyramid_outputs
 
     @classmethod
-    def from_variant(cls, variant, image_shape=(224, 224, 3), **kwargs):
-        """The backbone of a variant, with random weights.
+    def from_variant(cls, variant, image_shape=(224, 224, 3), weights=None, **kwargs):
+        """The backbone of a variant.
 
         In the classification form windows scale with the image (see
         `keras_sepvit.configs.scale_windows`), unless `pad_windows=True`.
@@ -79,15 +107,27 @@ class BackboneMixin:
             variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`, `"sepvit_b"`,
                 or a `SepViTConfig`.
             image_shape: (height, width, channels).
+            weights: None for random weights, or whatever the `weights` of
+                `SepViT` takes: weights of the backbone or of a classifier, at any
+                image size. Those of a classifier fit the dense form too; a warning
+                tells which were not used, and which of the backbone stay random.
             **kwargs: Other arguments of `SepViTBackbone`, which override those
                 of the variant.
+
+        Raises:
+            ValueError: for arguments out of range, and weights that do not fit,
+                such as another variant's (naming what differs).
+            FileNotFoundError: if the file in `weights` does not exist.
         """
         image_shape = check_image_shape(image_shape)
         fixed = kwargs.get("dense") or kwargs.get("pad_windows")
         architecture = variant_architecture(variant, image_shape, scale=not fixed)
         if kwargs.get("dense") and architecture["window_tokens"] == "learned":
             architecture["window_tokens"] = "zeros"
-        return cls(**{**architecture, "image_shape": image_shape, **kwargs})
+        backbone = cls(**{**architecture, "image_shape": image_shape, **kwargs})
+        if weights is not None:
+            load_pretrained(backbone, weights)
+        return backbone
 
     @property
     def pyramid_outputs(self):
@@ -135,11 +175,14 @@ class SepViTBackbone(BackboneMixin, keras.Model):
         dense: The dense form, see above.
         pad_windows: Pad maps that are no multiple of the window. Always so in
             the dense form; an error otherwise by default.
+        include_preprocessing: Begin with a layer that normalises RGB images of
+            0..255 with ImageNet's mean and standard deviation.
         dtype: Dtype policy of all layers; the global policy by default.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Input shape: `(batch, height, width, channels)`; float, normalised with
-    ImageNet's mean and standard deviation.
+    ImageNet's mean and standard deviation, or of 0..255 with
+    `include_preprocessing`.
 
     Output shape: `(batch, height / 32, width / 32, hidden_dims[-1])`. The
     outputs of the stages, at strides of 4, 8, 16 and 32, are in
@@ -230,6 +273,17 @@ def check_image_shape(image_shape):
             f"Received: {image_shape!r}."
         )
     return tuple(None if side is None else positive_int("image_shape", side) for side in shape)
+
+
+def imagenet_preprocessing(image_shape):
+    """The layer `preprocessing`, which normalises RGB images of 0..255 of this shape."""
+    if image_shape[-1] != 3:
+        raise ValueError(
+            "`include_preprocessing=True` is for RGB images with 3 channels. Received images of "
+            f"shape {image_shape}. Convert them to RGB, or pass include_preprocessing=False and "
+            "normalise them yourself."
+        )
+    return imagenet_normalization("preprocessing")
 
 
 def _check_stages(hidden_dims, depths, num_heads, window_sizes):

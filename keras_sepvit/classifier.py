@@ -4,15 +4,11 @@ import keras
 from keras import layers
 from keras.applications import imagenet_utils
 
-from keras_sepvit.backbone import check_image_shape, sepvit_features
+from keras_sepvit.backbone import check_image_shape, imagenet_preprocessing, sepvit_features
 from keras_sepvit.configs import VARIANTS, get_config, variant_architecture
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
 from keras_sepvit.weights import load_pretrained
-
-# ImageNet's statistics by channel, for images of 0..255.
-IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-IMAGENET_VARIANCE = ((0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 2)
 
 _DOCSTRING = """{title}
 
@@ -96,7 +92,7 @@ def SepViT(
     inputs, x = _image_input(input_tensor, input_shape, config.image_size)
     image_shape = check_image_shape(x.shape[1:])
     if include_preprocessing:
-        x = _preprocessing(image_shape)(x)
+        x = imagenet_preprocessing(image_shape)(x)
     x, _ = sepvit_features(
         x,
         **variant_architecture(config, image_shape, scale=not pad_windows),
@@ -299,25 +295,6 @@ def _image_input(input_tensor, input_shape, image_size):
             f"{tuple(input_tensor.shape[1:])}. Pass only one of them."
         )
     return keras.utils.get_source_inputs(input_tensor), input_tensor
-
-
-def _preprocessing(image_shape):
-    """The layer that normalises RGB images of 0..255 with ImageNet's statistics."""
-    if image_shape[-1] != 3:
-        raise ValueError(
-            "`include_preprocessing=True` is for RGB images with 3 channels. Received images of "
-            f"shape {image_shape}. Convert them to RGB, or pass include_preprocessing=False and "
-            "normalise them yourself."
-        )
-    return imagenet_normalization("preprocessing")
-
-
-def imagenet_normalization(name):
-    """A layer of this name that normalises RGB images of 0..255 with ImageNet's statistics."""
-    # In float32 whatever the policy: half precision would round non-integer pixels.
-    return layers.Normalization(
-        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name=name
-    )
 
 
 SepViT.__doc__ = _DOCSTRING.format(

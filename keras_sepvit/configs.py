@@ -10,6 +10,10 @@ WINDOW_TOKENS = ("learned", "zeros", "average_pooling", "depthwise_conv")
 PATCH_EMBEDDINGS = ("overlapping", "non_overlapping")
 STRIDES = (4, 2, 2, 2)  # of the patch embeddings, by stage
 
+# ImageNet's statistics by channel, for images of 0..255.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_VARIANCE = ((0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 2)
+
 # A window of 7 makes a DSA block, a window of 14 a GSA block (paper, section 3.4).
 _WINDOWS_12_BLOCKS = ((7,), (7, 14), (7, 14) * 3, (7, 7))
 _WINDOWS_19_BLOCKS = ((7,), (7, 14), (7, 14) * 7, (7, 7))

@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops, random
 
 from keras_sepvit import functional
-from keras_sepvit.configs import PATCH_EMBEDDINGS
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE, PATCH_EMBEDDINGS
 from keras_sepvit.initializers import FanOutNormal, TruncatedNormal
 from keras_sepvit.validation import check_choice, check_map, check_rate, positive_int
 
@@ -202,3 +202,11 @@ class MLP(layers.Layer):
 def dense(units, name, dtype):
     """A `Dense` layer with the authors' initialisation."""
     return layers.Dense(units, kernel_initializer=TruncatedNormal(), dtype=dtype, name=name)
+
+
+def imagenet_normalization(name):
+    """A layer of this name that normalises RGB images of 0..255 with ImageNet's statistics."""
+    # In float32 whatever the policy: half precision would round non-integer pixels.
+    return layers.Normalization(
+        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name=name
+    )

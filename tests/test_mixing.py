@@ -7,7 +7,7 @@ from helpers import TINY, images, to_numpy
 from keras import ops
 
 from keras_sepvit import SepViT
-from keras_sepvit.classifier import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.training.mixing import BatchAugmentation
 from keras_sepvit.training.model import TrainingModel, fit_batch
 

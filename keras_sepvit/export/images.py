@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.export.errors import ExportError
 
 # Far fewer and the ranges of activations are those of a handful of pictures.
@@ -139,8 +140,6 @@ def run_batches(run, images, batch_size):
 
 def _normalized(images):
     """Images of 0..255 as a model without normalisation of its own expects them."""
-    from keras_sepvit.classifier import IMAGENET_MEAN, IMAGENET_VARIANCE  # imports Keras
-
     if images.shape[-1] == 3:
         return ((images - IMAGENET_MEAN) / np.sqrt(IMAGENET_VARIANCE)).astype("float32")
     return (images - 127.5) / 64

@@ -6,7 +6,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_sepvit.classifier import imagenet_normalization
+from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.scores import final_activation, normalizes_images
 
 # A dtype policy that computes in integers, made by `model.quantize`.

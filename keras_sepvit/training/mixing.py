@@ -9,7 +9,7 @@ import math
 import keras
 from keras import layers, ops, random
 
-from keras_sepvit.classifier import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 
 # Of random erasing, as in timm: area as a share of the image's, and height over width.
 ERASED_AREA = (0.02, 1 / 3)
