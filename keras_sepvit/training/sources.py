@@ -10,12 +10,13 @@ import dataclasses
 import difflib
 import os
 import pathlib
-import re
 import sys
 import warnings
 
 import keras
 import numpy as np
+
+from keras_sepvit.training.digits import BRIGHTEST, load_digits_split
 
 try:
     import tensorflow as tf
@@ -37,7 +38,6 @@ if keras.config.backend() != "tensorflow":
         )
 
 DIGITS = "digits"
-DIGITS_FOLDS = 5
 DIGITS_SIZE = 32
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -386,49 +386,13 @@ def open_source(name, split, data_dir=None):
 
 
 def _open_digits(split):
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'The digits come with scikit-learn: pip install "keras-sepvit[train]".'
-        ) from error
-
-    match = re.fullmatch(r"(train|validation)(?:-fold(\d+))?", split)
-    fold = int(match[2] or 0) if match else None
-    if fold is None or fold >= DIGITS_FOLDS:
-        raise ValueError(
-            f"The digits have no split {split!r}. Expected 'train' or 'validation', with "
-            f"'-fold0' to '-fold{DIGITS_FOLDS - 1}' behind it for another fifth held out."
-        )
-    scans, labels = load_digits(return_X_y=True)
-    train, held_out = _digits_fold(labels, fold)
-    indices = train if match[1] == "train" else held_out
-    scans = scans[indices].reshape(-1, 8, 8, 1) * (255 / 16)
+    scans, labels = load_digits_split(split)
+    scans = scans[..., None] * (255 / BRIGHTEST)
     images = tf.image.resize(scans.astype("float32"), (DIGITS_SIZE, DIGITS_SIZE)).numpy()
     images = np.rint(images).astype("uint8").repeat(3, axis=-1)
     return ArraySource(
-        DIGITS,
-        split,
-        images,
-        labels[indices],
-        classes=10,
-        class_names=tuple(map(str, range(10))),
+        DIGITS, split, images, labels, classes=10, class_names=tuple(map(str, range(10)))
     )
-
-
-def _digits_fold(labels, fold):
-    """Indices to train on and to hold out, by class in the same proportions."""
-    from sklearn.model_selection import StratifiedKFold, train_test_split
-
-    # What the quick start and the weights `"digits"` hold out.
-    rest, first = train_test_split(
-        np.arange(len(labels)), test_size=1 / DIGITS_FOLDS, stratify=labels, random_state=0
-    )
-    if fold == 0:
-        return rest, first
-    folds = StratifiedKFold(DIGITS_FOLDS - 1, shuffle=True, random_state=0)
-    train, held_out = list(folds.split(rest, labels[rest]))[fold - 1]
-    return np.concatenate([first, rest[train]]), rest[held_out]
 
 
 def _open_folder(path, split):
