@@ -1,34 +1,11 @@
-"""SepViT as KerasHub models, with KerasHub's presets; needs the `hub` extra.
+"""The SepViT classifier as KerasHub's classes."""
 
-A preset is a folder with a model's configuration, weights and preprocessing, on
-disk or at `hf://user/name` (Hugging Face) or `kaggle://user/model/keras/name`
-(Kaggle). KerasHub does the transport. It finds the classes of a preset by the
-names that this module registers, so import it before loading one, with
-KerasHub's own base classes too.
+from keras_hub.layers import ImageConverter
+from keras_hub.models import ImageClassifier, ImageClassifierPreprocessor
 
-KerasHub itself imports TensorFlow, on every backend, where that is installed.
-"""
-
-import keras
-
-from keras_sepvit.backbone import BackboneMixin
-from keras_sepvit.classifier import IMAGENET_MEAN, IMAGENET_VARIANCE
-
-try:
-    from keras_hub.layers import ImageConverter
-    from keras_hub.models import (
-        FeaturePyramidBackbone,
-        ImageClassifier,
-        ImageClassifierPreprocessor,
-    )
-except ImportError as error:
-    raise ImportError(
-        f"`keras_sepvit.hub` needs KerasHub, which cannot be imported: {error}. Install it with "
-        "`pip install keras-sepvit[hub]`."
-    ) from error
-
-# Not the package of our own classes, one of which has the same name.
-_register = keras.saving.register_keras_serializable(package="keras_sepvit.hub")
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.hub.backbone import SepViTBackbone
+from keras_sepvit.hub.registration import register
 
 # A pixel times the scale plus the offset is normalised.
 IMAGENET_SCALE = tuple(variance**-0.5 for variance in IMAGENET_VARIANCE)
@@ -37,41 +14,7 @@ IMAGENET_OFFSET = tuple(
 )
 
 
-@_register
-class SepViTBackbone(BackboneMixin, FeaturePyramidBackbone):
-    """`keras_sepvit.SepViTBackbone` as a KerasHub backbone.
-
-    Its arguments, `from_variant`, shapes, errors and the names of its weights are
-    those of `keras_sepvit.SepViTBackbone`, and `keras_sepvit.load_weights` loads
-    weights files of either into the other, a preset's `model.weights.h5` too.
-
-    `from_preset` builds the configuration saved in the preset, with the global
-    dtype policy unless `dtype` is given. In the classification form weights
-    belong to an image size: for another one build the backbone with
-    `from_variant(..., image_shape=...)`, and load the weights with
-    `keras_sepvit.load_weights`. In the dense form `image_shape` may be given to
-    `from_preset`.
-
-    Example:
-
-    ```python
-    backbone = SepViTBackbone.from_variant("sepvit_t")
-    keras_sepvit.load_weights(backbone, "sepvit_t.weights.h5")
-    backbone.save_to_preset("./sepvit_t")
-    backbone = SepViTBackbone.from_preset("./sepvit_t")
-    ```
-    """
-
-    def get_config(self):
-        # The `dtype` of KerasHub tells quantised layers from others.
-        return {**super().get_config(), **FeaturePyramidBackbone.get_config(self)}
-
-    def default_lora_layer_names(self):
-        """The layers that `enable_lora` adapts: queries, keys and values."""
-        return ["dsa_qkv", "psa_qk"]
-
-
-@_register
+@register
 class SepViTImageConverter(ImageConverter):
     """Resizes RGB images of 0..255 and normalises them with ImageNet's statistics.
 
@@ -103,7 +46,7 @@ class SepViTImageConverter(ImageConverter):
         super().__init__(image_size=image_size, scale=scale, offset=offset, dtype=dtype, **kwargs)
 
 
-@_register
+@register
 class SepViTImageClassifierPreprocessor(ImageClassifierPreprocessor):
     """Applies a `SepViTImageConverter` to images, and passes labels and weights through.
 
@@ -116,7 +59,7 @@ class SepViTImageClassifierPreprocessor(ImageClassifierPreprocessor):
     image_converter_cls = SepViTImageConverter
 
 
-@_register
+@register
 class SepViTImageClassifier(ImageClassifier):
     """A SepViT classifier with KerasHub's conventions.
 

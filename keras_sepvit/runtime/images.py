@@ -27,14 +27,35 @@ def read_image(path, height, width, channels=3):
     """
     from PIL import Image, ImageOps  # costs more than all else here
 
+    image = ImageOps.fit(
+        open_image(path, channels),
+        (width, height),
+        method=Image.Resampling.BICUBIC,
+        bleed=(1 - CROP) / 2,
+    )
+    return np.asarray(image).reshape(height, width, channels)
+
+
+def open_image(path, channels=3):
+    """Reads an image file, upright, at its own size.
+
+    Args:
+        path: An image file of a kind that Pillow reads.
+        channels: 3 for RGB, 1 for grey.
+
+    Returns:
+        A Pillow image of mode RGB or L.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read as an image.
+    """
+    from PIL import Image, ImageOps
+
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
+            return ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
     except FileNotFoundError:
         raise FileNotFoundError(f"File not found: {path}.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    image = ImageOps.fit(
-        image, (width, height), method=Image.Resampling.BICUBIC, bleed=(1 - CROP) / 2
-    )
-    return np.asarray(image).reshape(height, width, channels)

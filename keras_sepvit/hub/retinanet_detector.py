@@ -1,0 +1,177 @@
+"""KerasHub's RetinaNet on SepViT, put together as well as its arguments allow.
+
+docs/detectors.md has a table of what stays different from the paper (arXiv 1708.02002).
+"""
+
+import keras
+import numpy as np
+from keras_hub.layers import AnchorGenerator
+from keras_hub.models import RetinaNetBackbone, RetinaNetObjectDetector
+
+from keras_sepvit.hub.backbone import SepViTBackbone
+from keras_sepvit.hub.dense import check_divisible
+from keras_sepvit.hub.detection import BOX_FORMATS, ClassWiseNonMaxSuppression
+from keras_sepvit.validation import check_choice, positive_int, positive_number
+
+MIN_LEVEL, MAX_LEVEL = 3, 7
+PRIOR_PROBABILITY = 0.01
+
+
+def retinanet(
+    backbone,
+    num_classes,
+    bounding_box_format="xyxy",
+    image_shape=(512, 512, 3),
+    weights=None,
+    anchor_size=4.0,
+    **kwargs,
+):
+    """A `keras_hub.models.RetinaNetObjectDetector` on a SepViT backbone.
+
+    Beside KerasHub's defaults: the prior bias of 0.01 is on the class head instead of
+    the box head, heads start from N(0, 0.01), P6 comes from the backbone's last level,
+    suppression is by class from a confidence of 0.05, boxes are clipped to the image,
+    and relative box formats work. Compile it with `retinanet_losses`:
+
+    ```python
+    detector = keras_sepvit.hub.retinanet("sepvit_t", num_classes=3)
+    detector.compile("adamw", **keras_sepvit.hub.retinanet_losses(3))
+    detector.fit(images, {"boxes": boxes, "labels": labels})  # padded with -1
+    keras_sepvit.hub.detect(detector, ["photo.jpg"])
+    ```
+
+    Args:
+        backbone: The name of a variant, a `keras_sepvit.SepViTConfig`, or a model with
+            `pyramid_outputs` for `"P3"` to `"P5"`, such as
+            `keras_sepvit.hub.SepViTBackbone` in the dense form. One made from a name
+            normalises its images itself.
+        num_classes: Number of classes, without background.
+        bounding_box_format: Format of boxes in training and prediction, one of those of
+            `keras.utils.bounding_boxes.convert_format`.
+        image_shape: (height, width, 3); static, multiples of 32. With a model as
+            `backbone` leave it out, if that model has a static size.
+        weights: As for `SepViTBackbone.from_variant`; only with a name as `backbone`.
+        anchor_size: Side of the smallest anchor of a level over its stride.
+        **kwargs: Other arguments of `RetinaNetObjectDetector`, such as
+            `pre_logits_num_conv_layers` and `name`.
+
+    Returns:
+        The detector. It takes RGB images of 0..255 if the backbone normalises them.
+
+    Raises:
+        ValueError: for a backbone in the classification form or without a pyramid, a
+            size that the levels do not fit, an unknown format, and weights that do not
+            fit the variant.
+    """
+    positive_int("num_classes", num_classes)
+    check_choice("bounding_box_format", bounding_box_format, BOX_FORMATS)
+    positive_number("anchor_size", anchor_size)
+    encoder = _image_encoder(backbone, image_shape, weights)
+    image_shape = _static_shape(encoder, image_shape)
+
+    detector = RetinaNetObjectDetector(
+        backbone=RetinaNetBackbone(
+            image_encoder=encoder,
+            min_level=MIN_LEVEL,
+            max_level=MAX_LEVEL,
+            use_p5=True,  # KerasHub's name for the backbone's P5, not the pyramid's
+            image_shape=image_shape,
+        ),
+        num_classes=num_classes,
+        bounding_box_format=bounding_box_format,
+        # In pixels whatever the format at the border: those of relative formats crash.
+        anchor_generator=AnchorGenerator(
+            "xyxy",
+            min_level=MIN_LEVEL,
+            max_level=MAX_LEVEL,
+            num_scales=3,
+            aspect_ratios=[0.5, 1.0, 2.0],
+            anchor_size=anchor_size,
+        ),
+        prediction_decoder=ClassWiseNonMaxSuppression("xyxy"),
+        **kwargs,
+    )
+    _initialize(detector.box_head, bias=0.0)
+    _initialize(
+        detector.classification_head, bias=-np.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+    )
+    return detector
+
+
+def retinanet_losses(num_classes):
+    """Arguments for `compile` of a `RetinaNetObjectDetector`: the paper's losses, as summed there.
+
+    KerasHub divides by the number of positive anchors, and Keras's losses by the number
+    of classes and of coordinates, which the weights undo. The sum over anchors is then
+    the focal loss (alpha 0.25, gamma 2; arXiv 1708.02002, section 3) plus L1.
+
+    Compile a detector again after loading it: Keras restores no losses of models with
+    a `compile` of their own.
+
+    Args:
+        num_classes: Number of classes of the detector.
+
+    Returns:
+        Dict of `box_loss`, `classification_loss` and `loss_weights`.
+    """
+    return {
+        "box_loss": keras.losses.MeanAbsoluteError(reduction="sum"),
+        "classification_loss": keras.losses.BinaryFocalCrossentropy(
+            apply_class_balancing=True, alpha=0.25, gamma=2.0, from_logits=True, reduction="sum"
+        ),
+        "loss_weights": {
+            "bbox_regression": 4.0,
+            "cls_logits": float(positive_int("num_classes", num_classes)),
+        },
+    }
+
+
+def _image_encoder(backbone, image_shape, weights):
+    if not isinstance(backbone, keras.Model):
+        check_divisible(image_shape, 32, "which the levels of the pyramid are added at")
+        return SepViTBackbone.from_variant(
+            backbone, image_shape, weights, dense=True, include_preprocessing=True
+        )
+    if weights is not None:
+        raise ValueError(
+            "`weights` goes with the name of a variant. Received a model as `backbone`: load its "
+            "weights first, with `keras_sepvit.load_weights`."
+        )
+    if not getattr(backbone, "dense", True):
+        raise ValueError(
+            f"`backbone` is `{backbone.name}` in the classification form, which takes one image "
+            "size and has no norms behind its stages. Build it in the dense form: "
+            "`SepViTBackbone.from_variant(..., dense=True)`."
+        )
+    levels = {f"P{level}" for level in range(MIN_LEVEL, 6)}
+    missing = levels - set(getattr(backbone, "pyramid_outputs", {}))
+    if missing:
+        raise ValueError(
+            "`backbone` must be a model with `pyramid_outputs` for the levels P3, P4 and P5. "
+            f"`{backbone.name}` lacks {', '.join(sorted(missing))}."
+        )
+    return backbone
+
+
+def _static_shape(encoder, image_shape):
+    """The image shape of the detector; KerasHub's anchors need a static one."""
+    own = tuple(encoder.inputs[0].shape[1:])
+    shape = tuple(
+        image_shape if side is None else side
+        for side, image_shape in zip(own, image_shape, strict=True)
+    )
+    if None in shape:
+        raise ValueError(
+            "KerasHub's anchors need a static image size. Received: "
+            f"image_shape={tuple(image_shape)}."
+        )
+    check_divisible(shape, 32, "which the levels of the pyramid are added at")
+    return shape
+
+
+def _initialize(head, bias):
+    """Paper, section 4.1: N(0, 0.01), with a bias in the last layer."""
+    normal = keras.initializers.RandomNormal(stddev=0.01)
+    for layer in (*head.conv_layers, head.prediction_layer):
+        layer.kernel.assign(normal(layer.kernel.shape))
+    head.prediction_layer.bias.assign(keras.ops.full(head.prediction_layer.bias.shape, bias))
