@@ -1,12 +1,22 @@
 import dataclasses
 import json
+import warnings
 
 import keras
 import numpy as np
 import pytest
-from helpers import TINY, images, randomize, run, symbolic, tiny_backbone, to_numpy
+from helpers import (
+    TINY,
+    images,
+    randomize,
+    run,
+    symbolic,
+    tiny_backbone,
+    to_numpy,
+    weights_by_name,
+)
 
-from keras_sepvit import SepViTBackbone, get_config
+from keras_sepvit import SepViT, SepViTBackbone, get_config
 from keras_sepvit.configs import ABLATIONS, VARIANTS, scale_windows
 
 FORMS = pytest.mark.parametrize("dense", [False, True], ids=["classification", "dense"])
@@ -247,3 +257,44 @@ def test_all_layers_are_built_with_the_model():
     # One that is not makes JAX run the whole model once before it compiles it.
     unbuilt = [layer.path for layer in tiny_backbone()._flatten_layers() if not layer.built]
     assert not unbuilt
+
+
+def test_architecture_is_told_and_cannot_be_set():
+    backbone = tiny_backbone()
+    assert backbone.hidden_dims == TINY.hidden_dims and backbone.depths == TINY.depths
+    assert backbone.num_heads == TINY.num_heads and backbone.image_shape == (64, 64, 3)
+    assert backbone.dense is False and backbone.include_preprocessing is False
+    with pytest.raises(AttributeError):
+        backbone.depths = (1, 1, 1, 1)
+
+
+def test_preprocessing_inside_is_that_of_keras():
+    inside = tiny_backbone(dense=True, include_preprocessing=True)
+    outside = tiny_backbone(dense=True)
+    outside.set_weights(inside.get_weights())
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype("float32")
+    normalised = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode="torch")
+    np.testing.assert_allclose(run(inside, pixels), run(outside, normalised), atol=1e-4)
+    copy = SepViTBackbone.from_config(inside.get_config())
+    assert copy.include_preprocessing
+    with pytest.raises(ValueError, match="RGB images with 3 channels"):
+        tiny_backbone(image_shape=(64, 64, 4), include_preprocessing=True)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_weights_of_a_classifier_at_another_size(dense, tmp_path):
+    classifier = SepViT(TINY, classes=3)
+    randomize(classifier)
+    classifier.save_weights(tmp_path / "classifier.weights.h5")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        backbone = tiny_backbone(
+            (128, 128, 3), dense=dense, weights=tmp_path / "classifier.weights.h5"
+        )
+    told = [str(warning.message) for warning in caught if "weights" in str(warning.message)]
+    assert len(told) == dense and all("stage4_norm/gamma" in message for message in told)
+    expected, actual = weights_by_name(classifier), weights_by_name(backbone)
+    shared = expected.keys() & actual.keys()
+    assert len(shared) > 50
+    for name in shared:
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)

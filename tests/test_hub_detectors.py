@@ -190,6 +190,18 @@ def test_warm_start_from_a_classifier():
             np.testing.assert_array_equal(own[path], others[path])
 
 
+def test_a_frozen_backbone_stays_as_it_is():
+    detector = small_retinanet()
+    encoder = detector.backbone.image_encoder
+    encoder.trainable = False
+    before = [to_numpy(weight) for weight in encoder.weights]
+    head = to_numpy(detector.box_head.prediction_layer.kernel)
+    fit(detector)
+    for weight, value in zip(encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight), value)
+    assert not np.array_equal(to_numpy(detector.box_head.prediction_layer.kernel), head)
+
+
 @pytest.mark.parametrize("library_key", ["labels", "classes"])
 def test_detect_gives_boxes_of_the_photo(library_key):
     """A stand-in detector that finds the bright rectangle of the canvas exactly."""

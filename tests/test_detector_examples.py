@@ -1,0 +1,47 @@
+"""The examples of detectors and segmenters, run as a user runs them, for a few steps."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import BACKEND
+from PIL import Image
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+pytestmark = pytest.mark.skipif(
+    BACKEND != "torch", reason="the same on each backend, and compiled by none under PyTorch"
+)
+
+
+@pytest.mark.parametrize(
+    "script, library, arguments, file",
+    [
+        ("detect_keras_hub.py", "keras_hub", [], "detector.keras"),
+        ("detect_keras_hub.py", "keras_hub", ["--weights", "digits"], "detector.keras"),
+        ("detect_keras_cv.py", "keras_cv", [], "detector.keras"),
+        ("segment_keras_hub.py", "keras_hub", [], "segmenter.keras"),
+        ("segment_keras_hub.py", "keras_hub", ["--decoder", "deeplab"], "segmenter.keras"),
+    ],
+)
+def test_runs_and_draws(script, library, arguments, file, tmp_path):
+    pytest.importorskip(library)
+    few = ["--steps", "2", "--scenes", "16", "--held-out", "6", "--output", str(tmp_path / "out")]
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *few, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "KERAS_BACKEND": BACKEND},
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert re.search(r"^Before training: (AP50|mean IoU) \d", finished.stdout, re.M)
+    assert re.search(r"After 2 steps: (AP50|mean IoU) \d", finished.stdout)
+    assert f"{file}; loaded again" in finished.stdout
+    assert (tmp_path / "out" / file).is_file()
+    with Image.open(tmp_path / "out" / "predictions.png") as picture:
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 500
