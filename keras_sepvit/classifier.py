@@ -8,7 +8,7 @@ from keras_sepvit.backbone import check_image_shape, sepvit_features
 from keras_sepvit.configs import VARIANTS, get_config, variant_architecture
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
-from keras_sepvit.weights import load_pretrained
+from keras_sepvit.weights.load import load_pretrained
 
 # ImageNet's statistics by channel, for images of 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

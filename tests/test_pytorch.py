@@ -13,11 +13,11 @@ import pytest
 import reference
 from helpers import randomize, tiny_backbone, to_numpy
 from keras import layers
-from test_weights import CLASSES, assert_same, classifier, load_quietly, refused, values
+from weights_helpers import CLASSES, assert_same, classifier, load_quietly, refused, values
 
 from keras_sepvit import SepViT, SepViTBackbone, SepViTLite
-from keras_sepvit.pytorch import save_pytorch, to_keras, to_pytorch
 from keras_sepvit.weights import load_weights
+from keras_sepvit.weights.pytorch import save_pytorch, to_keras, to_pytorch
 
 torch = pytest.importorskip("torch")
 

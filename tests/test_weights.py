@@ -7,7 +7,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import time
 import warnings
 import zipfile
 
@@ -17,52 +16,23 @@ import numpy as np
 import pytest
 from helpers import BACKEND, TINY, images, randomize, tiny_backbone, to_numpy
 from keras import layers
+from weights_helpers import (
+    CLASSES,
+    PSA_WEIGHTS,
+    SUFFIXES,
+    assert_same,
+    classifier,
+    load_quietly,
+    refused,
+    save_h5,
+    values,
+    write,
+)
 
-from keras_sepvit import SepViT, SepViTBackbone, SepViTLite
+from keras_sepvit import SepViTBackbone, SepViTLite
 from keras_sepvit.configs import VARIANTS
 from keras_sepvit.convert import convert
-from keras_sepvit.pytorch import save_pytorch
 from keras_sepvit.weights import load_pretrained, load_weights
-
-CLASSES = 5
-PSA_WEIGHTS = [
-    "attn/psa_qk/bias",
-    "attn/psa_qk/kernel",
-    "attn/win_tokens_norm/beta",
-    "attn/win_tokens_norm/gamma",
-]
-SUFFIXES = (".weights.h5", ".keras", ".pth", ".safetensors")
-
-
-def classifier(config=TINY, classes=CLASSES, seed=None, **kwargs):
-    model = SepViT(config, classes=classes, **kwargs)
-    if seed is not None:
-        randomize(model, seed)
-    return model
-
-
-def values(model):
-    return {variable.path: to_numpy(variable) for variable in model.weights}
-
-
-def assert_same(actual, expected):
-    assert actual.keys() == expected.keys()
-    for path, value in expected.items():
-        np.testing.assert_array_equal(actual[path], value, err_msg=path)
-
-
-def save_h5(model, path):
-    model.save_weights(path)
-    return path
-
-
-def write(model, path):
-    if path.name.endswith(".weights.h5"):
-        model.save_weights(path)
-    elif path.suffix == ".keras":
-        model.save(path)
-    else:
-        save_pytorch(model, path)
 
 
 @pytest.fixture(scope="module")
@@ -70,24 +40,6 @@ def source(tmp_path_factory):
     """A random classifier and its `.weights.h5` file."""
     model = classifier(seed=7)
     return model, save_h5(model, tmp_path_factory.mktemp("source") / "tiny.weights.h5")
-
-
-def load_quietly(model, path, **kwargs):
-    """`load_weights`, which must not warn."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        return load_weights(model, path, **kwargs)
-
-
-def refused(model, path, match, error=ValueError, **kwargs):
-    """The message of the error of `load_weights`, which must leave the model as it was."""
-    before = values(model)
-    start = time.monotonic()
-    with pytest.raises(error, match=match) as caught:
-        load_weights(model, path, **kwargs)
-    assert time.monotonic() - start < 2
-    assert_same(values(model), before)
-    return str(caught.value)
 
 
 # What fits.
@@ -702,29 +654,45 @@ def test_unknown_suffixes(untouched, tmp_path):
     refused(untouched, path, r"Unknown kind of weights file.*\.weights\.h5, \.keras, \.pth")
 
 
-@pytest.mark.parametrize("trick", ["external link", "soft link", "external data", "virtual data"])
+@pytest.mark.parametrize("trick", ["external data", "virtual data"])
 def test_hdf5_does_not_reach_outside_the_file(trick, source, untouched, tmp_path):
-    _, good = source
-    path = tmp_path / "hostile.weights.h5"
-    path.write_bytes(good.read_bytes())
-    outside = tmp_path / "outside.h5"
-    with h5py.File(outside, "w") as file:
-        file["1"] = np.ones(CLASSES, "float32")
+    path, outside = hostile_h5(source, tmp_path)
     with h5py.File(path, "r+") as file:
         group = file["layers/dense/vars"]
         del group["1"]
-        if trick == "external link":
-            group["1"] = h5py.ExternalLink(str(outside), "/1")
-        elif trick == "soft link":
-            group["1"] = h5py.SoftLink("/layers/layer_normalization/vars/1")
-        elif trick == "external data":
+        if trick == "external data":
             raw = [(str(outside), 0, 4 * CLASSES)]
             group.create_dataset("1", (CLASSES,), "float32", external=raw)
         else:
             layout = h5py.VirtualLayout((CLASSES,), "float32")
             layout[:] = h5py.VirtualSource(str(outside), "1", (CLASSES,))
             group.create_virtual_dataset("1", layout)
-    refused(untouched, path, "head/bias: not in the file|is not in the file")
+    refused(untouched, path, "is not in the file")
+
+
+@pytest.mark.parametrize("place", ["layers/dense/vars/1", "layers/dense", "elsewhere"])
+@pytest.mark.parametrize("kind", ["external", "soft", "dangling"])
+def test_links_in_hdf5_are_refused(kind, place, source, untouched, tmp_path):
+    path, outside = hostile_h5(source, tmp_path)
+    with h5py.File(path, "r+") as file:
+        if place in file:
+            del file[place]
+        file[place] = {
+            "external": h5py.ExternalLink(str(outside), "/1"),
+            "soft": h5py.SoftLink("/layers/layer_normalization/vars/1"),
+            "dangling": h5py.SoftLink("/no/such/place"),
+        }[kind]
+    refused(untouched, path, f"has a link to other data at '{place}', which was not followed")
+    refused(untouched, path, "link to other data", partial=True)
+
+
+def hostile_h5(source, folder):
+    """A copy of a good file, and a file beside it that it could lead to."""
+    path, outside = folder / "hostile.weights.h5", folder / "outside.h5"
+    path.write_bytes(source[1].read_bytes())
+    with h5py.File(outside, "w") as file:
+        file["1"] = np.ones(CLASSES, "float32")
+    return path, outside
 
 
 def test_hdf5_that_claims_more_than_it_holds(source, tmp_path, untouched):

@@ -7,10 +7,10 @@ import numpy as np
 
 from keras_sepvit import classifier
 from keras_sepvit.cli.common import check_files_exist, check_image_size, whole_model_error
-from keras_sepvit.matching import WeightsSummary
-from keras_sepvit.pretrained import registered_weights
 from keras_sepvit.runtime import labels as naming
-from keras_sepvit.weights import assign_weights, open_weights
+from keras_sepvit.weights.load import assign_weights, open_weights
+from keras_sepvit.weights.matching import WeightsSummary
+from keras_sepvit.weights.registry import registered_weights
 
 
 def load_classifier(weights, variant=None, classes=None, size=None):
