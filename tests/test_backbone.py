@@ -7,7 +7,8 @@ import pytest
 from helpers import TINY, images, randomize, run, symbolic, tiny_backbone, to_numpy
 
 from keras_sepvit import SepViTBackbone, get_config
-from keras_sepvit.configs import ABLATIONS, VARIANTS, scale_windows
+from keras_sepvit.configs import ABLATIONS, VARIANTS
+from keras_sepvit.geometry import scale_windows
 
 FORMS = pytest.mark.parametrize("dense", [False, True], ids=["classification", "dense"])
 
