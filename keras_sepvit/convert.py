@@ -54,7 +54,7 @@ def convert(
 def _load(source, variant, image_size, classes, dense, partial):
     """The model of a file with its weights, and the report."""
     with open_weights(source) as arrays:
-        summary = WeightsSummary.of({path: stored.shape for path, stored in arrays.items()})
+        summary = WeightsSummary.of(arrays)
         skip_head = classes is not None
         if variant is None:
             variant = _variant(summary, source)

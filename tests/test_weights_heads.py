@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -114,6 +115,7 @@ def test_a_model_loads_its_own_file(head, kind, nested, tmp_path):
 
 
 @heads
+@pytest.mark.once
 @pytest.mark.parametrize("dense", [False, True], ids=["classification", "dense"])
 def test_a_backbone_takes_the_file_of_a_model_around_it(head, dense, tmp_path):
     for nested in (False, True):
@@ -144,6 +146,7 @@ def test_a_flat_model_takes_the_weights_of_a_nested_one(tmp_path):
     assert_same(values(loaded), values(model))
 
 
+@pytest.mark.once
 def test_the_model_names_what_the_file_numbers(tmp_path):
     path = save_h5(model_with("batch normalization"), tmp_path / "model.weights.h5")
     report = load_weights(small_backbone(), path)
@@ -178,6 +181,7 @@ def test_a_subclassed_model_loads_its_own_file(tmp_path):
     assert len(load_weights(small_backbone(), path).unused_head) == 7
 
 
+@pytest.mark.once
 def test_heads_that_differ_are_refused_unless_asked_for(tmp_path):
     path = save_h5(model_with("batch normalization", seed=1), tmp_path / "model.weights.h5")
     message = refused(classifier(SMALL), path, "do not fit model")
@@ -194,6 +198,7 @@ def test_heads_that_differ_are_refused_unless_asked_for(tmp_path):
     load_weights(model, plain, skip_head_mismatch=True)
 
 
+@pytest.mark.once
 def test_layers_at_the_same_place_with_names_of_their_own_are_not_confused(tmp_path):
     def build(name):
         inputs = keras.Input((64, 64, 3))
@@ -215,6 +220,20 @@ def test_a_quantised_model_loads_its_own_file_but_no_float_one(tmp_path):
     refused(model, save_h5(plain, tmp_path / "float.weights.h5"), "do not fit|as float32")
 
 
+@pytest.mark.once
+def test_a_file_leads_to_no_attribute_but_layers(untouched, source, tmp_path):
+    """Names in a file are looked up in the model: none may reach its insides, or raise."""
+    path = tmp_path / "hostile.weights.h5"
+    for place in ("__class__", "__init__/__globals__", "input", "non_trainable_variables"):
+        path.write_bytes(source[1].read_bytes())
+        with h5py.File(path, "r+") as file:
+            variables = file.create_group(f"{place}/vars")
+            variables.attrs["name"] = "head"
+            variables["0"] = np.ones(3, "float32")
+        refused(untouched, path, "do not fit model|cannot be told apart")
+
+
+@pytest.mark.once
 def test_heads_do_not_change_the_summary_of_the_backbone(tmp_path):
     path = save_h5(model_with("attention"), tmp_path / "model.weights.h5")
     message = refused(classifier(SMALL, classes=3), path, "do not fit model")

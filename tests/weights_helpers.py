@@ -9,6 +9,7 @@ from helpers import TINY, randomize, to_numpy
 
 from keras_sepvit import SepViT
 from keras_sepvit.weights import load_weights, save_pytorch
+from keras_sepvit.weights.pytorch import to_pytorch
 
 CLASSES = 5
 PSA_WEIGHTS = [
@@ -49,6 +50,22 @@ def write(model, path):
         model.save(path)
     else:
         save_pytorch(model, path)
+
+
+def save_torch(arrays, path):
+    """Writes a state dict of NumPy arrays as PyTorch does."""
+    import torch
+
+    torch.save({key: torch.from_numpy(array) for key, array in arrays.items()}, path)
+    return path
+
+
+def torch_source():
+    """A random classifier, and its weights as PyTorch tensors."""
+    import torch
+
+    model = classifier(seed=7)
+    return model, {key: torch.from_numpy(array) for key, array in to_pytorch(model).items()}
 
 
 def load_quietly(model, path, **kwargs):

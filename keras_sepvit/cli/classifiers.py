@@ -84,7 +84,7 @@ def _load_whole_model(path):
 def _load_weights(path, variant, classes, size):
     """A classifier for a file of weights, whose shapes tell what it is for."""
     with open_weights(path) as arrays:
-        found = WeightsSummary.of({name: array.shape for name, array in arrays.items()})
+        found = WeightsSummary.of(arrays)
         if found is None:
             raise ValueError(f"{path} holds no weights of a SepViT.")
         if variant is None and found.variant is None:

@@ -224,8 +224,13 @@ def _variable_at(model, stored):
     for group, name in stored.place:
         if isinstance(found, (list, tuple, dict)):
             found = _saved_names(found).get(group)
+        elif group.startswith("__"):  # no place of Keras's, but one that a file may name
+            return None
         else:
-            found = getattr(found, group, None)
+            try:
+                found = getattr(found, group, None)
+            except Exception:  # a property may raise anything
+                return None
         if name is not None and not _has_name(found, name):
             return None
     if not hasattr(found, "save_own_variables"):
@@ -252,7 +257,7 @@ def _saved_names(layers):
 
 
 def _has_name(layer, name):
-    """Whether a layer has a name, or one given as automatically: those count up in a process."""
+    """Whether a layer has a name, or both are automatic: those count up in a process."""
     own = str(getattr(layer, "name", None))
     automatic = re.compile(rf"(.*{_class_name(layer)})(?:_\d+)?")
     matches = automatic.fullmatch(own), automatic.fullmatch(name)

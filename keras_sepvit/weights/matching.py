@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import typing
 
 import keras
 
@@ -10,25 +9,6 @@ from keras_sepvit.configs import VARIANTS
 from keras_sepvit.names import parse
 
 _SHOWN = 5  # differences in an error
-
-
-@typing.runtime_checkable
-class WindowLayer(typing.Protocol):
-    """What a layer tells here that cuts maps into windows, as `SepViTBlock` does.
-
-    Attributes:
-        pad: Whether it pads maps to whole windows, so that any number of windows will do.
-        has_psa: Whether it has the weights of attention among windows.
-    """
-
-    pad: bool
-    has_psa: bool
-
-    def window_grid(self, height, width):
-        """(rows, columns) of the windows of a map of this size."""
-
-    def get_build_config(self):
-        """A dict with its `input_shape`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +28,20 @@ class WeightsSummary:
     classes: int | None
 
     @classmethod
-    def of(cls, shapes):
-        """The summary of a dict of shapes by variable path; None if they are no SepViT's."""
+    def of(cls, weights):
+        """The summary of arrays or variables by path; None if they are no SepViT's."""
         hidden_dims = []
-        while shape := shapes.get(f"stage{len(hidden_dims) + 1}_embed/proj/bias"):
-            hidden_dims.append(shape[0])
+        while (bias := weights.get(f"stage{len(hidden_dims) + 1}_embed/proj/bias")) is not None:
+            hidden_dims.append(bias.shape[0])
         if not hidden_dims:
             return None
         depths = [0] * len(hidden_dims)
-        for name in map(parse, shapes):
+        for name in map(parse, weights):
             if name.part == "block" and name.stage <= len(depths):
                 depths[name.stage - 1] = max(depths[name.stage - 1], name.block)
-        dense = _is_dense(shapes)
-        head = shapes.get("head/kernel")
-        classes = head[-1] if head and not dense else None
+        dense = _is_dense(weights)
+        head = weights.get("head/kernel")
+        classes = None if head is None or dense else head.shape[-1]
         return cls(tuple(hidden_dims), tuple(depths), dense, classes)
 
     @property
@@ -208,8 +188,7 @@ def mismatch_message(model, variables, arrays, source, plan):
         source: Path of the file.
         plan: The `Plan` that failed.
     """
-    in_file = WeightsSummary.of({path: stored.shape for path, stored in arrays.items()})
-    in_model = WeightsSummary.of({path: tuple(v.shape) for path, v in variables.items()})
+    in_file, in_model = WeightsSummary.of(arrays), WeightsSummary.of(variables)
     names = ", ".join(stored.name for stored in list(arrays.values())[:_SHOWN])
     lines = [
         f"The weights in '{source}' do not fit model `{model.name}`. Nothing was loaded.",
@@ -255,9 +234,14 @@ def _advice(in_file, in_model, plan):
 
 
 def _window_layers(model):
-    """All layers of a model that cut maps into windows, also those of models in it."""
+    """All layers of a model that cut maps into windows, also those of models in it.
+
+    `SepViTBlock` is one. Any layer counts that tells its grid, `window_grid(height, width)`; of
+    it are asked `pad`, whether any number of windows will do, and `has_psa`, whether it has the
+    weights of attention among windows.
+    """
     for layer in model.layers:
-        if isinstance(layer, WindowLayer):
+        if hasattr(layer, "window_grid"):
             yield layer
         elif isinstance(layer, keras.Model):
             yield from _window_layers(layer)
