@@ -3,7 +3,7 @@
     python examples/quickstart.py
     python conversion/make_digits_weights.py
 
-Prints the checksum, which belongs in keras_sepvit/pretrained.py. What the weights are and how
+Prints the checksum, which belongs in keras_sepvit/weights/registry.py. What the weights are and how
 well they do: docs/digits_model_card.md.
 """
 

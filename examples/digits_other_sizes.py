@@ -22,7 +22,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from keras_sepvit import SepViT
-from keras_sepvit.configs import DIGITS_CONFIG, scale_windows
+from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.geometry import scale_windows
 
 CLASSES = 10
 SIZES = (

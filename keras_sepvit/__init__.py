@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` do
     )
     from keras_sepvit.configs import SepViTConfig, get_config
     from keras_sepvit.layers import MLP, PEG, DropPath, PatchEmbedding
-    from keras_sepvit.pretrained import register_weights
-    from keras_sepvit.weights import LoadReport, load_weights
+    from keras_sepvit.weights.load import LoadReport, load_weights
+    from keras_sepvit.weights.registry import register_weights
 
 _MODULES = {
     "SeparableAttention": "attention",
@@ -48,9 +48,9 @@ _MODULES = {
     "MLP": "layers",
     "PatchEmbedding": "layers",
     "PEG": "layers",
-    "register_weights": "pretrained",
-    "LoadReport": "weights",
-    "load_weights": "weights",
+    "LoadReport": "weights.load",
+    "load_weights": "weights.load",
+    "register_weights": "weights.registry",
 }
 
 __all__ = [*_MODULES]

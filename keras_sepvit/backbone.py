@@ -1,19 +1,11 @@
 """The SepViT backbone: four stages of blocks, with their pyramid of features."""
 
-import math
-
 import keras
 from keras import layers
 
 from keras_sepvit.block import SepViTBlock
-from keras_sepvit.configs import (
-    PATCH_EMBEDDINGS,
-    STRIDES,
-    WINDOW_TOKENS,
-    check_static_size,
-    variant_architecture,
-    window_pairs,
-)
+from keras_sepvit.configs import PATCH_EMBEDDINGS, WINDOW_TOKENS, variant_architecture
+from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
 from keras_sepvit.layers import PEG, PatchEmbedding, imagenet_normalization
 from keras_sepvit.validation import (
     check_channels_last,
@@ -101,7 +93,7 @@ class BackboneMixin:
         """The backbone of a variant.
 
         In the classification form windows scale with the image (see
-        `keras_sepvit.configs.scale_windows`), unless `pad_windows=True`.
+        `keras_sepvit.geometry.scale_windows`), unless `pad_windows=True`.
 
         Args:
             variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`, `"sepvit_b"`,
@@ -234,7 +226,7 @@ def sepvit_features(
             "dense=True, window_tokens='learned'. Leave `window_tokens` out, or use another value."
         )
     if not (dense or pad_windows):
-        _check_windows_fit(x.shape[1:3], window_sizes, patch_embedding, window_tokens)
+        check_windows_fit(x.shape[1:3], window_sizes, patch_embedding)
 
     rates = _linear_rates(drop_path_rate, sum(depths))
     pyramid_outputs = {}
@@ -307,30 +299,6 @@ def _check_stages(hidden_dims, depths, num_heads, window_sizes):
             )
     for dim, heads in zip(hidden_dims, num_heads, strict=True):
         check_heads(positive_int("hidden_dims", dim), positive_int("num_heads", heads))
-
-
-def _check_windows_fit(image_size, window_sizes, patch_embedding, window_tokens):
-    """Refuses an image size whose maps are no multiples of their windows."""
-    check_static_size(*image_size)
-    stride = 1
-    step = [1, 1]
-    for stage_stride, windows in zip(STRIDES, window_sizes, strict=True):
-        stride *= stage_stride
-        for window in windows:
-            for axis in (0, 1):
-                step[axis] = math.lcm(step[axis], stride * window[axis])
-    round_up = patch_embedding == "overlapping"
-    sides = list(image_size)
-    for stage_stride, windows in zip(STRIDES, window_sizes, strict=True):
-        sides = [-(-s // stage_stride) if round_up else s // stage_stride for s in sides]
-        for window in windows:
-            if any(side == 0 or side % w for side, w in zip(sides, window, strict=True)):
-                raise ValueError(
-                    f"Windows of {window} do not fit a map of {sides[0]} x {sides[1]}, which an "
-                    f"image of {image_size[0]} x {image_size[1]} gives. With these `window_sizes`, "
-                    f"heights must be multiples of {step[0]} and widths of {step[1]} pixels. "
-                    "Otherwise choose other windows, `pad_windows=True`, or `dense=True`."
-                )
 
 
 def _linear_rates(last, count):

@@ -5,7 +5,8 @@ from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.attention import SeparableAttention
-from keras_sepvit.configs import WINDOW_TOKENS, padded_size
+from keras_sepvit.configs import WINDOW_TOKENS
+from keras_sepvit.geometry import window_grid
 from keras_sepvit.layers import MLP, DropPath
 from keras_sepvit.validation import (
     check_choice,
@@ -116,10 +117,7 @@ class SepViTBlock(layers.Layer):
 
     def window_grid(self, height, width):
         """Rows and columns of the windows that cover a map of this static size."""
-        return tuple(
-            padded_size(side, window) // window
-            for side, window in zip((height, width), self.window_size, strict=True)
-        )
+        return window_grid((height, width), self.window_size)
 
     def call(self, inputs, training=False):
         x = inputs + self._maybe_drop(self._mix_windows(inputs), training)

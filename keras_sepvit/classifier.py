@@ -8,7 +8,7 @@ from keras_sepvit.backbone import check_image_shape, imagenet_preprocessing, sep
 from keras_sepvit.configs import VARIANTS, get_config, variant_architecture
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
-from keras_sepvit.weights import load_pretrained
+from keras_sepvit.weights.load import load_pretrained
 
 _DOCSTRING = """{title}
 

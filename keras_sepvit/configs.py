@@ -6,9 +6,10 @@ Sources: the paper (arXiv 2203.15380, v1 and v4) and the authors' PyTorch code.
 import dataclasses
 import math
 
+from keras_sepvit.geometry import check_static_size, scale_windows, window_pairs
+
 WINDOW_TOKENS = ("learned", "zeros", "average_pooling", "depthwise_conv")
 PATCH_EMBEDDINGS = ("overlapping", "non_overlapping")
-STRIDES = (4, 2, 2, 2)  # of the patch embeddings, by stage
 
 # ImageNet's statistics by channel, for images of 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -160,53 +161,6 @@ def get_config(variant):
     return VARIANTS[by_plain_name[plain_name]]
 
 
-def as_pair(window_size):
-    """A window as (height, width): `7` and `(7, 7)` are the same window."""
-    if isinstance(window_size, int):
-        return (window_size, window_size)
-    return tuple(window_size)
-
-
-def window_pairs(window_sizes):
-    """`window_sizes` by stage and block as nested tuples of (height, width) pairs."""
-    return tuple(tuple(as_pair(window) for window in stage) for stage in window_sizes)
-
-
-def scale_windows(window_sizes, image_size, height, width):
-    """Windows that give another image size the same grid of windows.
-
-    With them every weight of a model made for `image_size` fits a model for
-    `height` x `width`, and no new weight is needed.
-
-    Args:
-        window_sizes: Windows by stage and block, for square images of
-            `image_size` pixels.
-        image_size: The side in pixels that `window_sizes` are meant for.
-        height, width: The new size in pixels.
-
-    Returns:
-        `window_sizes` as nested tuples of (height, width) pairs.
-
-    Raises:
-        ValueError: if a window would not be a whole number of positions.
-    """
-
-    def scale(window):
-        sides = []
-        for side, pixels in zip(window, (height, width), strict=True):
-            scaled, rest = divmod(side * pixels, image_size)
-            if rest or not scaled:
-                raise ValueError(
-                    f"Windows of {window_sizes} at {image_size} x {image_size} pixels do not "
-                    f"scale to {height} x {width}: a window side of {side} would become "
-                    f"{side * pixels / image_size:g}."
-                )
-            sides.append(scaled)
-        return tuple(sides)
-
-    return tuple(tuple(map(scale, stage)) for stage in window_pairs(window_sizes))
-
-
 def variant_architecture(variant, image_shape, scale):
     """A variant's architecture for an image shape, with windows scaled to it or not."""
     config = get_config(variant)
@@ -229,18 +183,3 @@ def variant_architecture(variant, image_shape, scale):
                 "(`SepViTBackbone.from_variant(..., dense=True)`)."
             ) from error
     return architecture
-
-
-def check_static_size(height, width):
-    """Refuses an image size that the classification form would have to leave open."""
-    if height is None or width is None:
-        raise ValueError(
-            "The classification form has one token a window and needs a fixed image size. "
-            f"Received: height={height}, width={width}. For images of any size use the dense form: "
-            "`SepViTBackbone.from_variant(..., dense=True, image_shape=(None, None, 3))`."
-        )
-
-
-def padded_size(size, window):
-    """`size` rounded up to a multiple of `window`."""
-    return size + (-size) % window

@@ -7,9 +7,10 @@ import keras
 from keras_sepvit.backbone import SepViTBackbone
 from keras_sepvit.classifier import SepViT
 from keras_sepvit.files import replacing
-from keras_sepvit.matching import WeightsSummary
-from keras_sepvit.pytorch import save_pytorch
-from keras_sepvit.weights import assign_weights, open_weights
+from keras_sepvit.weights.files import PYTORCH_SUFFIXES
+from keras_sepvit.weights.load import assign_weights, open_weights
+from keras_sepvit.weights.matching import WeightsSummary
+from keras_sepvit.weights.pytorch import save_pytorch
 
 
 def convert(
@@ -53,7 +54,7 @@ def convert(
 def _load(source, variant, image_size, classes, dense, partial):
     """The model of a file with its weights, and the report."""
     with open_weights(source) as arrays:
-        summary = WeightsSummary.of({path: stored.shape for path, stored in arrays.items()})
+        summary = WeightsSummary.of(arrays)
         skip_head = classes is not None
         if variant is None:
             variant = _variant(summary, source)
@@ -76,7 +77,7 @@ def _saver(destination):
         return keras.Model.save_weights
     if name.endswith(".keras"):
         return keras.Model.save
-    if name.endswith((".pth", ".pt", ".bin", ".safetensors")):
+    if name.endswith(PYTORCH_SUFFIXES):
         return save_pytorch
     raise ValueError(
         f"Unknown kind of file to write: '{destination}'. Expected a name ending in .weights.h5, "

@@ -1,113 +1,11 @@
-"""Files of weights: recognised before they are read, and never half written."""
+"""Files that are never half written."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import re
 import secrets
 import shutil
-from collections.abc import Callable
-
-HDF5 = b"\x89HDF\r\n\x1a\n"
-ZIP = b"PK\x03\x04"
-PICKLE = b"\x80"
-
-# Files that are often found under the name of a weights file.
-_OTHER_SIGNATURES = (
-    (HDF5, "an HDF5 file"),
-    (ZIP, "a zip archive"),
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF8", "a GIF image"),
-    (b"%PDF", "a PDF document"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"<!DOCTYPE", "a web page"),
-    (b"<!doctype", "a web page"),
-    (b"<html", "a web page"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
-    (b"\x00" * 16, "nothing but zeros at its start"),
-)
-_SIGNATURE_LENGTH = 32
-
-# A real weights file holds about as many bytes as its arrays; compression saves little.
-_LARGEST_EXPANSION = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredArray:
-    """An array in an open file.
-
-    Attributes:
-        name: Its name in the file.
-        shape: Its shape in Keras's layout.
-        dtype: Name of its type, such as `"float32"`.
-        read: Returns it as a NumPy array; only while the file is open.
-    """
-
-    name: str
-    shape: tuple
-    dtype: str
-    read: Callable
-
-
-def check_file(path, kind, signatures):
-    """Refuses what cannot be a file of some kind, by its first bytes.
-
-    Args:
-        path: The path.
-        kind: What the file should be, in words.
-        signatures: The first bytes of such files; empty for any.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no regular file, empty, unreadable, or of another kind.
-    """
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"No such weights file: '{path}' (looked for in '{path.absolute().parent}')."
-        )
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "not a regular file"
-        raise ValueError(f"The weights file '{path}' is {what}. Expected {kind}.")
-    try:
-        with path.open("rb") as file:
-            start = file.read(_SIGNATURE_LENGTH)
-    except OSError as error:
-        raise ValueError(
-            f"The weights file '{path}' cannot be read: {error.strerror}. Check its permissions."
-        ) from error
-    if not start:
-        raise ValueError(
-            f"The weights file '{path}' is empty (0 bytes). Expected {kind}. Download or save it "
-            "again."
-        )
-    if signatures and not start.startswith(signatures):
-        found = next((name for sign, name in _OTHER_SIGNATURES if start.startswith(sign)), None)
-        raise ValueError(
-            f"The weights file '{path}' is not {kind}, as its name says: it holds "
-            f"{found or f'other data, which starts with {start[:8]!r}'}. Download or save it again."
-        )
-
-
-def damaged(path, kind, error):
-    """The error for a file that breaks off or contradicts itself."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return ValueError(
-        f"The weights file '{path}' ({os.path.getsize(path):,} bytes) cannot be read as {kind}; it "
-        f"is incomplete or damaged. Download or save it again. The reader said: {reason[0]}"
-    )
-
-
-def check_expansion(path, declared_bytes):
-    """Refuses a file that claims to hold far more data than its size allows."""
-    size = os.path.getsize(path)
-    if declared_bytes > _LARGEST_EXPANSION * size:
-        raise ValueError(
-            f"The weights file '{path}' has {size:,} bytes and claims to hold {declared_bytes:,}. "
-            "It is damaged, or made to exhaust memory, and was not read."
-        )
 
 
 @contextlib.contextmanager

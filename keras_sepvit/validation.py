@@ -3,7 +3,7 @@
 import math
 import numbers
 
-from keras_sepvit.configs import as_pair
+from keras_sepvit.geometry import as_pair
 
 
 def positive_int(name, value):

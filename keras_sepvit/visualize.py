@@ -35,10 +35,12 @@ def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(10, picture.height // 24))
     colours = class_colours(len(class_names))
-    for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+    order = np.arange(len(labels)) if confidence is None else np.argsort(confidence, kind="stable")
+    for number in order:  # the surest last, above the others
+        label = int(labels[number])
         if label < 0:
             continue
-        left, top, right, bottom = (scale * float(side) for side in box)
+        left, top, right, bottom = (scale * float(side) for side in boxes[number])
         colour = tuple(map(int, colours[label]))
         draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour)
         text = class_names[label]

@@ -49,3 +49,20 @@ def seeded_and_restored():
     yield
     keras.config.set_dtype_policy("float32")
     keras.config.set_image_data_format("channels_last")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A random classifier and its `.weights.h5` file."""
+    from weights_helpers import classifier, save_h5
+
+    model = classifier(seed=7)
+    return model, save_h5(model, tmp_path_factory.mktemp("source") / "tiny.weights.h5")
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    """A random classifier that no file may change."""
+    from weights_helpers import classifier
+
+    return classifier(seed=9)

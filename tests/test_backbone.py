@@ -17,7 +17,8 @@ from helpers import (
 )
 
 from keras_sepvit import SepViT, SepViTBackbone, get_config
-from keras_sepvit.configs import ABLATIONS, VARIANTS, scale_windows
+from keras_sepvit.configs import ABLATIONS, VARIANTS
+from keras_sepvit.geometry import scale_windows
 
 FORMS = pytest.mark.parametrize("dense", [False, True], ids=["classification", "dense"])
 

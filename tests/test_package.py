@@ -52,6 +52,27 @@ def third_party(modules):
     return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
 
 
+BELOW_THE_NETWORK = """
+import json, sys
+before = set(sys.modules)
+import keras_sepvit.geometry, keras_sepvit.names
+plain = set(sys.modules) - before
+import keras_sepvit.weights
+print(json.dumps([sorted(plain), sorted(sys.modules)]))
+"""
+
+
+@pytest.mark.once
+def test_weights_names_and_geometry_stand_below_the_network():
+    plain, weights = run(BELOW_THE_NETWORK)
+    assert third_party(plain) == {"keras_sepvit"}
+    own = {name.partition(".")[2] for name in weights if name.startswith("keras_sepvit.")}
+    assert {name for name in own if not name.startswith("weights")} == {
+        *("configs", "default_backend", "files", "geometry", "names", "registration"),
+        "validation",
+    }
+
+
 @pytest.mark.once
 def test_import_alone_is_light():
     package, runtime, command_line = run(IMPORT_ALONE)

@@ -14,9 +14,9 @@ from helpers import TINY, randomize, to_numpy
 
 import keras_sepvit
 from keras_sepvit import SepViT, register_weights
-from keras_sepvit import pretrained as pretrained_module
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.pretrained import packaged_file, registered_weights
+from keras_sepvit.weights import registry as registry_module
+from keras_sepvit.weights.registry import packaged_file, registered_weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 CARD = ROOT / "docs" / "digits_model_card.md"
@@ -35,7 +35,7 @@ FIELDS = {
 @pytest.fixture
 def registry(monkeypatch):
     """Puts the registry back after the test."""
-    monkeypatch.setattr(pretrained_module, "_registry", registered_weights())
+    monkeypatch.setattr(registry_module, "_registry", registered_weights())
 
 
 @pytest.fixture(scope="module")
@@ -231,5 +231,5 @@ def test_imagenet_is_not_to_be_taken(registry):
 
 @pytest.mark.once
 def test_the_registry_can_be_listed_but_not_changed_from_outside(registry):
-    keras_sepvit.pretrained.registered_weights().clear()
+    keras_sepvit.weights.registered_weights().clear()
     assert "digits" in registered_weights()

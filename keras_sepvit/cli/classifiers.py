@@ -7,10 +7,10 @@ import numpy as np
 
 from keras_sepvit import classifier
 from keras_sepvit.cli.common import check_files_exist, check_image_size, whole_model_error
-from keras_sepvit.matching import WeightsSummary
-from keras_sepvit.pretrained import registered_weights
 from keras_sepvit.runtime import labels as naming
-from keras_sepvit.weights import assign_weights, open_weights
+from keras_sepvit.weights.load import assign_weights, open_weights
+from keras_sepvit.weights.matching import WeightsSummary
+from keras_sepvit.weights.registry import registered_weights
 
 
 def load_classifier(weights, variant=None, classes=None, size=None):
@@ -84,7 +84,7 @@ def _load_whole_model(path):
 def _load_weights(path, variant, classes, size):
     """A classifier for a file of weights, whose shapes tell what it is for."""
     with open_weights(path) as arrays:
-        found = WeightsSummary.of({name: array.shape for name, array in arrays.items()})
+        found = WeightsSummary.of(arrays)
         if found is None:
             raise ValueError(f"{path} holds no weights of a SepViT.")
         if variant is None and found.variant is None:

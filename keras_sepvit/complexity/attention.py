@@ -27,7 +27,7 @@ All functions raise a `ValueError` for arguments that are no positive integers.
 """
 
 from keras_sepvit.complexity.costs import Cost, convolution, layer_norm, linear
-from keras_sepvit.configs import as_pair, padded_size
+from keras_sepvit.geometry import as_pair, window_grid
 from keras_sepvit.validation import positive_int
 
 
@@ -98,10 +98,11 @@ def twins_lsa(height, width, channels, window_size):
             need be.
         window_size: Positions of a window: an int or a (height, width) pair.
     """
-    window_height, window_width = as_pair(window_size)
+    window_height, window_width = window = as_pair(window_size)
     _check(height=height, width=width, channels=channels)
     _check(window_height=window_height, window_width=window_width)
-    positions = padded_size(height, window_height) * padded_size(width, window_width)
+    rows, columns = window_grid((height, width), window)
+    positions = rows * window_height * columns * window_width
     products = Cost(attention_macs=2 * positions * window_height * window_width * channels)
     return linear(channels, 4 * channels, positions) + products
 

@@ -1,8 +1,10 @@
 """Blocks: an attention with its norms and its MLP."""
 
+import math
+
 from keras_sepvit.complexity.attention import dsa, psa, twins_gsa, twins_lsa, w_msa
 from keras_sepvit.complexity.costs import Cost, layer_norm, linear, mlp
-from keras_sepvit.configs import as_pair, padded_size
+from keras_sepvit.geometry import as_pair, window_grid
 
 
 def transformer_block(attention, channels, positions, mlp_ratio=4.0):
@@ -37,10 +39,9 @@ def sepvit_block(
         window_size: Positions of a window: an int or a (height, width) pair.
         mlp_ratio, window_tokens, single_window_psa: As for `SepViTBlock`.
     """
-    window_height, window_width = as_pair(window_size)
-    positions = window_height * window_width
-    padded = padded_size(height, window_height) * padded_size(width, window_width)
-    windows = padded // positions
+    window = as_pair(window_size)
+    windows, positions = math.prod(window_grid((height, width), window)), math.prod(window)
+    padded = windows * positions
     has_psa = windows != 1 or single_window_psa
     has_token = has_psa and window_tokens in ("learned", "zeros")
 

@@ -1,5 +1,7 @@
 """SepViT as a whole, in both of its forms and at any image size."""
 
+import math
+
 from keras_sepvit.complexity.blocks import sepvit_block
 from keras_sepvit.complexity.costs import (
     Complexity,
@@ -9,7 +11,8 @@ from keras_sepvit.complexity.costs import (
     layer_norm,
     patch_embedding,
 )
-from keras_sepvit.configs import STRIDES, as_pair, variant_architecture
+from keras_sepvit.configs import variant_architecture
+from keras_sepvit.geometry import STRIDES, as_pair, check_windows_fit, map_sizes
 from keras_sepvit.validation import positive_int
 
 IMAGE_CHANNELS = 3
@@ -43,18 +46,27 @@ def sepvit(variant, image_size=(224, 224), classes=1000, dense=False, pad_window
     if dense and window_tokens == "learned":
         window_tokens = "zeros"
 
+    patches = architecture["patch_embedding"]
+    if not pad:
+        check_windows_fit((height, width), architecture["window_sizes"], patches)
+    maps = map_sizes((height, width), patches)
+    if 0 in maps[-1]:
+        raise ValueError(
+            "`image_size` is too small: non-overlapping patches of "
+            f"{math.prod(STRIDES)} do not fit {height} x {width}. Use a larger image."
+        )
+
     stages = []
     channels = IMAGE_CHANNELS
     for number, (dim, windows, stride) in enumerate(
         zip(architecture["hidden_dims"], architecture["window_sizes"], STRIDES, strict=True), 1
     ):
         name = f"stage{number}"
-        overlapping = architecture["patch_embedding"] == "overlapping"
-        height, width = (_embedded_size(side, stride, overlapping) for side in (height, width))
-        if not pad:
-            _check_windows_fit(height, width, windows)
+        height, width = maps[number - 1]
         layers = {
-            f"{name}_embed": patch_embedding(height, width, channels, dim, stride, overlapping)
+            f"{name}_embed": patch_embedding(
+                height, width, channels, dim, stride, patches == "overlapping"
+            )
         }
         for block, window in enumerate(windows, start=1):
             layers[f"{name}_block{block}"] = sepvit_block(
@@ -69,24 +81,3 @@ def sepvit(variant, image_size=(224, 224), classes=1000, dense=False, pad_window
     if not dense:
         stages.append(head(channels, positive_int("classes", classes)))
     return Complexity(tuple(stages))
-
-
-def _embedded_size(side, stride, overlapping):
-    """The side of the map that a patch embedding makes of a map or image."""
-    embedded = -(-side // stride) if overlapping else side // stride
-    if not embedded:
-        raise ValueError(
-            f"`image_size` is too small: non-overlapping patches of {stride} do not fit a side of "
-            f"{side}. Use a larger image."
-        )
-    return embedded
-
-
-def _check_windows_fit(height, width, windows):
-    for window_height, window_width in windows:
-        if height % window_height or width % window_width:
-            raise ValueError(
-                f"Windows of {window_height} x {window_width} do not fit a map of {height} x "
-                f"{width}. Use another `image_size` or other windows, pad_windows=True, or "
-                "dense=True."
-            )

@@ -17,7 +17,7 @@ from keras_sepvit.complexity.costs import (
     layer_norm,
     linear,
 )
-from keras_sepvit.configs import STRIDES, as_pair
+from keras_sepvit.geometry import STRIDES, as_pair
 from keras_sepvit.validation import positive_int
 
 WINDOW = 7

@@ -1,10 +1,9 @@
 """The optimiser of a recipe: AdamW with its exceptions, by layer where asked."""
 
-import re
-
 import keras
 from keras import ops
 
+from keras_sepvit import names
 from keras_sepvit.training.schedule import WarmupCosine
 
 
@@ -68,41 +67,22 @@ def decays(variable, tokens_and_peg=False):
         variable: A variable of a classifier.
         tokens_and_peg: Whether it acts on window tokens and PEG kernels.
     """
-    *_, layer, name = variable.path.split("/")
-    if name in ("bias", "gamma", "beta"):
+    if variable.path.endswith(("/bias", "/gamma", "/beta")):
         return False
-    return tokens_and_peg or not (name == "win_tokens" or "_peg/" in variable.path)
+    name = names.parse(variable.path)
+    return tokens_and_peg or not (name.is_window_token or name.part == "peg")
 
 
 def layer_scales(variables, decay):
     """The share of the learning rate of each variable, by its depth in the network.
 
-    Blocks count as layers; a stage's patch embedding belongs to its first block, its PEG to the
-    block before it, and the first patch embedding is a layer by itself. Norm and head have 1.
+    See `keras_sepvit.names.distances`.
 
     Returns:
         Dict of variable path to share.
     """
-    blocks = sorted(
-        {
-            (int(stage), int(block))
-            for variable in variables
-            for stage, block in re.findall(r"stage(\d+)_block(\d+)/", variable.path)
-        }
-    )
-    depth_of = {block: number for number, block in enumerate(blocks, start=1)}
-    last = len(blocks) + 1
-
-    def depth(path):
-        match = re.search(r"stage(\d+)_(embed|block|peg)(\d*)/", path)
-        if match is None:
-            return last
-        stage, kind = int(match[1]), match[2]
-        if kind == "embed" and stage == 1:
-            return 0
-        return depth_of[stage, int(match[3] or 1)]
-
-    return {variable.path: decay ** (last - depth(variable.path)) for variable in variables}
+    paths = [variable.path for variable in variables]
+    return {path: decay**distance for path, distance in names.distances(paths).items()}
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

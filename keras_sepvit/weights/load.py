@@ -5,29 +5,20 @@ import dataclasses
 import math
 import os
 import pathlib
-import re
-import urllib.parse
 import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_sepvit.files import damaged
-from keras_sepvit.hdf5 import open_h5, open_keras
-from keras_sepvit.matching import Plan, mismatch_message
-from keras_sepvit.pretrained import packaged_file, registered_weights
-from keras_sepvit.pytorch import open_pytorch
+from keras_sepvit.names import parse
+from keras_sepvit.weights.fetch import local_file
+from keras_sepvit.weights.files import SUFFIXES, damaged, has_weights_suffix, numbered
+from keras_sepvit.weights.hdf5 import named_by, open_h5, open_keras
+from keras_sepvit.weights.matching import Plan, mismatch_message
+from keras_sepvit.weights.pytorch import open_pytorch
 
-_OPENERS = {
-    ".h5": open_h5,
-    ".keras": open_keras,
-    ".pth": open_pytorch,
-    ".pt": open_pytorch,
-    ".bin": open_pytorch,
-    ".safetensors": open_pytorch,
-}
-SUFFIXES = (".weights.h5", *tuple(_OPENERS)[1:])
+_OPENERS = {".h5": open_h5, ".keras": open_keras}  # all others are of PyTorch
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -42,6 +33,7 @@ class LoadReport:
             between the file's, for another grid of windows.
         new: Paths of the variables that kept their initial values.
         unused: Names in the file of arrays that the model has no place for.
+        unused_head: Those of `unused` that are of a head, not of the backbone.
     """
 
     source: str
@@ -49,6 +41,7 @@ class LoadReport:
     resized: tuple
     new: tuple
     unused: tuple
+    unused_head: tuple = ()
 
     def __str__(self):
         count = len(self.assigned) + len(self.resized)
@@ -87,10 +80,9 @@ def load_pretrained(model, weights, skip_head_mismatch=False):
         FileNotFoundError: if there is no such file.
         OSError: if the download fails.
     """
-    with _local_file(weights) as path:
+    with local_file(weights) as path:
         report = load_weights(model, path, skip_head_mismatch=skip_head_mismatch)
-    only_head_unused = all(re.search(r"(^|\.)head[./]", name) for name in report.unused)
-    if report.resized or report.new or not only_head_unused:
+    if report.resized or report.new or report.unused != report.unused_head:
         warnings.warn(str(report), stacklevel=4)
     return report
 
@@ -109,7 +101,8 @@ def load_weights(model, source, skip_head_mismatch=False, partial=False):
     - The classification form in the dense form, without window tokens, final
       norm and head. The norms of the stages, and the PSA weights of blocks with
       one window in the file, stay at their initial values.
-    - A file with a head in a model without one.
+    - A file with a head, of any layers, in a model without one. What is no weight of the
+      backbone is head.
 
     The report tells all of these. Nothing is assigned unless everything fits and
     has been read.
@@ -120,7 +113,7 @@ def load_weights(model, source, skip_head_mismatch=False, partial=False):
             a checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
             which need torch, or `.safetensors`).
         skip_head_mismatch: Keep the model's head as it is if the file has none
-            or one for another number of classes.
+            or another one, such as for another number of classes.
         partial: Load whatever has the right name and shape, and leave the rest.
 
     Returns:
@@ -147,13 +140,12 @@ def open_weights(source):
         raise ValueError(
             f"`source` must be the path of a weights file. Received: {type(source).__name__}."
         )
-    opener = _OPENERS.get(pathlib.Path(source).suffix)
-    if opener is None:
+    if not has_weights_suffix(source):
         raise ValueError(
             f"Unknown kind of weights file: '{source}'. Expected a name ending in one of "
             f"{', '.join(SUFFIXES)}."
         )
-    with opener(source) as arrays:
+    with _OPENERS.get(pathlib.Path(source).suffix, open_pytorch)(source) as arrays:
         yield arrays
 
 
@@ -170,6 +162,7 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
         A `LoadReport`.
     """
     variables = _variables_by_path(model)
+    arrays = named_by(model, variables, arrays)
     plan = Plan(model, variables, arrays)
     if skip_head_mismatch:
         plan.skip_head()
@@ -178,9 +171,11 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
     if plan.differences or plan.other_form or not plan.copied:
         raise ValueError(mismatch_message(model, variables, arrays, source, plan))
 
-    values = {path: _read(stored, source) for path, stored in plan.copied.items()}
+    values = {
+        path: _read(stored, variables[path].dtype, source) for path, stored in plan.copied.items()
+    }
     for path, (stored, grid) in plan.resized.items():
-        values[path] = _resize_tokens(_read(stored, source), grid)
+        values[path] = _resize_tokens(_read(stored, variables[path].dtype, source), grid)
     _warn_if_not_finite(values, source)
     for path, value in values.items():
         # A copy, since JAX may keep the memory that it is given, here the file's.
@@ -191,6 +186,7 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
         resized=tuple(plan.resized),
         new=tuple(plan.new),
         unused=tuple(arrays[path].name for path in plan.unused),
+        unused_head=tuple(arrays[path].name for path in plan.unused if parse(path).is_head),
     )
 
 
@@ -199,21 +195,22 @@ def _variables_by_path(model):
         raise ValueError(f"`model` must be a Keras model that has been built. Received: {model!r}.")
     variables = {}
     for variable in model.weights:
-        if variable.path in variables:
+        if variable.path in variables and not parse(variable.path).is_head:
             raise ValueError(
                 f"Model `{model.name}` has several weights with the path '{variable.path}', which "
                 "files cannot tell apart. Load weights into its parts before joining them."
             )
-        variables[variable.path] = variable
+        variables[numbered(variable.path, variables)] = variable
     return variables
 
 
-def _read(stored, source):
-    """An array of a file, which must be of a floating type."""
-    if stored.dtype not in _FLOATS:
+def _read(stored, dtype, source):
+    """An array of a file for a variable: of any floating type, or of the variable's other one."""
+    expected = _FLOATS if dtype in _FLOATS else (dtype,)
+    if stored.dtype not in expected:
         raise ValueError(
             f"The weights file '{source}' holds '{stored.name}' as {stored.dtype}. Expected one of "
-            f"{', '.join(_FLOATS)}. Save the weights again without quantising them."
+            f"{', '.join(expected)}. Save the weights again without quantising them."
         )
     try:
         return stored.read()
@@ -237,73 +234,3 @@ def _resize_tokens(tokens, grid):
     maps = np.asarray(tokens, "float32").reshape(1, side, side, channels)
     maps = ops.image.resize(maps, grid, interpolation="bilinear", data_format="channels_last")
     return ops.convert_to_numpy(maps).reshape(1, -1, 1, channels)
-
-
-def _local_file(weights):
-    """Context manager of the path of the file that a `weights` argument stands for."""
-    if isinstance(weights, os.PathLike):
-        return contextlib.nullcontext(weights)
-    if not isinstance(weights, str):
-        raise ValueError(
-            "`weights` must be None, a registered name, a path or an address. "
-            f"Received: {type(weights).__name__}."
-        )
-    registered = registered_weights()
-    if weights in registered:
-        entry = registered[weights]
-        if entry.url is None:
-            return packaged_file(entry)
-        return contextlib.nullcontext(_download(f"{entry.url}#sha256={entry.sha256}"))
-    if weights == "imagenet":
-        raise ValueError(
-            "`weights='imagenet'`: nobody has published ImageNet weights for SepViT. Use "
-            "`weights=None` and train the model, or give the path of weights that you have: "
-            f"{', '.join(SUFFIXES)}."
-        )
-    if "://" in weights:
-        return contextlib.nullcontext(_download(weights))
-    if pathlib.Path(weights).suffix in _OPENERS:
-        return contextlib.nullcontext(weights)
-    names = ", ".join(map(repr, registered))
-    raise ValueError(
-        f"Unknown `weights`: {weights!r}. Expected None, a registered name ({names}), the path of "
-        f"a file ending in one of {', '.join(SUFFIXES)}, or an address "
-        "'https://...#sha256=<checksum>' of one."
-    )
-
-
-def _download(weights):
-    """The local copy of the file at `https://...#sha256=<checksum>`."""
-    address, _, fragment = weights.partition("#")
-    parts = urllib.parse.urlsplit(address)
-    if parts.scheme != "https" or not parts.hostname:
-        raise ValueError(f"`weights` is downloaded over https:// only. Received: {weights!r}.")
-    checksum = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment.lower())
-    if not checksum:
-        raise ValueError(
-            "An address in `weights` needs the checksum of its file: '#sha256=' and 64 hexadecimal "
-            f"digits at its end. Received: {weights!r}. If you trust the file, download it, and "
-            "compute its checksum with `sha256sum`."
-        )
-    name = re.sub(r"[^\w.-]", "_", pathlib.PurePosixPath(parts.path).name)
-    if pathlib.PurePosixPath(name).suffix not in _OPENERS:
-        raise ValueError(
-            f"The address in `weights` must be of a file ending in one of {', '.join(SUFFIXES)}. "
-            f"Received: {weights!r}."
-        )
-    try:
-        return keras.utils.get_file(
-            # With the checksum: another file of the same name is another entry of the cache.
-            f"{checksum[1]}-{name}",
-            origin=address,
-            file_hash=checksum[1],
-            hash_algorithm="sha256",
-            cache_subdir="models",
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"The file at {address} does not have the checksum {checksum[1]}: it has changed, or "
-            "the download was cut off. Nothing was loaded."
-        ) from error
-    except Exception as error:  # Keras raises this very class
-        raise OSError(f"The weights at {address} cannot be downloaded: {error}") from error

@@ -2,18 +2,13 @@
 
 import dataclasses
 import math
-import re
 
 import keras
 
-from keras_sepvit.block import SepViTBlock
 from keras_sepvit.configs import VARIANTS
+from keras_sepvit.names import parse
 
 _SHOWN = 5  # differences in an error
-
-_STAGE_NORM = re.compile(r"stage\d+_norm/")
-# Of a block: the weights of PSA, which a block on a single window does not have.
-_PSA = re.compile(r"(stage\d+_block\d+)/(?:win_tokens$|attn/win_tokens_norm/|attn/psa_qk/)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,22 +28,20 @@ class WeightsSummary:
     classes: int | None
 
     @classmethod
-    def of(cls, shapes):
-        """The summary of a dict of shapes by variable path; None if they are no SepViT's."""
+    def of(cls, weights):
+        """The summary of arrays or variables by path; None if they are no SepViT's."""
         hidden_dims = []
-        while shape := shapes.get(f"stage{len(hidden_dims) + 1}_embed/proj/bias"):
-            hidden_dims.append(shape[0])
+        while (bias := weights.get(f"stage{len(hidden_dims) + 1}_embed/proj/bias")) is not None:
+            hidden_dims.append(bias.shape[0])
         if not hidden_dims:
             return None
         depths = [0] * len(hidden_dims)
-        for path in shapes:
-            block = re.match(r"stage(\d+)_block(\d+)/", path)
-            if block and int(block[1]) <= len(depths):
-                stage = int(block[1]) - 1
-                depths[stage] = max(depths[stage], int(block[2]))
-        dense = any(map(_STAGE_NORM.match, shapes))
-        head = shapes.get("head/kernel")
-        classes = head[-1] if head and not dense else None
+        for name in map(parse, weights):
+            if name.part == "block" and name.stage <= len(depths):
+                depths[name.stage - 1] = max(depths[name.stage - 1], name.block)
+        dense = _is_dense(weights)
+        head = weights.get("head/kernel")
+        classes = None if head is None or dense else head.shape[-1]
         return cls(tuple(hidden_dims), tuple(depths), dense, classes)
 
     @property
@@ -100,11 +93,10 @@ class Plan:
     def __init__(self, model, variables, arrays):
         self.copied, self.resized = {}, {}
         self.new, self.unused, self.differences = [], [], []
-        self._blocks = {block.name: block for block in _blocks(model)}
-        self._file_is_dense = any(map(_STAGE_NORM.match, arrays))
-        self._model_is_dense = any(map(_STAGE_NORM.match, variables))
-        self._model_has_head = any(map(_is_head, variables))
-        self._file_psa = {match[1] for match in map(_PSA.match, arrays) if match}
+        self._blocks = {layer.name: layer for layer in _window_layers(model)}
+        self._file_is_dense, self._model_is_dense = _is_dense(arrays), _is_dense(variables)
+        self._model_has_head = any(parse(path).is_head for path in variables)
+        self._file_psa = {name.layer for name in map(parse, arrays) if name.is_psa}
         self.other_form = self._file_is_dense and not self._model_is_dense
 
         for path, variable in variables.items():
@@ -130,12 +122,13 @@ class Plan:
                 self.differences.append(Difference(path, stored.shape, None))
 
     def skip_head(self):
-        """Lets the model keep its head where only the number of classes differs."""
+        """Lets the model keep its head where the file has another one, or none."""
         for difference in list(self.differences):
             in_file, in_model = difference.file_shape, difference.model_shape
-            if not _is_head(difference.path) or in_model is None:
+            if not parse(difference.path).is_head:
                 continue
-            if in_file is None or in_file[:-1] == in_model[:-1]:
+            # Other channels under a head are those of another backbone.
+            if in_file is None or in_model is None or in_file[:-1] == in_model[:-1]:
                 self._skip(difference)
                 self.differences.remove(difference)
 
@@ -152,27 +145,27 @@ class Plan:
             self.unused.append(difference.path)
 
     def _may_be_new(self, path):
+        name = parse(path)
         if self._file_is_dense:
             return False
-        if self._model_is_dense and _STAGE_NORM.match(path):
+        if self._model_is_dense and name.part == "stage_norm":
             return True
-        psa = _PSA.match(path)
-        return bool(psa) and self._is_padded(psa[1]) and psa[1] not in self._file_psa
+        return name.is_psa and self._is_padded(name.layer) and name.layer not in self._file_psa
 
     def _may_be_unused(self, path):
-        if _is_head(path):
+        name = parse(path)
+        if name.is_head:
             return self._model_is_dense or not self._model_has_head
-        if self._model_is_dense and (path.startswith("norm/") or path.endswith("/win_tokens")):
+        if self._model_is_dense and (name.part == "norm" or name.is_window_token):
             return True
-        psa = _PSA.match(path)
-        return bool(psa) and self._is_padded(psa[1]) and not self._blocks[psa[1]].has_psa
+        return name.is_psa and self._is_padded(name.layer) and not self._blocks[name.layer].has_psa
 
     def _is_padded(self, block):
         return block in self._blocks and self._blocks[block].pad
 
     def _is_resizable(self, path, file_shape, model_shape):
         """Whether these are window tokens (1, windows, 1, channels) on a square grid."""
-        if not path.endswith("/win_tokens") or len(file_shape) != 4:
+        if not parse(path).is_window_token or len(file_shape) != 4:
             return False
         one, windows, also_one, channels = file_shape
         square = windows > 0 and math.isqrt(windows) ** 2 == windows
@@ -180,7 +173,7 @@ class Plan:
 
     def _grid(self, path):
         """The (rows, columns) of windows of the block that has these tokens."""
-        block = self._blocks[path.removesuffix("/win_tokens")]
+        block = self._blocks[parse(path).layer]
         _, height, width, _ = block.get_build_config()["input_shape"]
         return block.window_grid(height, width)
 
@@ -195,8 +188,7 @@ def mismatch_message(model, variables, arrays, source, plan):
         source: Path of the file.
         plan: The `Plan` that failed.
     """
-    in_file = WeightsSummary.of({path: stored.shape for path, stored in arrays.items()})
-    in_model = WeightsSummary.of({path: tuple(v.shape) for path, v in variables.items()})
+    in_file, in_model = WeightsSummary.of(arrays), WeightsSummary.of(variables)
     names = ", ".join(stored.name for stored in list(arrays.values())[:_SHOWN])
     lines = [
         f"The weights in '{source}' do not fit model `{model.name}`. Nothing was loaded.",
@@ -226,11 +218,13 @@ def _advice(in_file, in_model, plan):
             "window tokens, and norms between its stages instead of one at the end. Load the file "
             "in `SepViTBackbone.from_variant(..., dense=True)`, or use classification weights."
         )
-    if all(_is_head(difference.path) for difference in plan.differences):
-        classes = in_file.classes
-        same = f"classes={classes}" if classes else "include_top=False"
+    names = [parse(difference.path) for difference in plan.differences]
+    if all(name.is_head for name in names):
+        same = f"classes={in_file.classes}" if in_file.classes else "include_top=False"
+        if not all(name.path.startswith("head/") for name in names):
+            same = "the layers that the file has behind its backbone"
         return f"Build the model with {same}, or pass skip_head_mismatch=True to keep its own head."
-    if any(_PSA.match(difference.path) for difference in plan.differences):
+    if any(name.is_psa for name in names):
         return (
             "The numbers of windows differ: the file was made for another image or window size. "
             "Let windows scale with the image, as `SepViT` and `SepViTBackbone.from_variant` do "
@@ -239,14 +233,20 @@ def _advice(in_file, in_model, plan):
     return "To load what fits and leave the rest, use `load_weights(..., partial=True)`."
 
 
-def _blocks(model):
-    """All blocks of a model, also those of models in it."""
+def _window_layers(model):
+    """All layers of a model that cut maps into windows, also those of models in it.
+
+    `SepViTBlock` is one. Any layer counts that tells its grid, `window_grid(height, width)`; of
+    it are asked `pad`, whether any number of windows will do, and `has_psa`, whether it has the
+    weights of attention among windows.
+    """
     for layer in model.layers:
-        if isinstance(layer, SepViTBlock):
+        if hasattr(layer, "window_grid"):
             yield layer
         elif isinstance(layer, keras.Model):
-            yield from _blocks(layer)
+            yield from _window_layers(layer)
 
 
-def _is_head(path):
-    return path.startswith("head/")
+def _is_dense(paths):
+    """Whether the weights of these paths are of the dense form: its stages end with norms."""
+    return any(parse(path).part == "stage_norm" for path in paths)

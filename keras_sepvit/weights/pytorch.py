@@ -12,14 +12,16 @@ import ml_dtypes
 import numpy as np
 from keras import ops
 
-from keras_sepvit.files import (
+from keras_sepvit.files import replacing
+from keras_sepvit.names import WeightName, parse
+from keras_sepvit.weights.files import (
     PICKLE,
+    PYTORCH_SUFFIXES,
     ZIP,
     StoredArray,
     check_expansion,
     check_file,
     damaged,
-    replacing,
 )
 
 # Variables of a layer: (name in PyTorch, name in Keras, axes of the PyTorch array
@@ -30,28 +32,24 @@ _DEPTHWISE = (("weight", "kernel", (2, 3, 0, 1)), ("bias", "bias", None))
 _NORM = (("weight", "gamma", None), ("bias", "beta", None))
 _TOKENS = (("win_tokens", "win_tokens", None),)
 
-# The module in the authors' code, the layer here, its variables; in the order of
+# The module in the authors' code, the part and inner layer here, its variables; in the order of
 # the authors' state dict. PyTorch counts stages and blocks from 0, Keras from 1.
 TABLE = (
-    ("norm_list.{stage}", "stage{stage}_norm", _NORM),
-    ("patch_embeds.{stage}.proj", "stage{stage}_embed/proj", _CONV),
-    ("patch_embeds.{stage}.norm", "stage{stage}_embed/norm", _NORM),
-    ("pos_block.{stage}.proj.0", "stage{stage}_peg/proj", _DEPTHWISE),
-    ("blocks.{stage}.{block}", "stage{stage}_block{block}", _TOKENS),
-    ("blocks.{stage}.{block}.norm1", "stage{stage}_block{block}/norm1", _NORM),
-    ("blocks.{stage}.{block}.norm2", "stage{stage}_block{block}/norm2", _NORM),
-    ("blocks.{stage}.{block}.mlp.fc1", "stage{stage}_block{block}/mlp/fc1", _DENSE),
-    ("blocks.{stage}.{block}.mlp.fc2", "stage{stage}_block{block}/mlp/fc2", _DENSE),
-    ("blocks.{stage}.{block}.attn.DSA_qkv", "stage{stage}_block{block}/attn/dsa_qkv", _DENSE),
-    (
-        "blocks.{stage}.{block}.attn.win_tokens_norm",
-        "stage{stage}_block{block}/attn/win_tokens_norm",
-        _NORM,
-    ),
-    ("blocks.{stage}.{block}.attn.PSA_qk", "stage{stage}_block{block}/attn/psa_qk", _DENSE),
-    ("blocks.{stage}.{block}.attn.proj", "stage{stage}_block{block}/attn/proj", _DENSE),
-    ("norm", "norm", _NORM),
-    ("head", "head", _DENSE),
+    ("norm_list.{stage}", "stage_norm", "", _NORM),
+    ("patch_embeds.{stage}.proj", "embed", "proj/", _CONV),
+    ("patch_embeds.{stage}.norm", "embed", "norm/", _NORM),
+    ("pos_block.{stage}.proj.0", "peg", "proj/", _DEPTHWISE),
+    ("blocks.{stage}.{block}", "block", "", _TOKENS),
+    ("blocks.{stage}.{block}.norm1", "block", "norm1/", _NORM),
+    ("blocks.{stage}.{block}.norm2", "block", "norm2/", _NORM),
+    ("blocks.{stage}.{block}.mlp.fc1", "block", "mlp/fc1/", _DENSE),
+    ("blocks.{stage}.{block}.mlp.fc2", "block", "mlp/fc2/", _DENSE),
+    ("blocks.{stage}.{block}.attn.DSA_qkv", "block", "attn/dsa_qkv/", _DENSE),
+    ("blocks.{stage}.{block}.attn.win_tokens_norm", "block", "attn/win_tokens_norm/", _NORM),
+    ("blocks.{stage}.{block}.attn.PSA_qk", "block", "attn/psa_qk/", _DENSE),
+    ("blocks.{stage}.{block}.attn.proj", "block", "attn/proj/", _DENSE),
+    ("norm", "norm", "", _NORM),
+    ("head", "head", "head/", _DENSE),
 )
 
 # Where the parts of a checkpoint of PyTorch training code lie.
@@ -86,7 +84,13 @@ def to_keras(key):
         PyTorch array with its axes in this order, or as it is with None. None
         if the state dict of the authors' code has no such key.
     """
-    return _translate(key, _FROM_PYTORCH, offset=1)
+    row, match = _row(key)
+    if match is None:
+        return None
+    _, part, inner, axes = _ROWS[row]
+    numbers = {name: int(number) + 1 for name, number in match.groupdict().items()}
+    name = WeightName(part, numbers.get("stage"), numbers.get("block"), inner)
+    return name.path, axes
 
 
 def to_pytorch(model):
@@ -110,11 +114,12 @@ def to_pytorch(model):
     """
     arrays, foreign = {}, []
     for variable in model.weights:
-        translated = _translate(variable.path, _FROM_KERAS, offset=-1)
-        if translated is None:
+        name = parse(variable.path)
+        key, axes = _FROM_KERAS.get((name.part, name.inner), (None, None))
+        if key is None:
             foreign.append(variable.path)
             continue
-        key, axes = translated
+        key = key.format(stage=(name.stage or 1) - 1, block=(name.block or 1) - 1)
         array = ops.convert_to_numpy(variable)
         if array.dtype == ml_dtypes.bfloat16:
             array = array.astype("float32")
@@ -151,7 +156,7 @@ def save_pytorch(model, path):
         ImportError: if torch or safetensors is not installed.
     """
     suffix = pathlib.Path(path).suffix
-    if suffix not in (".pth", ".pt", ".bin", ".safetensors"):
+    if suffix not in PYTORCH_SUFFIXES:
         raise ValueError(
             f"Cannot write '{path}' for PyTorch. Expected a name ending in .pth, .pt, .bin or "
             ".safetensors."
@@ -321,37 +326,27 @@ def _import(module, path):
         ) from error
 
 
-def _rules(from_keras):
-    """The table by variable: a regular expression, what replaces it, and the axes."""
-    rules = []
-    for module, layer, variables in TABLE:
-        for name, variable, axes in variables:
-            names = (f"{module}.{name}", f"{layer}/{variable}")
-            pattern, replacement = reversed(names) if from_keras else names
-            expression = re.escape(pattern)
-            for number in ("stage", "block"):
-                expression = expression.replace(rf"\{{{number}\}}", rf"(?P<{number}>\d+)")
-            rules.append((re.compile(expression), replacement, axes))
-    return rules
+# The table by variable: the key in PyTorch, part and inner path in Keras, and the axes.
+_ROWS = [
+    (f"{module}.{name}", part, f"{inner}{variable}", axes)
+    for module, part, inner, variables in TABLE
+    for name, variable, axes in variables
+]
+_FROM_KERAS = {(part, inner): (key, axes) for key, part, inner, axes in _ROWS}
+_PATTERNS = [
+    re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(key))) for key, *_ in _ROWS
+]
 
 
-_FROM_PYTORCH = _rules(from_keras=False)
-_FROM_KERAS = _rules(from_keras=True)
-
-
-def _translate(name, rules, offset):
-    for pattern, replacement, axes in rules:
-        match = pattern.fullmatch(name)
-        if match:
-            numbers = {key: int(number) + offset for key, number in match.groupdict().items()}
-            return replacement.format(**numbers), axes
-    return None
+def _row(key):
+    """Number of the row of `_ROWS` that a key is of, and the match with its numbers, or Nones."""
+    matches = ((row, pattern.fullmatch(key)) for row, pattern in enumerate(_PATTERNS))
+    return next(((row, match) for row, match in matches if match), (None, None))
 
 
 def _authors_order(key):
     """A sort key that puts a state dict in the authors' order: by module, stage, block, row."""
     root = key.partition(".")[0]
-    section = next(i for i, (module, _, _) in enumerate(TABLE) if module.split(".")[0] == root)
-    matches = ((row, rule[0].fullmatch(key)) for row, rule in enumerate(_FROM_PYTORCH))
-    row, match = next((row, match) for row, match in matches if match)
+    section = next(i for i, (module, *_) in enumerate(TABLE) if module.split(".")[0] == root)
+    row, match = _row(key)
     return section, *map(int, match.groups()), row
