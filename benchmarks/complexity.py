@@ -8,10 +8,8 @@ the products in the graphs of built models, on the backend of `KERAS_BACKEND`. N
 """
 
 import argparse
-import importlib
 import os
 import pathlib
-import platform
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -21,6 +19,8 @@ from peers.attention import swin_pair, twins_pair
 from peers.networks import REDUCTIONS, WINDOW
 
 from keras_sepvit import complexity
+from keras_sepvit.benchmark.machine import machine, sentences
+from keras_sepvit.benchmark.report import markdown_table
 from keras_sepvit.configs import PUBLISHED, VARIANTS
 from keras_sepvit.files import replacing
 
@@ -67,12 +67,6 @@ RESOLUTION = {
 SIZES = (224, 256, 320, 384, 448, 512, 768, 1024, 1536, 2048)
 
 
-def markdown(header, rows):
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def giga(macs):
     return f"{macs / 1e9:.2f}"
 
@@ -93,7 +87,7 @@ def family_table():
         cost = complexity.sepvit(variant, dense=True).cost
         counted = traced_macs(SepViTBackbone.from_variant(variant, dense=True))
         rows.append([f"{title}, dense form", *_costs(cost), giga(counted), "", ""])
-    return markdown(
+    return markdown_table(
         [
             "network",
             "parameters",
@@ -113,7 +107,7 @@ def peers_table():
         [title, *_costs(network(variant).cost), parameters, macs, source]
         for title, network, variant, parameters, macs, source in PEERS
     ]
-    return markdown(
+    return markdown_table(
         [
             "network",
             "parameters",
@@ -169,7 +163,7 @@ def blocks_table():
                 ]
             )
     header = ["stage", "map", "blocks", "M parameters", "M MACs, layers", "M MACs, with attention"]
-    return markdown([*header, "of two Swin's", "of two Twins'"], rows)
+    return markdown_table([*header, "of two Swin's", "of two Twins'"], rows)
 
 
 def resolution_table():
@@ -182,7 +176,7 @@ def resolution_table():
         ]
         for size in SIZES
     ]
-    return markdown(["image", *RESOLUTION], rows)
+    return markdown_table(["image", *RESOLUTION], rows)
 
 
 def draw_blocks(path):
@@ -252,16 +246,6 @@ def _save(figure, path):
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def versions():
-    """Python, Keras and the backend that the graphs are of."""
-    import keras
-
-    backend = keras.config.backend()
-    version = importlib.import_module(backend).__version__
-    python = platform.python_version()
-    return f"Graphs of Python {python}, Keras {keras.__version__}, {backend} {version}."
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -272,7 +256,7 @@ def main():
     options = parser.parse_args()
     blocks = {
         "family": family_table(),
-        "versions": versions(),
+        "versions": sentences(machine(), ("keras", os.environ["KERAS_BACKEND"])),
         "peers": peers_table(),
         "blocks": blocks_table(),
         "resolution": resolution_table(),

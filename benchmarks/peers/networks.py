@@ -6,8 +6,6 @@ layers by stage, as that of `keras_sepvit.complexity.sepvit`.
 
 import dataclasses
 
-from peers.attention import conv_attention, msa, sra, twins_gsa, twins_lsa, w_msa
-
 from keras_sepvit.complexity.blocks import transformer_block
 from keras_sepvit.complexity.costs import (
     Complexity,
@@ -20,6 +18,7 @@ from keras_sepvit.complexity.costs import (
 )
 from keras_sepvit.configs import STRIDES, as_pair
 from keras_sepvit.validation import positive_int
+from peers.attention import conv_attention, msa, sra, twins_gsa, twins_lsa, w_msa
 
 WINDOW = 7
 REDUCTIONS = (8, 4, 2, 1)
