@@ -66,16 +66,17 @@ def peers_table(rows):
         if "error" in row:
             lines.append([*start, f"none: {row['error']}", ""])
             continue
-        ours = next(
+        ours = [
             other["timing"]
             for other in rows
             if other["model"] == "SepViT-T"
             and (other["format"], other["precision"]) == (row["format"], row["precision"])
-        )
+        ]
         cells = []
         for threads in ("1", "2"):
             own = row["timing"][threads]
-            cells.append(f"{own['ms']:.1f} ({ours[threads]['ratio'] / own['ratio']:.2f}x)")
+            ratios = [f" ({our[threads]['ratio'] / own['ratio']:.2f}x)" for our in ours]
+            cells.append(f"{own['ms']:.1f}{''.join(ratios)}")
         lines.append([*start, *cells])
     return markdown_table(
         ["model", "parameters", "format", "precision", "1 thread, ms", "2 threads, ms"], lines
