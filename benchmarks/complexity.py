@@ -3,22 +3,24 @@
     python benchmarks/complexity.py
 
 puts the tables between their marks in the page and draws its two pictures. The formulas
-are those of `keras_sepvit.complexity`; one column counts the products in the graphs of
-built models, on the backend of `KERAS_BACKEND`. Needs matplotlib.
+are those of `keras_sepvit.complexity` and, for other networks, of `peers`; one column counts
+the products in the graphs of built models, on the backend of `KERAS_BACKEND`. Needs matplotlib.
 """
 
 import argparse
-import importlib
 import os
 import pathlib
-import platform
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from page import fill_page
+from peers import networks
+from peers.attention import swin_pair, twins_pair
+from peers.networks import REDUCTIONS, WINDOW
 
 from keras_sepvit import complexity
-from keras_sepvit.complexity.peers import REDUCTIONS, WINDOW
+from keras_sepvit.benchmark.machine import machine, sentences
+from keras_sepvit.benchmark.report import markdown_table
 from keras_sepvit.configs import PUBLISHED, VARIANTS
 from keras_sepvit.files import replacing
 
@@ -32,24 +34,26 @@ VARIANT_TITLES = {
 
 # What has been published at 224 x 224: M parameters, G MACs (of mmpretrain, those of layers).
 PEERS = [
-    ("ViT-B/16", complexity.vit, "vit_b16", 86.6, 17.56, "torchvision"),
-    ("DeiT-S", complexity.vit, "deit_s", 22, 4.6, "Swin, table 1"),
-    ("PVT-Tiny", complexity.pvt, "pvt_tiny", 13.2, 1.9, "PVT"),
-    ("PVT-Small", complexity.pvt, "pvt_small", 24.5, 3.8, "PVT"),
-    ("PVT-Medium", complexity.pvt, "pvt_medium", 44.2, 6.7, "PVT"),
-    ("PVT-Large", complexity.pvt, "pvt_large", 61.4, 9.8, "PVT"),
-    ("Swin-T", complexity.swin, "swin_t", 28.3, 4.49, "torchvision"),
-    ("Swin-S", complexity.swin, "swin_s", 49.6, 8.74, "torchvision"),
-    ("Swin-B", complexity.swin, "swin_b", 87.8, 15.43, "torchvision"),
-    ("Twins-SVT-S", complexity.twins_svt, "twins_svt_s", 24.06, 2.82, "mmpretrain"),
-    ("Twins-SVT-B", complexity.twins_svt, "twins_svt_b", 56.07, 8.35, "mmpretrain"),
-    ("Twins-SVT-L", complexity.twins_svt, "twins_svt_l", 99.27, 14.82, "mmpretrain"),
+    ("ViT-B/16", networks.vit, "vit_b16", 86.6, 17.56, "torchvision"),
+    ("DeiT-S", networks.vit, "deit_s", 22, 4.6, "Swin, table 1"),
+    ("PVT-Tiny", networks.pvt, "pvt_tiny", 13.2, 1.9, "PVT"),
+    ("PVT-Small", networks.pvt, "pvt_small", 24.5, 3.8, "PVT"),
+    ("PVT-Medium", networks.pvt, "pvt_medium", 44.2, 6.7, "PVT"),
+    ("PVT-Large", networks.pvt, "pvt_large", 61.4, 9.8, "PVT"),
+    ("Swin-T", networks.swin, "swin_t", 28.3, 4.49, "torchvision"),
+    ("Swin-S", networks.swin, "swin_s", 49.6, 8.74, "torchvision"),
+    ("Swin-B", networks.swin, "swin_b", 87.8, 15.43, "torchvision"),
+    ("Twins-SVT-S", networks.twins_svt, "twins_svt_s", 24.06, 2.82, "mmpretrain"),
+    ("Twins-SVT-B", networks.twins_svt, "twins_svt_b", 56.07, 8.35, "mmpretrain"),
+    ("Twins-SVT-L", networks.twins_svt, "twins_svt_l", 99.27, 14.82, "mmpretrain"),
+    ("CvT-13", networks.cvt, "cvt_13", 20, 4.5, "CvT, table 3"),
+    ("CvT-21", networks.cvt, "cvt_21", 32, 7.1, "CvT, table 3"),
 ]
 
 # Networks of the picture of resolutions: their complexity at an image size, and a line.
 RESOLUTION = {
-    "ViT-B/16": (lambda size: complexity.vit("vit_b16", size), {"color": "#999999"}),
-    "DeiT-S": (lambda size: complexity.vit("deit_s", size), {"color": "black"}),
+    "ViT-B/16": (lambda size: networks.vit("vit_b16", size), {"color": "#999999"}),
+    "DeiT-S": (lambda size: networks.vit("deit_s", size), {"color": "black"}),
     "SepViT-T, windows scale": (
         lambda size: complexity.sepvit("sepvit_t", size),
         {"color": "#0072b2", "linewidth": 2.5},
@@ -58,15 +62,9 @@ RESOLUTION = {
         lambda size: complexity.sepvit("sepvit_t", size, dense=True),
         {"color": "#56b4e9", "linewidth": 2.5},
     ),
-    "Swin-T": (lambda size: complexity.swin("swin_t", size), {"color": "#d55e00"}),
+    "Swin-T": (lambda size: networks.swin("swin_t", size), {"color": "#d55e00"}),
 }
 SIZES = (224, 256, 320, 384, 448, 512, 768, 1024, 1536, 2048)
-
-
-def markdown(header, rows):
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def giga(macs):
@@ -89,7 +87,7 @@ def family_table():
         cost = complexity.sepvit(variant, dense=True).cost
         counted = traced_macs(SepViTBackbone.from_variant(variant, dense=True))
         rows.append([f"{title}, dense form", *_costs(cost), giga(counted), "", ""])
-    return markdown(
+    return markdown_table(
         [
             "network",
             "parameters",
@@ -109,7 +107,7 @@ def peers_table():
         [title, *_costs(network(variant).cost), parameters, macs, source]
         for title, network, variant, parameters, macs, source in PEERS
     ]
-    return markdown(
+    return markdown_table(
         [
             "network",
             "parameters",
@@ -140,8 +138,8 @@ def block_costs():
             f"SepViT block, window {window}": complexity.sepvit_block(*shape, window)
             for window in sorted(set(windows))
         }
-        blocks["two Swin blocks"] = complexity.swin_pair(*shape, WINDOW, heads)
-        blocks["two Twins blocks"] = complexity.twins_pair(*shape, WINDOW, reduction)
+        blocks["two Swin blocks"] = swin_pair(*shape, WINDOW, heads)
+        blocks["two Twins blocks"] = twins_pair(*shape, WINDOW, reduction)
         costs.append(("{} x {} x {}".format(*shape), blocks))
     return costs
 
@@ -165,7 +163,7 @@ def blocks_table():
                 ]
             )
     header = ["stage", "map", "blocks", "M parameters", "M MACs, layers", "M MACs, with attention"]
-    return markdown([*header, "of two Swin's", "of two Twins'"], rows)
+    return markdown_table([*header, "of two Swin's", "of two Twins'"], rows)
 
 
 def resolution_table():
@@ -178,7 +176,7 @@ def resolution_table():
         ]
         for size in SIZES
     ]
-    return markdown(["image", *RESOLUTION], rows)
+    return markdown_table(["image", *RESOLUTION], rows)
 
 
 def draw_blocks(path):
@@ -248,16 +246,6 @@ def _save(figure, path):
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def versions():
-    """Python, Keras and the backend that the graphs are of."""
-    import keras
-
-    backend = keras.config.backend()
-    version = importlib.import_module(backend).__version__
-    python = platform.python_version()
-    return f"Graphs of Python {python}, Keras {keras.__version__}, {backend} {version}."
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -268,7 +256,7 @@ def main():
     options = parser.parse_args()
     blocks = {
         "family": family_table(),
-        "versions": versions(),
+        "versions": sentences(machine(), ("keras", os.environ["KERAS_BACKEND"])),
         "peers": peers_table(),
         "blocks": blocks_table(),
         "resolution": resolution_table(),

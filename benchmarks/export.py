@@ -17,17 +17,18 @@ extras `export`, `tensorflow` and `torch`, and scikit-learn; `keras-hub` for Swi
 
 import argparse
 import json
-import os
 import pathlib
-import platform
-import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 
+import export_page
 import numpy as np
-from page import fill_page
+from peers.catalogue import CATALOGUE
+
+from keras_sepvit.benchmark.machine import machine
+from keras_sepvit.benchmark.timing import latency, ratio, time_in_turns
+from keras_sepvit.runtime import open_model
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -85,24 +86,16 @@ def build_model(name):
             )
         size = int(form[0]) if form else 224
         return keras_sepvit.SepViT(variant, input_shape=(size, size, 3), classifier_activation=None)
-    if name == "Swin-T":
-        import keras_hub
+    network = next(network for network in CATALOGUE.values() if network.title == name)
+    if network.library == "keras":  # with the preprocessing, which catalogue's networks lack
+        constructor = getattr(keras.applications, network.constructor)
+        return constructor(weights=None, input_shape=(224, 224, 3), classifier_activation=None)
+    import keras_hub
 
-        backbone = keras_hub.models.SwinTransformerBackbone(
-            image_shape=(224, 224, 3),
-            embed_dim=96,
-            depths=(2, 2, 6, 2),
-            num_heads=(3, 6, 12, 24),
-            window_size=7,
-        )
-        x = keras.layers.GlobalAveragePooling1D()(backbone.output)
-        return keras.Model(backbone.input, keras.layers.Dense(1000)(x), name="swin_t")
-    constructors = {
-        "ConvNeXt-T": keras.applications.ConvNeXtTiny,
-        "EfficientNetV2-B0": keras.applications.EfficientNetV2B0,
-        "MobileNetV2": keras.applications.MobileNetV2,
-    }
-    return constructors[name](weights=None, input_shape=(224, 224, 3), classifier_activation=None)
+    backbone_class = getattr(keras_hub.models, f"{network.constructor}Backbone")
+    backbone = backbone_class(image_shape=(224, 224, 3), **network.arguments)
+    x = keras.layers.GlobalAveragePooling1D()(backbone.output)
+    return keras.Model(backbone.input, keras.layers.Dense(1000)(x), name="swin_t")
 
 
 def digits_data():
@@ -182,49 +175,23 @@ def exported(name, format, precision, folder):
 
 def opened(path, threads):
     """A function that runs a file once on a fixed image and waits for it."""
-    if path.suffix == ".tflite":
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-        (details,) = interpreter.get_input_details()
-        image = np.random.default_rng(0).integers(0, 256, details["shape"])
-        interpreter.set_tensor(details["index"], image.astype(details["dtype"]))
-        return interpreter.invoke
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that spin after their work would slow the file whose turn is next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    (details,) = session.get_inputs()
-    image = np.random.default_rng(0).integers(0, 256, details.shape)
-    image = image.astype("float16" if details.type == "tensor(float16)" else "float32")
-    return lambda: session.run(None, {details.name: image})
+    model = open_model(path, threads)
+    (shape,) = model.input_shapes
+    image = np.random.default_rng(0).integers(0, 256, shape).astype("float32")
+    return lambda: model(image)
 
 
-def time_in_turn(paths, rounds):
+def time_files(paths, rounds):
     """Milliseconds and ratios to the first file, by threads, of files that take turns."""
     timings = [{} for _ in paths]
     for threads in (1, 2):
-        functions = [opened(path, threads) for path in paths]
-        times = [[] for _ in functions]
-        for function in functions:
+        functions = {index: opened(path, threads) for index, path in enumerate(paths)}
+        for function in functions.values():
             function()
-            function()
-        for _ in range(rounds):
-            for function, measured in zip(functions, times, strict=True):
-                start = time.perf_counter()
-                function()
-                measured.append(1e3 * (time.perf_counter() - start))
-        for timing, measured in zip(timings, times, strict=True):
-            ratios = [first / own for first, own in zip(times[0], measured, strict=True)]
-            timing[str(threads)] = {
-                "ms": statistics.median(measured),
-                "lowest_ms": min(measured),
-                "ratio": statistics.median(ratios),
-            }
+        turns = time_in_turns(functions, rounds)
+        for index, own in turns.items():
+            found = {"ms": latency(own)["p50"], "ratio": ratio(own, turns[0])["median"]}
+            timings[index][str(threads)] = found
     return timings
 
 
@@ -252,184 +219,10 @@ def measure(table, models, folder, rounds):
             rows.append((row, path))
     working = [(row, path) for row, path in rows if "error" not in row]
     if table in ("speed", "peers"):
-        timings = time_in_turn([path for _, path in working], rounds)
+        timings = time_files([path for _, path in working], rounds)
         for (row, _), timing in zip(working, timings, strict=True):
             row["timing"] = timing
     return [row for row, _ in rows]
-
-
-def machine():
-    """Processor, its instructions for 8-bit products, and versions."""
-    info = pathlib.Path("/proc/cpuinfo")
-    fields = {}
-    if info.exists():
-        for line in info.read_text().splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-    flags = fields.get("flags", "").split()
-    packages = ("keras", "tensorflow", "torch", "ai-edge-litert", "ai-edge-quantizer")
-    versions = {}
-    for package in (*packages, "onnx", "onnxruntime", "keras-hub"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "processor": fields.get("model name", platform.processor()),
-        "cores": os.cpu_count(),
-        "instructions": [name for name in ("avx2", "avx512f", "avx512_vnni") if name in flags],
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def markdown(header, rows):
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def digits_table(rows):
-    """Size, agreement and accuracy of the digits model by format and precision."""
-    return markdown(
-        ["format", "precision", "KB", "same class as Keras, %", "right, %", "max error of logits"],
-        [
-            [
-                row["format"],
-                row["precision"],
-                f"{row['size_bytes'] / 1e3:.0f}",
-                f"{100 * row['top1_agreement']:.2f}",
-                f"{100 * row['accuracy']:.2f}",
-                f"{row['max_error']:.1e}",
-            ]
-            for row in rows
-        ],
-    )
-
-
-def _times(row):
-    return [
-        f"{row['timing'][threads]['ms']:.1f} ({row['timing'][threads]['ratio']:.2f}x)"
-        for threads in ("1", "2")
-    ]
-
-
-def speed_table(rows):
-    """Size and latency of SepViT-T by format and precision; ratios are to the first row."""
-    return markdown(
-        ["format", "precision", "MB", "1 thread, ms", "2 threads, ms", "operators not delegated"],
-        [
-            [
-                row["format"],
-                row["precision"],
-                f"{row['size_bytes'] / 1e6:.1f}",
-                *_times(row),
-                "" if row["not_delegated"] is None else sum(row["not_delegated"].values()),
-            ]
-            for row in rows
-        ],
-    )
-
-
-def peers_table(rows):
-    """Latency of networks; ratios are to SepViT-T in the same format and precision."""
-    lines = []
-    for row in rows:
-        start = [
-            row["model"],
-            f"{row['parameters'] / 1e6:.1f} M",
-            row["format"],
-            row["precision"],
-        ]
-        if "error" in row:
-            lines.append([*start, f"none: {row['error']}", ""])
-            continue
-        ours = next(
-            other["timing"]
-            for other in rows
-            if other["model"] == "SepViT-T"
-            and (other["format"], other["precision"]) == (row["format"], row["precision"])
-        )
-        cells = []
-        for threads in ("1", "2"):
-            own = row["timing"][threads]
-            cells.append(f"{own['ms']:.1f} ({ours[threads]['ratio'] / own['ratio']:.2f}x)")
-        lines.append([*start, *cells])
-    return markdown(
-        ["model", "parameters", "format", "precision", "1 thread, ms", "2 threads, ms"], lines
-    )
-
-
-def family_table(rows):
-    """Agreement, size and the memory that the export took."""
-    return markdown(
-        ["model", "format", "precision", "MB", "max error", "relative error", "GB in export", "s"],
-        [
-            [
-                row["model"],
-                row["format"],
-                row["precision"],
-                f"{row['size_bytes'] / 1e6:.1f}",
-                f"{row['max_error']:.1e}",
-                f"{row['relative_error']:.1e}",
-                f"{row['peak_memory_gb']:.1f}",
-                f"{row['seconds']:.0f}",
-            ]
-            for row in rows
-        ],
-    )
-
-
-def machine_lines(facts):
-    """The machine in words."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return (
-        f"{facts['processor']}, {facts['cores']} virtual cores "
-        f"({', '.join(facts['instructions'])}); Python {facts['python']}; {versions}."
-    )
-
-
-def write_docs(results, path):
-    """Puts the tables between their marks in docs/export.md."""
-    blocks = {"machine": machine_lines(results["machine"])}
-    for table, rows in results["tables"].items():
-        blocks[table] = globals()[f"{table}_table"](rows)
-    if "peers" in blocks:
-        blocks["peers"] += "\n\n![latency of all files](export.png)"
-    fill_page(path, blocks)
-
-
-def draw(results, path):
-    """The picture: latency of SepViT-T by precision, and of the peers."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    speed = results["tables"]["speed"]
-    labels = [f"{row['format']} {row['precision']}" for row in speed]
-    for offset, threads in ((-0.2, "1"), (0.2, "2")):
-        milliseconds = [row["timing"][threads]["ms"] for row in speed]
-        place = np.arange(len(speed)) + offset
-        left.barh(place, milliseconds, 0.38, label=f"{threads} thread{'s'[: threads != '1']}")
-    left.set(yticks=range(len(labels)), yticklabels=labels, xlabel="ms an image")
-    left.set_title("SepViT-T, 224 x 224")
-    left.invert_yaxis()
-    left.legend()
-    peers = [row for row in results["tables"]["peers"] if "timing" in row]
-    names = list(dict.fromkeys(row["model"] for row in peers))
-    for offset, precision in ((-0.2, "float32"), (0.2, "int8")):
-        found = [
-            (names.index(row["model"]) + offset, row["timing"]["1"]["ms"])
-            for row in peers
-            if row["format"] == "litert" and row["precision"] == precision
-        ]
-        if found:
-            right.barh(*zip(*found, strict=True), 0.38, label=f"LiteRT {precision}")
-    right.set(yticks=range(len(names)), yticklabels=names, xlabel="ms an image, 1 thread")
-    right.set_title("Networks, exported by the same code")
-    right.invert_yaxis()
-    right.legend()
-    figure.savefig(path, dpi=110)
 
 
 def main():
@@ -460,12 +253,12 @@ def main():
             table, options.models, options.output_dir, options.rounds
         )
         store.write_text(json.dumps(results, indent=2))
-        print(globals()[f"{table}_table"](results["tables"][table]), flush=True)
+        print(export_page.TABLES[table](results["tables"][table]), flush=True)
     if options.models:
         return  # the tables of the docs have all models
-    write_docs(results, options.docs / "export.md")
+    export_page.write_docs(results, options.docs / "export.md")
     if {"speed", "peers"} <= results["tables"].keys():
-        draw(results, options.docs / "export.png")
+        export_page.draw(results, options.docs / "export.png")
 
 
 if __name__ == "__main__":

@@ -14,21 +14,21 @@ to Pillow's crop.
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import math
 import os
 import pathlib
-import platform
 import random
-import statistics
 import tempfile
 import time
 
 import numpy as np
-import PIL
 from PIL import Image
+
+from keras_sepvit.benchmark.machine import machine, sentences
+from keras_sepvit.benchmark.report import markdown_table
+from keras_sepvit.benchmark.timing import quartiles
 
 RECIPE = "rand-m9-mstd0.5-inc1"
 SIZE = 224
@@ -165,14 +165,12 @@ def measure(contenders, images, rounds):
     peer = list(contenders)[-1]
     rows = []
     for name, times in seconds.items():
-        times_of_peer = zip(seconds[peer], times, strict=True)
-        rates = sorted(images / t for t in times)
+        pairs = zip(seconds[peer], times, strict=True)
         rows.append(
             {
                 "name": name,
-                "images_per_second": statistics.median(rates),
-                "quartiles": [rates[len(rates) // 4], rates[-1 - len(rates) // 4]],
-                "ratio": statistics.median(theirs / own for theirs, own in times_of_peer),
+                "images_per_second": quartiles([images / own for own in times]),
+                "ratio": quartiles([theirs / own for theirs, own in pairs])["median"],
                 "peer": peer,
             }
         )
@@ -181,34 +179,19 @@ def measure(contenders, images, rounds):
 
 def markdown(rows):
     """The rows as a Markdown table, with the machine and versions."""
-    import tensorflow as tf
-
-    lines = [
-        f"| JPEGs to {SIZE} x {SIZE} | images/s a core (quartiles) | speed |",
-        "|---|---|---|",
+    cells = [
+        [
+            row["name"],
+            "{median:.0f} ({low:.0f} to {high:.0f})".format(**row["images_per_second"]),
+            f"{row['ratio']:.2f}x",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        low, high = row["quartiles"]
-        lines.append(
-            f"| {row['name']} | {row['images_per_second']:.0f} ({low:.0f} to {high:.0f}) "
-            f"| {row['ratio']:.2f}x |"
-        )
-    versions = f"TensorFlow {tf.__version__}, Pillow {PIL.__version__}"
-    if importlib.util.find_spec("timm"):
-        versions += f", timm {importlib.metadata.version('timm')}"
-    machine = f"{processor()}; Python {platform.python_version()}, {versions}."
-    lines += ["", f"Speed 1 is '{rows[0]['peer']}'. {machine}"]
-    return "\n".join(lines)
-
-
-def processor():
-    """The processor's name, as far as the system tells."""
-    information = pathlib.Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    header = [f"JPEGs to {SIZE} x {SIZE}", "images/s a core (quartiles)", "speed"]
+    return (
+        f"{markdown_table(header, cells)}\n\nSpeed 1 is '{rows[0]['peer']}'.\n\n"
+        f"{sentences(machine(), ('tensorflow', 'pillow', 'timm'))}"
+    )
 
 
 def main():

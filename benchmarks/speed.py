@@ -1,67 +1,49 @@
-"""The tables and pictures of docs/benchmark.md, from `keras-sepvit benchmark`.
+"""Speed of SepViT beside other networks: KerasHub's, keras.applications', Hugging Face's.
 
-    python benchmarks/speed.py
+    python benchmarks/speed.py sepvit_t swin_t --backends tensorflow,jax,torch
 
-runs the command line once for each part of the page, and puts what it prints between the
-part's marks. `--parts peers` measures only the parts named. With `--page-only`, the page
-is made from what earlier runs left in `--output-dir`.
+has the options of `keras-sepvit benchmark` and works as it does, with networks of
+`peers/catalogue.py` (an unknown name prints all), all built with random weights. The rate of
+the machine's matrix products is measured between the networks' turns. Nothing is compared
+whose outputs are not finite, or whose parameters are not as many as published. Needs the extra
+`benchmark`.
 """
 
-import argparse
-import pathlib
-import shutil
-import subprocess
-import sys
+import functools
+import os
 
-from page import fill_page
+import typer
+from peers.build import check_installed
+from peers.catalogue import DEFAULT_NETWORKS, catalogue_model
+from peers.report import report
 
-ROOT = pathlib.Path(__file__).parents[1]
+from keras_sepvit.cli.benchmark import benchmark, keras_backend, measure
+from keras_sepvit.cli.common import reports_bad_input
 
-# What each part of the page runs, after `keras-sepvit benchmark`.
-ALL = "--backends tensorflow,jax,torch"
-PARTS = {
-    "peers": f"sepvit_t swin_t convnext_tiny resnet50 hf_swin_t hf_pvt_v2_b2 {ALL} "
-    "--batch-sizes 1,16 --rounds 5",
-    "modes": "sepvit_t hf_swin_t --backends torch --modes eager,export "
-    "--precision float32,bfloat16 --batch-sizes 16 --rounds 7 --no-memory",
-    "train": f"sepvit_t swin_t hf_swin_t {ALL} --task train --batch-sizes 8 --rounds 5 --no-memory",
-    "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
-    "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 16 --rounds 3 --no-memory",
-}
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
 
 
-def measure(part, folder):
-    """Runs a part's command."""
-    print(f"keras-sepvit benchmark {PARTS[part]}", flush=True)
-    command = [sys.executable, "-m", "keras_sepvit.cli", "benchmark", *PARTS[part].split()]
-    process = subprocess.run([*command, "--output-dir", str(folder)], stdout=subprocess.DEVNULL)
-    if process.returncode:
-        raise SystemExit(f"The part '{part}' failed; see above. The page stays as it was.")
+@functools.wraps(benchmark)
+def speed(**options):
+    names = options["models"] or DEFAULT_NETWORKS
+    backends = options["backends"] or [keras_backend()]
+    for name in names:
+        runs_on = catalogue_model(name).backends
+        if options["models"] and not set(runs_on) & set(backends):
+            raise ValueError(
+                f"{name} needs the backend {' or '.join(runs_on)}. Received: {', '.join(backends)}."
+            )
+    names = [name for name in names if set(catalogue_model(name).backends) & set(backends)]
+    for backend in backends:
+        if not any(backend in catalogue_model(name).backends for name in names):
+            raise ValueError(f"None of the networks runs on {backend}: {', '.join(names)}.")
+    check_installed(names)
+    options |= {"models": names, "backends": backends}
+    measure(options, "python benchmarks/speed.py", "peers.worker", report)
 
 
-def write_page(part, folder, docs):
-    """Puts a part's tables between its marks, and its picture beside the page."""
-    picture = f"benchmark_{part}.png"
-    tables = (folder / "results.md").read_text()
-    fill_page(docs / "benchmark.md", {part: f"{tables}\n![images/s]({picture})"})
-    shutil.copyfile(folder / "throughput.png", docs / picture)
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--page-only", action="store_true", help="measure nothing")
-    parser.add_argument("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / "speed")
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
-    options = parser.parse_args()
-    for part in options.parts:
-        folder = options.output_dir / part
-        if not options.page_only:
-            measure(part, folder)
-        write_page(part, folder, options.docs)
-
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command(help=__doc__)(reports_bad_input(speed))
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -13,10 +13,6 @@ is that of a process of its own (Linux). Prints a Markdown table. The backend is
 import argparse
 import json
 import os
-import pathlib
-import platform
-import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,8 +22,12 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
+from peers.worker import process_memory
 
 import keras_sepvit
+from keras_sepvit.benchmark.machine import machine, sentences
+from keras_sepvit.benchmark.report import markdown_table
+from keras_sepvit.benchmark.timing import quartiles
 from keras_sepvit.training import Trainer, load_recipe
 from keras_sepvit.training import trainer as trainer_module
 from keras_sepvit.training.sources import ArraySource
@@ -133,9 +133,7 @@ def main():
     options = parser.parse_args()
     if options.memory_of:
         way(options.memory_of, options)()
-        # Not getrusage, whose peak a process takes over from the one that started it.
-        status = pathlib.Path("/proc/self/status").read_text()
-        print(1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]))
+        print(process_memory("VmHWM"))
         return
 
     runs = {name: way(name, options) for name in WAYS}
@@ -147,21 +145,26 @@ def main():
             start = time.perf_counter()
             run()
             seconds[name].append((time.perf_counter() - start) / options.steps)
+    rows = []
+    for name in WAYS:
+        ratios = quartiles(
+            [own / plain for own, plain in zip(seconds[name], seconds[WAYS[0]], strict=True)]
+        )
+        rows.append(
+            [
+                name,
+                f"{1e3 * quartiles(seconds[name])['median']:.0f}",
+                "{median:.3f} ({low:.3f} to {high:.3f})".format(**ratios),
+                f"{peak_memory(name, options):.2f}",
+            ]
+        )
+    backend = keras.config.backend()
     print(
         f"SepViT-{options.variant}, {options.image_size} x {options.image_size}, batch "
-        f"{options.batch_size}, {keras.config.backend()}, Keras {keras.__version__}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores\n"
+        f"{options.batch_size}, {backend}.\n\n{sentences(machine(), ('keras', backend))}\n"
     )
-    print("| way | ms a step | times plain Keras (quartiles) | peak memory, GB |")
-    print("|---|---|---|---|")
-    for name in WAYS:
-        ratios = [own / plain for own, plain in zip(seconds[name], seconds[WAYS[0]], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(
-            f"| {name} | {1e3 * statistics.median(seconds[name]):.0f} | {middle:.3f} "
-            f"({low:.3f} to {high:.3f}) | {peak_memory(name, options):.2f} |",
-            flush=True,
-        )
+    header = ["way", "ms a step", "times plain Keras (quartiles)", "peak memory, GB"]
+    print(markdown_table(header, rows))
 
 
 if __name__ == "__main__":

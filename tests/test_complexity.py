@@ -145,7 +145,7 @@ from typer.testing import CliRunner
 from keras_sepvit import complexity
 from keras_sepvit.cli import app
 import keras_sepvit.complexity.graph
-complexity.swin("swin_t")
+complexity.sepvit("sepvit_t")
 assert CliRunner().invoke(app, ["summary", "sepvit_t"]).exit_code == 0
 assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 """

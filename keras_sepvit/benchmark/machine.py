@@ -3,79 +3,68 @@
 import os
 import pathlib
 import platform
+import shutil
+import subprocess
 from importlib import metadata
 
 PACKAGES = (
-    "keras-sepvit",
-    "keras",
-    "keras-hub",
-    "tensorflow",
-    "tensorflow-cpu",
-    "jax",
-    "torch",
-    "transformers",
-    "numpy",
-)
+    "keras-sepvit keras keras-hub tensorflow tensorflow-cpu jax torch transformers numpy pillow "
+    "timm ai-edge-litert ai-edge-quantizer onnx onnxruntime"
+).split()
 
 # Instructions that decide how fast products of matrices are.
 INSTRUCTIONS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_bf16",
-    "amx_fp16",
-    "amx_int8",
-    "asimd",
-    "sve",
-    "bf16",
-)
+    "avx2 avx512f avx512_vnni avx512_bf16 avx512_fp16 amx_bf16 amx_fp16 amx_int8 asimd sve bf16"
+).split()
 
 
-def describe_machine():
+def machine():
     """Processor, memory and versions, as a dict that JSON can hold."""
-    processor = _fields("/proc/cpuinfo")
+    processor = proc_fields("/proc/cpuinfo")
     flags = (processor.get("flags") or processor.get("Features") or "").split()
+    memory = proc_fields("/proc/meminfo").get("MemTotal")
     return {
         "processor": processor.get("model name") or platform.processor() or platform.machine(),
         "instructions": [name for name in INSTRUCTIONS if name in flags],
         "cores": os.cpu_count(),
-        "available_cores": _available_cores(),
-        "memory_gib": _memory_gib(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "available_cores": available_cores(),
+        "gpu": _gpu(),
+        "memory_gib": round(int(memory.split()[0]) / 2**20, 1) if memory else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": {d.name: d.version for d in metadata.distributions() if d.name in PACKAGES},
     }
 
 
-def _available_cores():
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+def sentences(facts, packages=PACKAGES):
+    """Markdown of what `machine` found: the machine, and the versions of packages."""
+    versions = ", ".join(
+        f"{name} {facts['versions'][name]}" for name in packages if name in facts["versions"]
+    )
+    return (
+        f"Machine: {facts['processor']}, {facts['available_cores']} of {facts['cores']} virtual "
+        f"cores ({', '.join(facts['instructions'])}); {facts['memory_gib']} GiB; "
+        f"{facts['system']}; GPU: {facts['gpu'] or 'none'}.\n\n"
+        f"Versions: Python {facts['python']}, {versions}."
+    )
 
 
-def _memory_gib():
-    total = _fields("/proc/meminfo").get("MemTotal")
-    return round(int(total.split()[0]) / 2**20, 1) if total else None
+def available_cores():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _versions():
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+def _gpu():
+    """The name of the first GPU of NVIDIA; None without one."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    if shutil.which(command[0]):
+        found = subprocess.run(command, capture_output=True, text=True).stdout
+        return found.partition("\n")[0] or None
 
 
-def _fields(path):
-    """The first value of each key of a file of `key: value` lines; empty if there is none."""
+def proc_fields(path):
+    """The first value of each key of a file of `key: value` lines; empty if there is no file."""
     path = pathlib.Path(path)
-    fields = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    return fields
+    lines = path.read_text().splitlines() if path.exists() else ()
+    pairs = [line.partition(":") for line in lines]
+    return {key.strip(): value.strip() for key, _, value in reversed(pairs)}

@@ -1,4 +1,4 @@
-"""Times functions in turns, and the machine's matrix products between them."""
+"""Times functions in turns, and what is made of milliseconds: percentiles, ratios by rounds."""
 
 import math
 import time
@@ -8,14 +8,6 @@ import numpy as np
 # A turn lasts at least this long, in calls: one call of a few milliseconds says little.
 TURN_SECONDS = 0.25
 MOST_CALLS = 50
-
-# (rows, inner, columns) of products: those of SepViT-T's layers at 224 x 224 and batch 16 (64
-# on a GPU), and square ones, which reach a machine's highest rate.
-CPU_PRODUCTS = ((3136, 384, 1536), (12544, 192, 768), (50176, 96, 384), (2048, 2048, 2048))
-GPU_PRODUCTS = ((50176, 192, 768), (200704, 96, 384), (4096, 4096, 4096), (8192, 8192, 8192))
-
-# Where products are this slow (float16 on many CPUs), the smallest one has to do.
-LONGEST_PRODUCT_SECONDS = 1
 
 
 def call_milliseconds(function):
@@ -55,30 +47,30 @@ def time_in_turns(functions, rounds, between=None):
     return turns
 
 
-class ProductRate:
-    """The rate of matrix products in one precision: what a machine can do at most.
+def quartiles(values):
+    """Median and quartiles of numbers, as a dict."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return {"median": float(middle), "low": float(low), "high": float(high)}
 
-    Args:
-        backend: The backend's module, with `product`.
-        precision: `"float32"`, `"bfloat16"` or `"float16"`.
-        shapes: (rows, inner, columns) of the products, small ones first; the fastest counts.
+
+def round_medians(turns):
+    """The median of each turn: a list for each round in, one number for each out."""
+    return [float(np.median(turn)) for turn in turns]
+
+
+def ratio(turns, others):
+    """How many times as long others took as these, by rounds: above 1 is faster than others.
+
+    Both are lists of turns, of the same rounds. A machine that slows down or is shared
+    changes both times of a round alike, and not their ratio.
     """
+    pairs = zip(round_medians(turns), round_medians(others), strict=True)
+    return quartiles([other / own for own, other in pairs])
 
-    def __init__(self, backend, precision, shapes):
-        rng = np.random.default_rng(0)
-        self._products = []
-        for rows, inner, columns in shapes:
-            left = rng.standard_normal((rows, inner), "float32")
-            right = rng.standard_normal((inner, columns), "float32")
-            function = backend.product(left, right, precision)
-            function()
-            self._products.append((2e-6 * rows * inner * columns, function))
-            if call_milliseconds(function) > 1e3 * LONGEST_PRODUCT_SECONDS:
-                break
-        self.gflops = []
 
-    def measure(self):
-        """Adds the rate of now, in GFLOP/s, to `gflops`."""
-        self.gflops.append(
-            max(mflops / call_milliseconds(function) for mflops, function in self._products)
-        )
+def latency(turns):
+    """Median, 90th and 99th percentile of all calls, their number, and quartiles of turns."""
+    calls = np.concatenate([np.asarray(turn) for turn in turns])
+    middle, p90, p99 = (float(value) for value in np.percentile(calls, (50, 90, 99)))
+    turn = quartiles(round_medians(turns))
+    return {"p50": middle, "p90": p90, "p99": p99, "calls": len(calls), "turn": turn}

@@ -1,5 +1,6 @@
-"""`keras-sepvit benchmark`: speed and memory beside other networks."""
+"""`keras-sepvit benchmark`: speed of models and of files."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -9,7 +10,30 @@ from typing import Annotated
 
 import typer
 
-from keras_sepvit.cli.common import ImageSize, parse_image_size
+from keras_sepvit.cli.common import ImageSize, check_files_exist, parse_image_size
+from keras_sepvit.configs import VARIANTS
+from keras_sepvit.default_backend import BACKENDS, configured_backend
+
+TASKS = ("inference", "train")
+PRECISIONS = ("float32", "bfloat16", "float16")
+MODES = ("graph", "xla", "eager", "compile", "export")
+
+
+def _several(choices=(), **options):
+    """An option of values separated by commas: of some choices, or numbers from 1."""
+
+    def parse(text):
+        values = [part.strip() for part in text.split(",")]
+        for value in values:
+            if choices and value not in choices:
+                raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}.")
+            if not choices and not (value.isdecimal() and int(value)):
+                raise typer.BadParameter(f"{value!r} is no number from 1. Give such as 1,16.")
+        if len(set(values)) < len(values):
+            raise typer.BadParameter(f"{text!r} has a value twice.")
+        return values if choices else [int(value) for value in values]
+
+    return typer.Option(parser=parse, metavar="NAME,..." if choices else "N,...", **options)
 
 
 def benchmark(
@@ -17,129 +41,115 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL...]",
-            help="Names such as sepvit_t, swin_t, convnext_tiny, hf_swin_t; ratios are to the "
-            "first. An unknown name prints all.",
-            show_default="sepvit_t swin_t convnext_tiny resnet50, and hf_swin_t on torch",
+            help="Variants such as sepvit_t, and .keras, .tflite and .onnx files; ratios are to "
+            "the first.",
+            show_default="sepvit_t",
         ),
     ] = None,
     backends: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="tensorflow, jax, torch: measured one after another.",
-            show_default="Keras's",
-        ),
+        list | None,
+        _several(BACKENDS, help=f"{', '.join(BACKENDS)}, in turn.", show_default="Keras's"),
     ] = None,
     task: Annotated[
-        str, typer.Option(metavar="NAME,...", help="inference, train (a training step).")
+        list, _several(TASKS, help="inference, train (a training step).")
     ] = "inference",
-    batch_sizes: Annotated[str, typer.Option(metavar="N,...", help="Images in a batch.")] = "1,16",
+    batch_sizes: Annotated[list, _several(help="Images in a batch.")] = "1,16",
     precision: Annotated[
-        str, typer.Option(metavar="NAME,...", help="float32, bfloat16, float16.")
+        list, _several(PRECISIONS, help=f"{', '.join(PRECISIONS)}; files have their own.")
     ] = "float32",
     modes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
+        list | None,
+        _several(
+            MODES,
             help="TensorFlow: graph, xla; JAX: xla; PyTorch: eager, compile, export "
             "(torch.compile of torch.export, for inference).",
             show_default="graph on TensorFlow, xla on JAX, eager on PyTorch",
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Processors to use.", show_default="all")
+        int | None, typer.Option(min=1, help="Processors to use (Linux).", show_default="all")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
     image_size: ImageSize = "224",
-    rounds: Annotated[int, typer.Option(help="Turns that each model has.")] = 15,
-    memory: Annotated[
-        bool, typer.Option(help="Measure each model's peak memory, in a process of its own.")
-    ] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each model has.")] = 15,
     output_dir: Annotated[
-        pathlib.Path, typer.Option(help="Folder for results.json, results.md and throughput.png.")
+        pathlib.Path, typer.Option(help="Folder for results.json and results.md.")
     ] = pathlib.Path("benchmark"),
 ):
-    """Measure the speed and memory of SepViT and other networks.
+    """Measure the speed of SepViT, and of files of models.
 
     On each backend, all models live in one process and take turns after a warm-up: a
-    ratio is the median over rounds of the ratio in the same round. The rate of the
-    machine's matrix products is measured between them. Nothing is compared whose
-    outputs are not finite, or whose parameters are not as many as published.
+    ratio is the median over rounds of the ratio in the same round. Keras models run
+    where the backend runs them; CUDA_VISIBLE_DEVICES=-1 hides a GPU.
     """
-    from keras_sepvit.benchmark.catalogue import DEFAULT_MODELS
-    from keras_sepvit.benchmark.models import check_installed
-    from keras_sepvit.benchmark.settings import Settings
+    options = dict(locals())
 
-    backends = _names(backends) if backends else (_keras_backend(),)
-    settings = Settings(
-        models=tuple(models) if models else _default_models(DEFAULT_MODELS, backends),
-        backends=backends,
-        tasks=_names(task),
-        batch_sizes=_numbers("--batch-sizes", batch_sizes),
-        precisions=_names(precision),
-        modes=_names(modes) if modes else None,
-        threads=threads,
-        device=device,
-        image_size=parse_image_size(image_size),
-        rounds=rounds,
-        memory=memory,
-    )
-    check_installed(settings)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output-dir: '{output_dir}' is a file. Give the name of a folder.")
-    output_dir.mkdir(parents=True, exist_ok=True)
+    from keras_sepvit import runtime
+    from keras_sepvit.benchmark.report import report
 
-    from keras_sepvit.benchmark.run import run_benchmark
-
-    command = shlex.join(["keras-sepvit", *sys.argv[1:]])
-    record = run_benchmark(settings, command, lambda line: typer.echo(line, err=True))
-    if record["backends"]:
-        typer.echo(_write(record, output_dir))
-    for backend, error in record["errors"].items():
-        typer.echo(f"Error: {backend}: {error}", err=True)
-    if record["errors"]:
-        raise typer.Exit(1)
+    options["models"] = models = models or ["sepvit_t"]
+    kinds = (".keras", *runtime.SUFFIXES)
+    for name in models:
+        if name.endswith(kinds):
+            check_files_exist(pathlib.Path(name))
+        elif name not in VARIANTS:
+            raise ValueError(
+                f"Unknown model {name!r}. Known models: {', '.join(VARIANTS)}, and files ending "
+                f"in {', '.join(kinds)}."
+            )
+    if all(name.endswith(runtime.SUFFIXES) for name in models):
+        options["backends"] = ("runtime",)  # files run without a backend
+    measure(options, "keras-sepvit", "keras_sepvit.benchmark.worker", report)
 
 
-def _write(record, folder):
-    """Writes the record's files, and returns its Markdown."""
-    from keras_sepvit.benchmark.picture import draw_throughput
-    from keras_sepvit.benchmark.report import markdown
-    from keras_sepvit.benchmark.summary import summarise
-    from keras_sepvit.files import replacing
-
-    record["rows"] = summarise(record)
-    with replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(record, indent=1))
-    text = markdown(record)
-    with replacing(folder / "results.md") as path:
-        path.write_text(text)
-    draw_throughput(folder / "throughput.png", record)
-    return text
-
-
-def _default_models(names, backends):
-    """The default models that the backends can run."""
-    from keras_sepvit.benchmark.catalogue import catalogue_model
-
-    return tuple(name for name in names if set(catalogue_model(name).backends) & set(backends))
-
-
-def _keras_backend():
+def keras_backend():
     """The backend that Keras would take."""
-    from keras_sepvit.default_backend import configured_backend
-
     return os.environ.get("KERAS_BACKEND") or configured_backend()
 
 
-def _names(text):
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def measure(options, program, worker, report):
+    """Measures, writes results.json and results.md, and prints the tables.
 
+    Args:
+        options: Those of `benchmark`, by name, with `models` that exist.
+        program: What the command line starts with, for the record.
+        worker: The module whose processes measure, run as `python -m`.
+        report: Makes Markdown of a record.
+    """
+    from keras_sepvit.benchmark.machine import available_cores
+    from keras_sepvit.benchmark.report import summarise
+    from keras_sepvit.benchmark.run import run_benchmark
+    from keras_sepvit.files import replacing
 
-def _numbers(option, text):
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
+    settings = {name: value for name, value in options.items() if name != "output_dir"}
+    settings["image_size"] = parse_image_size(options["image_size"])
+    settings["backends"] = options["backends"] or [keras_backend()]
+    models, threads, folder = (options[name] for name in ("models", "threads", "output_dir"))
+    if len(set(models)) < len(models):
+        raise ValueError(f"Each model must be given once. Received: {', '.join(models)}.")
+    if threads and (threads > available_cores() or not hasattr(os, "sched_setaffinity")):
         raise ValueError(
-            f"{option} must be numbers separated by commas, such as 1,16. Received: {text!r}."
-        ) from error
+            f"--threads must be at most {available_cores()}, the processors that this process may "
+            f"use, and needs Linux. Received: {threads}."
+        )
+    for backend in settings["backends"]:
+        if backend != "runtime" and importlib.util.find_spec(backend) is None:
+            raise ImportError(
+                f"{backend} is not installed. Install it with "
+                f'`pip install "keras-sepvit[{backend}]"`.'
+            )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output-dir: '{folder}' is a file. Give the name of a folder.")
+
+    record = run_benchmark(settings, f"{program} {shlex.join(sys.argv[1:])}", worker)
+    for backend, error in record["errors"].items():
+        typer.echo(f"Error: {backend}: {error}", err=True)
+    if record["backends"]:
+        record["rows"] = summarise(record)
+        text = report(record)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (("json", json.dumps(record, indent=1)), ("md", text)):
+            with replacing(folder / f"results.{name}") as path:
+                path.write_text(content)
+        typer.echo(text)
+    if record["errors"]:
+        raise typer.Exit(1)

@@ -1,8 +1,7 @@
 """Parameters and multiply-accumulates (MACs) by closed formulas: shapes in, costs out.
 
-For SepViT (arXiv 2203.15380) and for the networks and kinds of attention that its
-paper compares it with: ViT, PVT, Swin and Twins. MACs are those of one image, in two
-conventions:
+For SepViT (arXiv 2203.15380), its blocks and kinds of attention. MACs are those of one
+image, in two conventions:
 
 - `macs`: layers with weights only (convolutions and dense layers), which is
   what profilers count that hook into modules;
@@ -20,8 +19,8 @@ computes on it.
 instead. Nothing here imports Keras, except to count in a graph.
 """
 
-from keras_sepvit.complexity.attention import dsa, gsa, msa, psa, sra, twins_gsa, twins_lsa, w_msa
-from keras_sepvit.complexity.blocks import sepvit_block, swin_pair, transformer_block, twins_pair
+from keras_sepvit.complexity.attention import dsa, gsa, psa
+from keras_sepvit.complexity.blocks import sepvit_block, transformer_block
 from keras_sepvit.complexity.costs import (
     Complexity,
     Cost,
@@ -33,13 +32,8 @@ from keras_sepvit.complexity.costs import (
     patch_embedding,
 )
 from keras_sepvit.complexity.models import sepvit
-from keras_sepvit.complexity.peers import PVT, SWIN, TWINS_SVT, VIT, pvt, swin, twins_svt, vit
 
 __all__ = [
-    "PVT",
-    "SWIN",
-    "TWINS_SVT",
-    "VIT",
     "Complexity",
     "Cost",
     "Stage",
@@ -49,20 +43,9 @@ __all__ = [
     "layer_norm",
     "linear",
     "mlp",
-    "msa",
     "patch_embedding",
     "psa",
-    "pvt",
     "sepvit",
     "sepvit_block",
-    "sra",
-    "swin",
-    "swin_pair",
     "transformer_block",
-    "twins_gsa",
-    "twins_lsa",
-    "twins_pair",
-    "twins_svt",
-    "vit",
-    "w_msa",
 ]

@@ -2,7 +2,7 @@
 
 import math
 
-from keras_sepvit.complexity.attention import dsa, psa, twins_gsa, twins_lsa, w_msa
+from keras_sepvit.complexity.attention import dsa, psa
 from keras_sepvit.complexity.costs import Cost, layer_norm, linear, mlp
 from keras_sepvit.geometry import as_pair, window_grid
 
@@ -53,34 +53,3 @@ def sepvit_block(
     if has_psa and window_tokens == "depthwise_conv":
         attention += Cost(parameters=(positions + 1) * channels, macs=padded * channels)
     return transformer_block(attention, channels, height * width, mlp_ratio)
-
-
-def swin_pair(height, width, channels, window_size, num_heads, mlp_ratio=4.0):
-    """The `Cost` of two successive Swin blocks, with plain and shifted windows (Swin, eq. 3).
-
-    Args:
-        height, width, channels, window_size, num_heads: As for `w_msa`.
-        mlp_ratio: As for `transformer_block`.
-    """
-    attention = w_msa(height, width, channels, window_size, num_heads)
-    block = transformer_block(attention, channels, height * width, mlp_ratio)
-    return block + block
-
-
-def twins_pair(height, width, channels, window_size, reduction, mlp_ratio=4.0):
-    """The `Cost` of two successive Twins-SVT blocks, with LSA and GSA (Twins, section 3.2).
-
-    Args:
-        height, width, channels, window_size: As for `twins_lsa`.
-        reduction: As for `twins_gsa`.
-        mlp_ratio: As for `transformer_block`.
-    """
-    local = twins_lsa(height, width, channels, window_size)
-    reduced = twins_gsa(height, width, channels, reduction)
-    return sum(
-        (
-            transformer_block(attention, channels, height * width, mlp_ratio)
-            for attention in (local, reduced)
-        ),
-        Cost(),
-    )

@@ -5,6 +5,12 @@ files (the extra `export`). All but NumPy are imported when they are first used.
 """
 
 from keras_sepvit.runtime.images import read_image
-from keras_sepvit.runtime.predictor import SUFFIXES, Prediction, Predictor, best_classes
+from keras_sepvit.runtime.predictor import (
+    SUFFIXES,
+    Prediction,
+    Predictor,
+    best_classes,
+    open_model,
+)
 
-__all__ = ["SUFFIXES", "Prediction", "Predictor", "best_classes", "read_image"]
+__all__ = ["SUFFIXES", "Prediction", "Predictor", "best_classes", "open_model", "read_image"]

@@ -78,16 +78,7 @@ class Predictor:
     """
 
     def __init__(self, path, threads=None, labels=None):
-        path = pathlib.Path(path)
         _check_threads(threads)
-        open_model = _MODELS.get(path.suffix.lower())
-        if open_model is None:
-            raise ValueError(
-                f"Unknown kind of model file: '{path}'. Expected a name ending in "
-                f"{' or '.join(SUFFIXES)}."
-            )
-        if not path.is_file():
-            raise FileNotFoundError(f"File not found: {path}.")
         self._model = open_model(path, threads)
         self._batch_size, self.image_shape, self._classes = _signature(self._model, path)
         self.class_names = _class_names(labels, self._model.class_names, self._classes, path)
@@ -147,6 +138,23 @@ class Predictor:
         if isinstance(image, (str, os.PathLike)):
             image = read_image(image, *self.image_shape)
         return best_classes(self.predict(np.asarray(image)[None])[0], self.class_names, k)
+
+
+def open_model(path, threads=None):
+    """The model in a .tflite or .onnx file, whatever it computes: a function of a batch.
+
+    Arguments and errors are those of `Predictor`.
+    """
+    path = pathlib.Path(path)
+    model_class = _MODELS.get(path.suffix.lower())
+    if model_class is None:
+        raise ValueError(
+            f"Unknown kind of model file: '{path}'. Expected a name ending in "
+            f"{' or '.join(SUFFIXES)}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"File not found: {path}.")
+    return model_class(path, threads)
 
 
 def best_classes(probabilities, names, k):

@@ -1,6 +1,7 @@
-"""A picture of throughput against the size of models."""
+"""A picture of throughput against the size of networks."""
 
 from keras_sepvit.files import replacing
+from peers.catalogue import CATALOGUE
 
 # Of an axis's width and height: what a name covers.
 NAME_WIDTH, NAME_HEIGHT = 0.2, 0.06
@@ -19,12 +20,12 @@ def draw_throughput(path, record):
 
     Args:
         path: The PNG file to write.
-        record: As `markdown` takes it.
+        record: As `report` leaves it.
     """
     from matplotlib.figure import Figure
 
     settings = record["settings"]
-    task, precision = settings["tasks"][0], settings["precisions"][0]
+    task, precision = settings["task"][0], settings["precision"][0]
     batch_size = max(settings["batch_sizes"])
     backends = list(record["backends"])
     figure = Figure(figsize=(11, 0.8 + 3.4 * len(backends)), layout="constrained")
@@ -40,7 +41,11 @@ def draw_throughput(path, record):
         models = record["backends"][backend]["models"]
         for axis, (key, (_, unit)) in zip(row_of_panels, SIZES.items(), strict=True):
             points = [
-                (models[row["model"]][key] / unit, row["images_per_second"], row["title"])
+                (
+                    models[row["model"]][key] / unit,
+                    row["images_per_second"],
+                    CATALOGUE[row["model"]].title,
+                )
                 for row in rows
                 if key in models[row["model"]]
             ]

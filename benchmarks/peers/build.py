@@ -1,9 +1,10 @@
-"""Builds the models of the catalogue, and checks that they are what is published."""
+"""Builds the networks of the catalogue, and checks that they are what is published."""
 
 import importlib.util
 import math
 
-from keras_sepvit.benchmark.catalogue import catalogue_model
+from keras_sepvit.benchmark.worker import Refused
+from peers.catalogue import catalogue_model
 
 CLASSES = 1000
 
@@ -19,23 +20,17 @@ MODULES = {
 LARGEST_DIFFERENCE = 0.02
 
 
-class Refused(ValueError):
-    """What was built is not the published model, or does not work: no basis to compare."""
-
-
-def build_model(name, image_size, policy="float32"):
+def build_model(name, image_size):
     """A classifier of the catalogue, with random weights, that gives logits.
 
     Args:
         name: Its name in the catalogue.
         image_size: (height, width) of the images.
-        policy: Keras's dtype policy, such as `"float32"`, `"bfloat16"` or
-            `"mixed_bfloat16"`. Models of transformers have weights in float32 under mixed
-            policies, and the caller computes under autocast.
 
     Returns:
-        A Keras model for (batch, height, width, 3), or a torch module for
-        (batch, 3, height, width) whose output has `logits`.
+        In Keras's dtype policy, a Keras model for (batch, height, width, 3), or a torch
+        module for (batch, 3, height, width) whose output has `logits`. Modules have weights
+        in float32 under mixed policies, and the caller computes under autocast.
 
     Raises:
         ImportError: if the model's library cannot be imported.
@@ -44,58 +39,35 @@ def build_model(name, image_size, policy="float32"):
     model = catalogue_model(name)
     library = import_library(model.library)
     if model.library == "transformers":
-        return _transformers_model(library, model, image_size, policy)
-
-    import keras
-
+        return _transformers_model(library, model, image_size)
     shape = (*image_size, 3)
-    # Some layers of KerasHub take the global policy, whatever their model's is.
-    previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        keras.utils.set_random_seed(0)
-        if model.library == "keras_sepvit":
-            return library.SepViT(
-                model.constructor,
-                input_shape=shape,
-                classes=CLASSES,
-                classifier_activation=None,
-                **model.arguments,
-            )
-        if model.library == "keras_hub":
-            backbone_class = getattr(library.models, f"{model.constructor}Backbone")
-            classifier_class = getattr(library.models, f"{model.constructor}ImageClassifier")
-            backbone = backbone_class(image_shape=shape, **model.arguments)
-            return classifier_class(backbone=backbone, num_classes=CLASSES, activation=None)
-        constructor = getattr(library.applications, model.constructor)
-        return constructor(
-            weights=None,
-            input_shape=shape,
-            classes=CLASSES,
-            classifier_activation=None,
-            **model.arguments,
-        )
-    finally:
-        keras.config.set_dtype_policy(previous)
+    if model.library == "keras_hub":
+        backbone_class = getattr(library.models, f"{model.constructor}Backbone")
+        classifier_class = getattr(library.models, f"{model.constructor}ImageClassifier")
+        backbone = backbone_class(image_shape=shape, **model.arguments)
+        return classifier_class(backbone=backbone, num_classes=CLASSES, activation=None)
+    options = {"input_shape": shape, "classes": CLASSES, "classifier_activation": None}
+    options |= model.arguments
+    if model.library == "keras_sepvit":
+        return library.SepViT(model.constructor, **options)
+    return getattr(library.applications, model.constructor)(weights=None, **options)
 
 
-def check_installed(settings):
-    """Refuses a run that needs packages which are not installed.
+def check_installed(names):
+    """Refuses networks whose packages are not installed.
 
     Args:
-        settings: `Settings`.
+        names: Names in the catalogue.
 
     Raises:
         ImportError: naming the extra to install.
     """
-    needed = {backend: backend for backend in settings.backends} | {"matplotlib": "benchmark"}
-    for name in settings.models:
-        needed[MODULES[catalogue_model(name).library].partition(".")[0]] = "benchmark"
-    for module, extra in needed.items():
+    for name in names:
+        module = MODULES[catalogue_model(name).library].partition(".")[0]
         if importlib.util.find_spec(module) is None:
             raise ImportError(
-                f"This benchmark needs the module `{module}`, which is not installed. Install it "
-                f'with `pip install "keras-sepvit[{extra}]"`.'
+                f"{name} needs the module `{module}`, which is not installed. Install it with "
+                '`pip install "keras-sepvit[benchmark]"`.'
             )
 
 
@@ -130,7 +102,8 @@ def check_parameters(name, count):
         )
 
 
-def _transformers_model(library, model, image_size, policy):
+def _transformers_model(library, model, image_size):
+    import keras
     import torch
 
     torch.manual_seed(0)
@@ -141,6 +114,7 @@ def _transformers_model(library, model, image_size, policy):
     if size and height != width:
         raise ValueError(f"{model.title} takes square images. Received: {height} x {width}.")
     module = model_class(config_class(**model.arguments, **size, num_labels=CLASSES))
+    policy = keras.config.dtype_policy().name
     if not policy.startswith("mixed_"):
         module = module.to(getattr(torch, policy))
     return module.eval()

@@ -1,4 +1,4 @@
-"""The networks that the SepViT paper compares with: ViT, PVT, Swin and Twins-SVT.
+"""Complexity of the networks that SepViT is compared with: ViT, PVT, Swin, Twins-SVT and CvT.
 
 As their papers and their authors' code have them; each function's result has the
 layers by stage, as that of `keras_sepvit.complexity.sepvit`.
@@ -6,7 +6,6 @@ layers by stage, as that of `keras_sepvit.complexity.sepvit`.
 
 import dataclasses
 
-from keras_sepvit.complexity.attention import msa, sra, twins_gsa, twins_lsa, w_msa
 from keras_sepvit.complexity.blocks import transformer_block
 from keras_sepvit.complexity.costs import (
     Complexity,
@@ -19,6 +18,7 @@ from keras_sepvit.complexity.costs import (
 )
 from keras_sepvit.geometry import STRIDES, as_pair
 from keras_sepvit.validation import positive_int
+from peers.attention import conv_attention, msa, sra, twins_gsa, twins_lsa, w_msa
 
 WINDOW = 7
 REDUCTIONS = (8, 4, 2, 1)
@@ -36,7 +36,7 @@ class VitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PyramidConfig:
-    """A network of four stages: channels, blocks and heads of each."""
+    """A network of stages: channels, blocks and heads of each."""
 
     hidden_dims: tuple
     depths: tuple
@@ -68,6 +68,11 @@ TWINS_SVT = {
     "twins_svt_s": PyramidConfig((64, 128, 256, 512), (2, 2, 10, 4), (2, 4, 8, 16)),
     "twins_svt_b": PyramidConfig((96, 192, 384, 768), (2, 2, 18, 2), (3, 6, 12, 24)),
     "twins_svt_l": PyramidConfig((128, 256, 512, 1024), (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+# CvT (2103.15808), table 2.
+CVT = {
+    "cvt_13": PyramidConfig((64, 192, 384), (1, 2, 10), (1, 3, 6)),
+    "cvt_21": PyramidConfig((64, 192, 384), (1, 4, 16), (1, 3, 6)),
 }
 
 
@@ -203,6 +208,44 @@ def twins_svt(variant, image_size=(224, 224), classes=1000):
         return layers
 
     return _pyramid(config, image_size, classes, blocks)
+
+
+def cvt(variant, image_size=(224, 224), classes=1000):
+    """The complexity of a CvT: keys and values from convolutions, a quarter of the positions.
+
+    Three stages with overlapping embeddings; a class token in the last. No position
+    embeddings. Paper: arXiv 2103.15808, section 3.
+
+    Args:
+        variant: A name in `CVT`, or a `PyramidConfig`.
+        image_size: (height, width) of the images, or one int for both; multiples
+            of 16.
+        classes: Number of classes of the head.
+
+    Returns:
+        `Complexity`.
+
+    Raises:
+        ValueError: for an unknown variant, a size that is no multiple of 16, and a
+            number of classes below 1.
+    """
+    config = _config(variant, CVT, PyramidConfig)
+    height, width = (side * 16 for side in _map_size(image_size, 16))
+    channels, stages = 3, []
+    for stage, (dim, depth) in enumerate(zip(config.hidden_dims, config.depths, strict=True)):
+        kernel, stride = ((7, 4), (3, 2), (3, 2))[stage]
+        height, width = height // stride, width // stride
+        last = stage == 2
+        tokens = height * width + last
+        embed = convolution(kernel, channels, dim, height * width) + layer_norm(dim)
+        attention = conv_attention(height, width, dim, class_token=last)
+        block = transformer_block(attention, dim, tokens)
+        layers = {"embed": embed} | {f"block{number}": block for number in range(1, depth + 1)}
+        if last:
+            layers["class_token"] = Cost(parameters=dim)
+        stages.append(Stage(f"stage{stage + 1}", (height, width, dim), depth, layers))
+        channels = dim
+    return Complexity((*stages, head(channels, positive_int("classes", classes))))
 
 
 def _pyramid(config, image_size, classes, blocks, merge=None):

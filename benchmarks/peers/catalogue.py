@@ -1,0 +1,119 @@
+"""The networks that the pages of docs/ show, with what is published about each.
+
+All are classifiers of 1000 classes, built from these arguments with random weights. No
+Keras is imported here.
+"""
+
+import dataclasses
+
+from keras_sepvit.default_backend import BACKENDS
+
+# Where the published numbers are from.
+SEPVIT = "arXiv 2203.15380v4, table 2; exact count of the authors' code"
+TORCHVISION = "documentation of torchvision's models"
+RESNET = "arXiv 1512.03385, table 1; count of torchvision's ResNet50"
+DEIT = "arXiv 2012.12877, table 5; MACs from arXiv 2103.14030, table 1"
+EFFICIENTNETV2 = "arXiv 2104.00298 and its repository"
+PVTV2 = "arXiv 2106.13797, table 2"
+CVT = "arXiv 2103.15808, table 3"
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogueModel:
+    """A model that can be built, and what is published about it.
+
+    Attributes:
+        title: Its name in tables.
+        library: `"keras_sepvit"`, `"keras_hub"`, `"keras"` (keras.applications) or
+            `"transformers"` (Hugging Face).
+        constructor: What builds it: a variant of `keras_sepvit`, the prefix of a KerasHub
+            backbone, a function of keras.applications, or the prefix of the classes of
+            transformers.
+        parameters: Published number of trainable parameters with 1000 classes, at 224 x 224.
+        macs: Published multiply-accumulates of an image of 224 x 224, in billions (most
+            sources call them FLOPs).
+        source: Where the two are published.
+        arguments: Arguments of the constructor.
+    """
+
+    title: str
+    library: str
+    constructor: str
+    parameters: float
+    macs: float
+    source: str
+    arguments: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def backends(self):
+        """The Keras backends that it runs on."""
+        return ("torch",) if self.library == "transformers" else BACKENDS
+
+
+def _keras_hub(title, constructor, parameters, macs, source, **arguments):
+    return CatalogueModel(title, "keras_hub", constructor, parameters, macs, source, arguments)
+
+
+def _keras(title, constructor, parameters, macs, source, **arguments):
+    return CatalogueModel(title, "keras", constructor, parameters, macs, source, arguments)
+
+
+def _transformers(title, constructor, parameters, macs, source, **arguments):
+    return CatalogueModel(title, "transformers", constructor, parameters, macs, source, arguments)
+
+
+def _swin(embed_dim, depths, num_heads):
+    return {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads, "window_size": 7}
+
+
+_SWIN_T = _swin(96, (2, 2, 6, 2), (3, 6, 12, 24))
+_SWIN_S = _swin(96, (2, 2, 18, 2), (3, 6, 12, 24))
+_SWIN_B = _swin(128, (2, 2, 18, 2), (4, 8, 16, 32))
+_DEIT_S = {
+    "patch_size": 16,
+    "num_layers": 12,
+    "hidden_dim": 384,
+    "num_heads": 6,
+    "intermediate_dim": 1536,
+}
+_PVT_V2_B2 = {
+    "hidden_sizes": (64, 128, 320, 512),
+    "depths": (3, 4, 6, 3),
+    "mlp_ratios": (8, 8, 4, 4),
+}
+_RAW = {"include_preprocessing": False}
+
+CATALOGUE = {
+    "sepvit_lite": CatalogueModel(
+        "SepViT-Lite", "keras_sepvit", "sepvit_lite", 3_661_128, 0.6, SEPVIT
+    ),
+    "sepvit_t": CatalogueModel("SepViT-T", "keras_sepvit", "sepvit_t", 31_182_856, 4.5, SEPVIT),
+    "sepvit_s": CatalogueModel("SepViT-S", "keras_sepvit", "sepvit_s", 46_570_504, 7.5, SEPVIT),
+    "sepvit_b": CatalogueModel("SepViT-B", "keras_sepvit", "sepvit_b", 82_377_064, 13.1, SEPVIT),
+    "swin_t": _keras_hub("Swin-T", "SwinTransformer", 28_288_354, 4.49, TORCHVISION, **_SWIN_T),
+    "swin_s": _keras_hub("Swin-S", "SwinTransformer", 49_606_258, 8.74, TORCHVISION, **_SWIN_S),
+    "swin_b": _keras_hub("Swin-B", "SwinTransformer", 87_768_224, 15.43, TORCHVISION, **_SWIN_B),
+    "deit_s": _keras_hub("DeiT-S", "DeiT", 22.1e6, 4.6, DEIT, **_DEIT_S),
+    "resnet50": _keras("ResNet50", "ResNet50", 25_557_032, 3.8, RESNET),
+    "convnext_tiny": _keras("ConvNeXt-T", "ConvNeXtTiny", 28_589_128, 4.46, TORCHVISION, **_RAW),
+    "efficientnetv2_b0": _keras(
+        "EfficientNetV2-B0", "EfficientNetV2B0", 7.1e6, 0.72, EFFICIENTNETV2, **_RAW
+    ),
+    "mobilenetv2": _keras("MobileNetV2", "MobileNetV2", 3_504_872, 0.30, TORCHVISION),
+    "hf_swin_t": _transformers("Swin-T (HF)", "Swin", 28_288_354, 4.49, TORCHVISION, **_SWIN_T),
+    "hf_pvt_v2_b2": _transformers("PVTv2-B2", "PvtV2", 25.4e6, 4.0, PVTV2, **_PVT_V2_B2),
+    "hf_cvt_13": _transformers("CvT-13", "Cvt", 20.0e6, 4.5, CVT, depth=(1, 2, 10)),
+}
+
+DEFAULT_NETWORKS = ("sepvit_t", "swin_t", "convnext_tiny", "resnet50", "hf_swin_t")
+
+
+def catalogue_model(name):
+    """The model of this name.
+
+    Raises:
+        ValueError: for an unknown name, naming the known ones.
+    """
+    if name not in CATALOGUE:
+        raise ValueError(f"Unknown network {name!r}. Known networks: {', '.join(CATALOGUE)}.")
+    return CATALOGUE[name]

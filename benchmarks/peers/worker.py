@@ -1,0 +1,204 @@
+"""Measures networks of the catalogue on one backend: `python -m peers.worker`.
+
+Besides times: parameters and multiply-accumulates (MACs) in the graph, the machine's rate of
+matrix products in each round, and, of one network, the peak memory.
+"""
+
+import contextlib
+import functools
+
+import numpy as np
+
+from keras_sepvit.benchmark.machine import proc_fields
+from keras_sepvit.benchmark.timing import call_milliseconds
+from keras_sepvit.benchmark.worker import Refused, Worker, device, main, reason_of, warm_up
+from peers.build import CLASSES, build_model, check_parameters, count_parameters, import_library
+from peers.catalogue import catalogue_model
+
+# (rows, inner, columns) of products: those of SepViT-T's layers at 224 x 224 and batch 16 (64
+# on a GPU), and square ones, which reach a machine's highest rate.
+CPU_PRODUCTS = ((3136, 384, 1536), (12544, 192, 768), (50176, 96, 384), (2048, 2048, 2048))
+GPU_PRODUCTS = ((50176, 192, 768), (200704, 96, 384), (4096, 4096, 4096), (8192, 8192, 8192))
+
+# Where products are this slow (float16 on many CPUs), the smallest one has to do.
+LONGEST_PRODUCT_SECONDS = 1
+
+
+class PeerWorker(Worker):
+    """Networks of the catalogue, those of Hugging Face included, where the backend is torch.
+
+    A job with `memory` asks for the peak of its only network, instead of times.
+    """
+
+    def __init__(self, job):
+        names = [name for name in job["models"] if job["backend"] in catalogue_model(name).backends]
+        super().__init__({**job, "models": names})
+        self._rates = {}
+
+    def measure(self):
+        """Adds `models`, with `parameters` and `macs` or an `error`, to what was timed.
+
+        Raises:
+            Refused: for a network that is not the published one.
+        """
+        if self.job.get("memory"):
+            return self._peak_memory()
+        return {**super().measure(), "models": {n: self._facts(n) for n in self.job["models"]}}
+
+    def group(self, task, batch_size):
+        """Adds the rates of products in the same rounds, by precision, in GFLOP/s."""
+        self._rates = self._product_rates()
+        rates = {precision: rate.gflops for precision, rate in self._rates.items()}
+        return {**super().group(task, batch_size), "product_gflops": rates}
+
+    def between_rounds(self):
+        for rate in self._rates.values():
+            rate.measure()
+
+    def build(self, name):
+        model = build_model(name, self.job["image_size"])
+        check_parameters(name, count_parameters(model))
+        return model
+
+    def program(self, task, name, precision, mode, batch_size):
+        if catalogue_model(name).library != "transformers":
+            return super().program(task, name, precision, mode, batch_size)
+        import torch
+        from keras import ops
+
+        from keras_sepvit.benchmark import programs
+
+        mixed = task == "train" and precision != "float32"
+        module = self.model(name, f"mixed_{precision}" if mixed else precision)
+        images = self.images(batch_size, (None, None, None, 3)).transpose(0, 3, 1, 2)
+        batch = ops.convert_to_tensor(np.ascontiguousarray(images))
+        module.to(batch.device).train(task == "train")
+
+        def function(images):
+            return module(images).logits
+
+        if task == "train":
+            return training_step(module, function, batch, precision, mode)
+        return programs.torch_forward(module, function, batch.to(getattr(torch, precision)), mode)
+
+    def _product_rates(self):
+        """A `ProductRate` for each precision that the backend has products in."""
+        on_cpu = "cpu" in device(self.job["backend"]).lower()
+        rates = {}
+        for precision in self.job["precision"]:
+            # JAX on CPUs has no float16 products.
+            with contextlib.suppress(Exception):
+                rates[precision] = ProductRate(precision, CPU_PRODUCTS if on_cpu else GPU_PRODUCTS)
+        return rates
+
+    def _facts(self, name):
+        from keras_sepvit.complexity.graph import traced_macs
+
+        try:
+            model = self.model(name)
+            facts = {"parameters": count_parameters(model)}
+        except Refused:
+            raise
+        except Exception as error:
+            return {"error": reason_of(error)}
+        channels_first = catalogue_model(name).library == "transformers"
+        shape = (*self.job["image_size"], 3)
+        try:
+            return {**facts, "macs": traced_macs(model, shape, channels_first=channels_first)}
+        except ValueError as error:  # a graph with an operator whose cost is not known
+            return {**facts, "error": reason_of(error)}
+
+    def _peak_memory(self):
+        """Bytes of the process (Linux) before it built the network, and at most.
+
+        The imported backend is a good part of both.
+        """
+        job = self.job
+        (task,), (name,), (precision,) = job["task"], job["models"], job["precision"]
+        ((mode,),) = job["modes"].values()
+        import_library(catalogue_model(name).library)  # which is no part of the network
+        before = process_memory("VmRSS")
+        warm_up(self.program(task, name, precision, mode, *job["batch_sizes"]), name)
+        return {"before": before, "peak": process_memory("VmHWM")}
+
+
+def training_step(module, function, batch, precision, mode):
+    """As `programs.training_step`, of a torch module and a function to its logits."""
+    import torch
+
+    from keras_sepvit.benchmark import programs
+
+    labels = np.random.default_rng(1).integers(0, CLASSES, len(batch))
+    targets = torch.from_numpy(labels).to(batch.device)
+    if mode == "compile":
+        function = torch.compile(function)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), programs.LEARNING_RATE, weight_decay=programs.WEIGHT_DECAY
+    )
+    kind = batch.device.type
+    scaler = torch.amp.GradScaler(kind, enabled=precision == "float16")
+    casting = functools.partial(
+        torch.autocast, kind, getattr(torch, precision), enabled=precision != "float32"
+    )
+
+    def run():
+        with casting():
+            logits = function(batch)
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    return run
+
+
+class ProductRate:
+    """The rate of matrix products in one precision: what a machine can do at most.
+
+    Args:
+        precision: `"float32"`, `"bfloat16"` or `"float16"`.
+        shapes: (rows, inner, columns) of the products, small ones first; the fastest counts.
+    """
+
+    def __init__(self, precision, shapes):
+        from keras import ops
+
+        from keras_sepvit.benchmark.programs import waited
+
+        rng = np.random.default_rng(0)
+        self._products = []
+        for rows, inner, columns in shapes:
+            left, right = (
+                ops.convert_to_tensor(rng.standard_normal(shape, "float32"), precision)
+                for shape in ((rows, inner), (inner, columns))
+            )
+
+            def product(left=left, right=right):
+                # One number waits for the product without taking all of it from a GPU.
+                return waited(ops.matmul(left, right)[0, 0])
+
+            product()
+            self._products.append((2e-6 * rows * inner * columns, product))
+            if call_milliseconds(product) > 1e3 * LONGEST_PRODUCT_SECONDS:
+                break
+        self.gflops = []
+
+    def measure(self):
+        """Adds the rate of now, in GFLOP/s, to `gflops`."""
+        self.gflops.append(
+            max(mflops / call_milliseconds(product) for mflops, product in self._products)
+        )
+
+
+def process_memory(key):
+    """Bytes of this process's memory (Linux): now for `"VmRSS"`, at most for `"VmHWM"`.
+
+    Not `getrusage`, whose peak a process takes over from the one that started it.
+    """
+    return 1024 * int(proc_fields("/proc/self/status")[key].split()[0])
+
+
+if __name__ == "__main__":
+    main(PeerWorker)
