@@ -51,7 +51,7 @@ def options(description, output):
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2000, help=f"of {BATCH_SIZE} scenes")
+    parser.add_argument("--steps", type=int, default=1500, help=f"of {BATCH_SIZE} scenes")
     parser.add_argument("--scenes", type=int, default=6000, help="to train on")
     parser.add_argument("--held-out", type=int, default=200, help="scenes to measure on")
     parser.add_argument("--weights", help="of a classifier: a file, or the name of weights")

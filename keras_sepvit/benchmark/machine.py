@@ -8,8 +8,8 @@ import subprocess
 from importlib import metadata
 
 PACKAGES = (
-    "keras-sepvit keras keras-hub tensorflow tensorflow-cpu jax torch transformers numpy pillow "
-    "timm ai-edge-litert ai-edge-quantizer onnx onnxruntime"
+    "keras-sepvit keras keras-hub keras-cv tensorflow tensorflow-cpu jax torch transformers numpy "
+    "pillow timm ai-edge-litert ai-edge-quantizer onnx onnxruntime"
 ).split()
 
 # Instructions that decide how fast products of matrices are.
