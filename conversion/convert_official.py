@@ -12,7 +12,7 @@ and then exits with 2.
 import argparse
 import sys
 
-from keras_sepvit.convert import convert
+from keras_sepvit.conversion import convert
 
 
 def main():
@@ -23,7 +23,11 @@ def main():
     parser.add_argument("destination", help="the same; an existing file is replaced")
     parser.add_argument("--variant", help="sepvit_lite, sepvit_t, sepvit_s or sepvit_b")
     parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="image size of the new model"
+        "--image-size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="image size of the new model",
     )
     parser.add_argument("--classes", type=int, help="classes of the new model")
     parser.add_argument(
@@ -36,7 +40,7 @@ def main():
             args.source,
             args.destination,
             variant=args.variant,
-            image_size=args.size,
+            image_size=args.image_size,
             classes=args.classes,
             dense=args.dense,
             partial=args.partial,

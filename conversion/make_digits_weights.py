@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.convert import convert
+from keras_sepvit.conversion import convert
 from keras_sepvit.files import replacing
 
 PACKAGED = Path(__file__).parents[1] / "keras_sepvit" / "data" / "digits.weights.h5"

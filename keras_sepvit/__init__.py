@@ -26,9 +26,11 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` do
         decode_predictions,
         preprocess_input,
     )
-    from keras_sepvit.configs import SepViTConfig, get_config
+    from keras_sepvit.configs import SepViTConfig, variant_config
+    from keras_sepvit.conversion import convert
     from keras_sepvit.layers import MLP, PEG, DropPath, PatchEmbedding
     from keras_sepvit.weights.load import LoadReport, load_weights
+    from keras_sepvit.weights.pytorch import save_pytorch
     from keras_sepvit.weights.registry import register_weights
 
 _MODULES = {
@@ -43,15 +45,19 @@ _MODULES = {
     "decode_predictions": "classifier",
     "preprocess_input": "classifier",
     "SepViTConfig": "configs",
-    "get_config": "configs",
+    "variant_config": "configs",
     "DropPath": "layers",
     "MLP": "layers",
     "PatchEmbedding": "layers",
     "PEG": "layers",
+    "convert": "conversion",
     "LoadReport": "weights.load",
     "load_weights": "weights.load",
     "register_weights": "weights.registry",
+    "save_pytorch": "weights.pytorch",
 }
+
+_PACKAGES = ("complexity", "detection", "export", "hub", "runtime", "training", "weights")
 
 __all__ = [*_MODULES]
 
@@ -70,4 +76,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *_PACKAGES, "__version__"])

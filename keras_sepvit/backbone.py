@@ -7,6 +7,7 @@ from keras_sepvit.block import SepViTBlock
 from keras_sepvit.configs import PATCH_EMBEDDINGS, WINDOW_TOKENS, variant_architecture
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
 from keras_sepvit.layers import PEG, PatchEmbedding, imagenet_normalization
+from keras_sepvit.names import stage_of
 from keras_sepvit.validation import (
     check_channels_last,
     check_choice,
@@ -120,6 +121,23 @@ class BackboneMixin:
         if weights is not None:
             load_pretrained(backbone, weights)
         return backbone
+
+    def freeze(self, stages):
+        """Keeps the weights of the first stages as they are in training.
+
+        Call it before `compile`. `trainable = True` undoes it.
+
+        Args:
+            stages: How many stages, from 0 to 4.
+
+        Raises:
+            ValueError: for another number.
+        """
+        check_choice("stages", stages, range(len(STRIDES) + 1))
+        for layer in self.layers:
+            stage = stage_of(layer.name)
+            if stage is not None and stage <= stages:
+                layer.trainable = False
 
     @property
     def pyramid_outputs(self):

@@ -5,7 +5,7 @@ from keras import layers
 from keras.applications import imagenet_utils
 
 from keras_sepvit.backbone import check_image_shape, imagenet_preprocessing, sepvit_features
-from keras_sepvit.configs import VARIANTS, get_config, variant_architecture
+from keras_sepvit.configs import VARIANTS, variant_architecture, variant_config
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
 from keras_sepvit.weights.load import load_pretrained
@@ -79,7 +79,7 @@ def SepViT(
     pad_windows=False,
     skip_head_mismatch=False,
 ):
-    config = get_config(variant)
+    config = variant_config(variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
     if include_top and pooling is not None:
         raise ValueError(

@@ -138,7 +138,7 @@ ABLATIONS = {
 }
 
 
-def get_config(variant):
+def variant_config(variant):
     """The `SepViTConfig` of a variant.
 
     Args:
@@ -163,7 +163,7 @@ def get_config(variant):
 
 def variant_architecture(variant, image_shape, scale):
     """A variant's architecture for an image shape, with windows scaled to it or not."""
-    config = get_config(variant)
+    config = variant_config(variant)
     architecture = config.architecture()
     architecture["window_sizes"] = window_pairs(config.window_sizes)
     height, width, _ = image_shape

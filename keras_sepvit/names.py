@@ -72,6 +72,11 @@ def parse(path):
     return WeightName("head", None, None, path)
 
 
+def stage_of(layer):
+    """Number of the stage, from 1, that a layer of the backbone belongs to; None of others."""
+    return parse(f"{layer}/weight").stage
+
+
 def distances(paths):
     """How many layers lie between each weight and the head.
 

@@ -16,7 +16,7 @@ from helpers import (
     weights_by_name,
 )
 
-from keras_sepvit import SepViT, SepViTBackbone, get_config
+from keras_sepvit import SepViT, SepViTBackbone, variant_config
 from keras_sepvit.configs import ABLATIONS, VARIANTS
 from keras_sepvit.geometry import scale_windows
 
@@ -250,8 +250,8 @@ def test_a_clone_is_a_new_model_of_the_same_shape():
 
 
 def test_variants_have_the_name_of_their_constructor_too():
-    assert get_config("SepViTB") is get_config("sepvit_b") is VARIANTS["sepvit_b"]
-    assert get_config(TINY) is TINY
+    assert variant_config("SepViTB") is variant_config("sepvit_b") is VARIANTS["sepvit_b"]
+    assert variant_config(TINY) is TINY
 
 
 def test_all_layers_are_built_with_the_model():
@@ -299,3 +299,20 @@ def test_weights_of_a_classifier_at_another_size(dense, tmp_path):
     assert len(shared) > 50
     for name in shared:
         np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
+
+
+def test_freeze_keeps_the_first_stages():
+    backbone = tiny_backbone(dense=True)
+    count = len(backbone.trainable_weights)
+    backbone.freeze(2)
+    frozen = {weight.path for weight in backbone.weights} - {
+        weight.path for weight in backbone.trainable_weights
+    }
+    frozen = {path for path in frozen if "seed_generator" not in path}
+    assert frozen and all(path.startswith(("stage1_", "stage2_")) for path in frozen)
+    assert "stage2_norm/gamma" in frozen and "stage1_embed/proj/kernel" in frozen
+    assert not any(w.path.startswith(("stage1_", "stage2_")) for w in backbone.trainable_weights)
+    backbone.trainable = True
+    assert len(backbone.trainable_weights) == count
+    with pytest.raises(ValueError, match="Unknown `stages`: 5"):
+        backbone.freeze(5)

@@ -17,7 +17,7 @@ from keras_sepvit import (
     SepViT,
     SepViTBackbone,
     SepViTBlock,
-    get_config,
+    variant_config,
 )
 
 NAN = float("nan")
@@ -133,7 +133,10 @@ REFUSED = {
         ["dense=True", "window_tokens='learned'"],
     ),
     # Names and options.
-    "unknown variant": (lambda: get_config("sepvit_xl"), ["'sepvit_xl'", "sepvit_lite, sepvit_t"]),
+    "unknown variant": (
+        lambda: variant_config("sepvit_xl"),
+        ["'sepvit_xl'", "sepvit_lite, sepvit_t"],
+    ),
     "no variant": (lambda: SepViT(None), ["`variant`: None", "sepvit_lite"]),
     "unknown window tokens": (
         lambda: SepViTBlock(2, window_tokens="max"),

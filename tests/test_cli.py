@@ -403,7 +403,7 @@ def test_commands_that_need_no_keras(exported_files, photo):
         (["--help"], 0, "predict"),
         (["summary", "--help"], 0, "--image-size"),
         (["summary", "sepvit_xl"], 2, "'sepvit_xl'"),
-        (["convert", "a.pth", "b.keras", "--size", "x"], 2, "--size"),
+        (["convert", "a.pth", "b.keras", "--image-size", "x"], 2, "--image-size"),
         *((["predict", str(path), str(photo)], 0, "%") for path in exported_files),
     ]
     result = subprocess.run(
@@ -530,7 +530,7 @@ def test_convert_writes_what_the_report_says(tmp_path):
     [
         (["missing.pth", "out.weights.h5"], ["missing.pth"]),
         (["missing.pth", "out.onnx"], ["out.onnx", ".weights.h5"]),
-        (["missing.pth", "out.weights.h5", "--size", "big"], ["--size", "'big'"]),
+        (["missing.pth", "out.weights.h5", "--image-size", "big"], ["--image-size", "'big'"]),
     ],
 )
 def test_convert_refuses(arguments, messages, tmp_path, monkeypatch):

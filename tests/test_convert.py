@@ -22,7 +22,7 @@ from weights_helpers import (
 )
 
 from keras_sepvit import SepViTLite
-from keras_sepvit.convert import convert
+from keras_sepvit.conversion import convert
 
 SAVE_ELSEWHERE = """
 import sys
@@ -179,7 +179,9 @@ def test_the_script_takes_size_classes_and_form(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     save_torch(reference.state_dict("classification", "lite"), tmp_path / "lite.pth")
     target = tmp_path / "lite.weights.h5"
-    run_script(monkeypatch, tmp_path / "lite.pth", target, "--size", 256, 192, "--classes", 10)
+    run_script(
+        monkeypatch, tmp_path / "lite.pth", target, "--image-size", 256, 192, "--classes", 10
+    )
     assert "2 weights not in the file" in capsys.readouterr().out
     SepViTLite(input_shape=(256, 192, 3), classes=10, weights=target)
     run_script(monkeypatch, tmp_path / "lite.pth", target, "--dense", "--variant", "sepvit_lite")
@@ -197,7 +199,7 @@ def test_the_script_tells_errors_in_words(tmp_path, monkeypatch, capsys):
 
 MEASURE = """
 import re, sys
-from keras_sepvit.convert import convert
+from keras_sepvit.conversion import convert
 convert(*sys.argv[1:])
 memory = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
 print(int(memory[1]) / 2**20)

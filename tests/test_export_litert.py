@@ -21,7 +21,7 @@ from keras import ops
 import keras_sepvit
 from keras_sepvit import SepViT
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.export import ExportError, default_images, litert_convert, to_litert, to_tflite
+from keras_sepvit.export import ExportError, default_images, litert_convert, to_litert
 from keras_sepvit.export.litert import QUANTIZATIONS
 from keras_sepvit.export.litert_runtime import inspect
 
@@ -142,7 +142,7 @@ def test_labels_travel_in_the_file(model, files):
 @pytest.mark.parametrize("batch_size", [3, None])
 def test_batches(model, tmp_path, batch_size):
     path = tmp_path / "model.tflite"
-    report = to_tflite(model, path, batch_size=batch_size, images=noise(4), verbose=False)
+    report = to_litert(model, path, batch_size=batch_size, images=noise(4), verbose=False)
     assert report.images == 4 and report.max_error < 1e-4
     graph = inspect(path)
     if batch_size is None:  # the price of a dynamic batch, which the inspection must see

@@ -7,7 +7,7 @@ from helpers import run, symbolic
 from reference import inputs, load_expected, sample_level, sample_stage, state_dict
 from safetensors.numpy import save_file
 
-from keras_sepvit import SepViT, SepViTBackbone, get_config
+from keras_sepvit import SepViT, SepViTBackbone, variant_config
 from keras_sepvit.weights import load_weights
 
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
@@ -35,7 +35,7 @@ def test_classification_form(variant, ours, checkpoint):
     # The maps after each stage's last block: in stage 1, of one block, before its PEG.
     stages = {
         f"stage{stage}": f"stage{stage}_block{depth}"
-        for stage, depth in enumerate(get_config(ours).depths, start=1)
+        for stage, depth in enumerate(variant_config(ours).depths, start=1)
     }
     outputs = {stage: model.get_layer(layer).output for stage, layer in stages.items()}
     outputs["logits"] = model.output

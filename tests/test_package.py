@@ -117,7 +117,8 @@ def test_public_names():
         name: f"keras_sepvit.{module}" for name, module in keras_sepvit._MODULES.items()
     }
     assert set(keras_sepvit.__all__) == set(imported)
-    assert set(imported) <= set(dir(keras_sepvit))
+    packages = {"complexity", "detection", "export", "hub", "runtime", "training", "weights"}
+    assert set(dir(keras_sepvit)) == {*keras_sepvit.__all__, *packages, "__version__"}
     for name, module in imported.items():
         assert getattr(keras_sepvit, name) is getattr(importlib.import_module(module), name)
     assert keras_sepvit.runtime is importlib.import_module("keras_sepvit.runtime")

@@ -27,7 +27,7 @@ FIELDS = {
     "variant": TINY,
     "image_size": 64,
     "classes": 5,
-    "licence": "CC-BY-4.0",
+    "license": "CC-BY-4.0",
     "metrics": {"top1": 12.5},
 }
 
@@ -210,8 +210,8 @@ def test_names_that_could_be_something_else(name, registry):
         ("image_size", 0, "`image_size` must be a positive integer"),
         ("image_size", (32, 32, 3), "`image_size` must be an integer or a"),
         ("classes", 0, "`classes` must be a positive integer"),
-        ("licence", " ", "`licence` must name the licence"),
-        ("licence", None, "`licence` must name the licence"),
+        ("license", " ", "`license` must name the license"),
+        ("license", None, "`license` must name the license"),
         ("metrics", [1.0], "`metrics` must be a dict of finite numbers"),
         ("metrics", {"top1": "high"}, "`metrics` must be a dict of finite numbers"),
         ("metrics", {"top1": float("nan")}, "`metrics` must be a dict of finite numbers"),

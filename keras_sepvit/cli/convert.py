@@ -25,7 +25,7 @@ def convert(
     variant: Annotated[
         str | None, typer.Option(help="The variant of the weights.", show_default="the file's")
     ] = None,
-    size: Annotated[
+    image_size: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="Image size of the new model: 224, or HEIGHTxWIDTH."),
     ] = None,
@@ -46,15 +46,15 @@ def convert(
     Prints which weights were taken over, resized, left at their initial values or
     not used.
     """
-    image_size = parse_image_size(size, "--size") if size else None
+    size = parse_image_size(image_size, "--image-size") if image_size else None
 
-    from keras_sepvit.convert import convert as convert_weights
+    from keras_sepvit.conversion import convert as convert_weights
 
     report = convert_weights(
         source,
         destination,
         variant=variant,
-        image_size=image_size,
+        image_size=size,
         classes=classes,
         dense=dense or None,
         partial=partial,

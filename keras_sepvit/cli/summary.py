@@ -7,7 +7,7 @@ import typer
 
 from keras_sepvit import complexity
 from keras_sepvit.cli.common import ImageSize, Json, parse_image_size
-from keras_sepvit.configs import get_config
+from keras_sepvit.configs import variant_config
 
 
 def summary(
@@ -26,7 +26,7 @@ def summary(
     """Print output shape, blocks, parameters and MACs of a model's stages."""
     if dense and classes is not None:
         raise ValueError("--classes: the dense form has no head. Leave out --classes or --dense.")
-    default_size = get_config(model).image_size
+    default_size = variant_config(model).image_size
     size = parse_image_size(image_size) if image_size else (default_size, default_size)
     classes = 1000 if classes is None else classes
     result = complexity.sepvit(model, size, classes=classes, dense=dense)

@@ -17,7 +17,6 @@ _MODULES = {
     "to_saved_model": "saved_model",
     "to_stablehlo": "stablehlo",
     "to_tensorrt": "tensorrt",
-    "to_tflite": "litert",
     "to_tftrt": "tftrt",
     "to_torch": "torch_export",
 }

@@ -123,9 +123,6 @@ def to_litert(
     return report
 
 
-to_tflite = to_litert
-
-
 def _convert(deployment, path, precision, batch_size, calibration):
     """Writes the file, by way of a float32 file where the quantiser needs one."""
     arguments = {"batch_size": batch_size}

@@ -11,7 +11,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 
-from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, get_config
+from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, variant_config
 from keras_sepvit.validation import positive_int, window_pair
 
 
@@ -26,7 +26,7 @@ class PretrainedWeights:
         variant: Name of the variant or `SepViTConfig` that the weights are for.
         image_size: (height, width) in pixels that they were trained at.
         classes: Number of classes of the head.
-        licence: The licence of the weights.
+        license: The license of the weights.
         metrics: Numbers by the name of what was measured.
     """
 
@@ -36,7 +36,7 @@ class PretrainedWeights:
     variant: str | SepViTConfig
     image_size: tuple
     classes: int
-    licence: str
+    license: str
     metrics: dict
 
 
@@ -48,14 +48,14 @@ _DIGITS = PretrainedWeights(
     variant=DIGITS_CONFIG,
     image_size=(32, 32),
     classes=10,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     metrics={"held_out_accuracy": 0.9972},
 )
 
 _registry = {_DIGITS.name: _DIGITS}
 
 
-def register_weights(name, *, url, sha256, variant, image_size, classes, licence, metrics):
+def register_weights(name, *, url, sha256, variant, image_size, classes, license, metrics):
     """Gives weights at an address a name, for the `weights` argument of constructors.
 
     The file is downloaded when a model first asks for it, and kept in Keras's
@@ -69,7 +69,7 @@ def register_weights(name, *, url, sha256, variant, image_size, classes, licence
         image_size: The side in pixels, or (height, width), that they were trained
             at.
         classes: Number of classes of the head.
-        licence: The licence of the weights, such as `"Apache-2.0"`.
+        license: The license of the weights, such as `"Apache-2.0"`.
         metrics: Finite numbers by the name of what was measured; may be empty.
 
     Returns:
@@ -85,10 +85,10 @@ def register_weights(name, *, url, sha256, variant, image_size, classes, licence
         variant=variant,
         image_size=window_pair("image_size", image_size),
         classes=positive_int("classes", classes),
-        licence=_checked_licence(licence),
+        license=_checked_license(license),
         metrics=_checked_metrics(metrics),
     )
-    get_config(variant)
+    variant_config(variant)
     _registry[name] = weights
     return weights
 
@@ -143,13 +143,13 @@ def _checked_sha256(sha256):
     return sha256.lower()
 
 
-def _checked_licence(licence):
-    if not isinstance(licence, str) or not licence.strip():
+def _checked_license(license):
+    if not isinstance(license, str) or not license.strip():
         raise ValueError(
-            "`licence` must name the licence of the weights, such as 'Apache-2.0'. "
-            f"Received: licence={licence!r}."
+            "`license` must name the license of the weights, such as 'Apache-2.0'. "
+            f"Received: license={license!r}."
         )
-    return licence
+    return license
 
 
 def _checked_metrics(metrics):
