@@ -44,6 +44,10 @@ WRAPPERS = {
     "module.backbone.": lambda state: {
         "state_dict": {f"module.backbone.{key}": value for key, value in state.items()}
     },
+    "_orig_mod.": lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+    "net.encoder._orig_mod.": lambda state: {
+        "state_dict": {f"net.encoder._orig_mod.{key}": value for key, value in state.items()}
+    },
     "parameters": lambda state: {key: torch.nn.Parameter(t) for key, t in state.items()},
 }
 
@@ -65,7 +69,7 @@ def test_checkpoints_of_other_precisions(dtype, suffix, source, tmp_path):
     state_dict = {key: value.to(getattr(torch, dtype)) for key, value in source[1].items()}
     path = tmp_path / f"checkpoint{suffix}"
     if suffix == ".pth":
-        torch.save(state_dict, path)
+        torch.save({key: torch.nn.Parameter(value) for key, value in state_dict.items()}, path)
     else:
         safetensors = pytest.importorskip("safetensors.torch")
         safetensors.save_file(state_dict, path)

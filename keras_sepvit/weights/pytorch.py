@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import pathlib
 import pickle
 import re
@@ -54,7 +55,7 @@ TABLE = (
 
 # Where the parts of a checkpoint of PyTorch training code lie.
 _STATE_DICT_KEYS = ("model", "state_dict")
-_PREFIX = re.compile(r"^(?:(?:module|backbone)\.)+")
+_PREFIX = re.compile(r"^(?:(?:module|backbone|_orig_mod)\.)+")
 _TORCH_KIND = "a PyTorch checkpoint"
 _SAFETENSORS_KIND = "a safetensors file"
 
@@ -178,8 +179,8 @@ def open_pytorch(path):
     """Opens a PyTorch checkpoint (`.pth`, `.pt`, `.bin`) or a `.safetensors` file.
 
     A checkpoint is a state dict, or holds one as `"model"` or `"state_dict"`;
-    the prefixes `module.` and `backbone.` of keys are dropped. No code in a
-    checkpoint is run.
+    the prefixes `module.`, `backbone.` and `_orig_mod.` of keys are dropped, and any other
+    that all keys share. No code in a checkpoint is run.
 
     Yields:
         Dict of `StoredArray`s by variable path; a key that the authors' state
@@ -204,8 +205,9 @@ def _by_variable_path(tensors, path):
     if any(_LUCIDRAINS_KEY.search(key) for key in tensors):
         raise ValueError(f"The weights file '{path}' {_LUCIDRAINS_ERROR}")
     arrays = {}
+    shared = _shared_prefix(tensors)
     for key, stored in tensors.items():
-        plain_key = _PREFIX.sub("", key)
+        plain_key = _PREFIX.sub("", key[len(shared) :])
         variable, axes = to_keras(plain_key) or (plain_key, None)
         if variable in arrays:
             raise ValueError(
@@ -216,6 +218,16 @@ def _by_variable_path(tensors, path):
             stored = _transposed(stored, axes)
         arrays[variable] = stored
     return arrays
+
+
+def _shared_prefix(keys):
+    """What stands in front of all keys, such as `"net."`; empty where keys are known without."""
+    shared = os.path.commonprefix([key.split(".") for key in keys])  # of lists, too
+    for length in range(len(shared) + 1):
+        prefix = "".join(f"{part}." for part in shared[:length])
+        if any(to_keras(_PREFIX.sub("", key[len(prefix) :])) for key in keys):
+            return prefix
+    return ""
 
 
 def _transposed(stored, axes):
@@ -285,7 +297,7 @@ _EXPECTED = (
 def _stored_tensor(key, tensor):
     def read():
         if dtype == "bfloat16":  # which NumPy lacks; float32 holds it exactly
-            return tensor.float().numpy()
+            return tensor.detach().float().numpy()
         return tensor.detach().numpy()
 
     dtype = str(tensor.dtype).removeprefix("torch.")
