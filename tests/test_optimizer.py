@@ -69,6 +69,7 @@ def test_recipe_becomes_adamw(network):
         "warmup_steps": 200,
         "initial": 1e-6,
         "final": 1e-5,
+        "accumulate": 4,
     }
     config = optimizer.get_config()
     assert config["weight_decay"] == 0.1 and config["global_clipnorm"] == 1.0
@@ -86,6 +87,46 @@ def weights_after(optimizer, values, gradients):
     for gradient in gradients:
         optimizer.apply([ops.convert_to_tensor(g) for g in gradient], variables)
     return [to_numpy(variable) for variable in variables]
+
+
+def test_rate_goes_by_updates_not_by_parts(network):
+    short = ["epochs=4", "optimizer.warmup_epochs=1"]
+    whole, parts = (
+        build_optimizer(
+            load_recipe("digits", [f"accumulate={count}", *short]), network, steps_per_epoch=10
+        )
+        for count in (1, 4)
+    )
+    for update in (0, 3, 17, 39):
+        whole.iterations.assign(update)
+        rates = []
+        for part in range(4):
+            parts._iterations.assign(4 * update + part)
+            rates.append(float(parts.learning_rate))
+        assert rates == [float(whole.learning_rate)] * 4
+    assert rates[0] < 0.1 * load_recipe("digits").peak_learning_rate()
+
+
+def test_accumulated_parts_train_as_the_whole_batch():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((2, 5)).astype("float32")
+    gradients = rng.standard_normal((12, 4, 2, 5)).astype("float32")
+    settings = {"weight_decay": 0.1, "global_clipnorm": 1.0, "epsilon": 1e-8}
+    schedule = {"peak": 0.05, "steps": 12, "warmup_steps": 3, "final": 1e-4}
+    whole = weights_after(
+        keras.optimizers.AdamW(WarmupCosine(**schedule), **settings),
+        values,
+        gradients.mean(axis=1),
+    )
+    parts = weights_after(
+        keras.optimizers.AdamW(
+            WarmupCosine(**schedule, accumulate=4), gradient_accumulation_steps=4, **settings
+        ),
+        values,
+        gradients.reshape(48, 2, 5),
+    )
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    assert np.abs(whole - values).max() > 0.05
 
 
 def test_layerwise_adamw_is_adamw_at_each_layers_own_rate():

@@ -29,6 +29,7 @@ def build_optimizer(
         warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
         initial=settings.warmup_learning_rate,
         final=settings.final_learning_rate,
+        accumulate=recipe.accumulate,
     )
     ema = {}
     if recipe.ema_decay is not None:

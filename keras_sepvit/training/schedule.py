@@ -20,17 +20,22 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: Updates of the warm-up.
         initial: Rate at step 0, where there is a warm-up.
         final: Rate at the end of the cosine.
+        accumulate: Parts of a batch that gradients are summed over for an update. Keras asks
+            for the rate by parts, not by updates.
     """
 
-    def __init__(self, peak, steps, warmup_steps=0, initial=0.0, final=0.0):
+    def __init__(self, peak, steps, warmup_steps=0, initial=0.0, final=0.0, accumulate=1):
         super().__init__()
         self.peak = peak
         self.steps = steps
         self.warmup_steps = warmup_steps
         self.initial = initial
         self.final = final
+        self.accumulate = accumulate
 
     def __call__(self, step):
+        if self.accumulate > 1:
+            step = ops.floor_divide(step, self.accumulate)
         step = ops.cast(step, "float32")
         progress = ops.minimum(step / self.steps, 1.0)
         cosine = 0.5 * (1.0 + ops.cos(math.pi * progress))
@@ -47,4 +52,5 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "initial": self.initial,
             "final": self.final,
+            "accumulate": self.accumulate,
         }
