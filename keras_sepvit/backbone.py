@@ -276,7 +276,7 @@ def sepvit_features(
 
 def check_image_shape(image_shape):
     """`image_shape` as a tuple (height, width, channels)."""
-    shape = tuple(image_shape) if image_shape is not None else ()
+    shape = tuple(image_shape) if isinstance(image_shape, (tuple, list)) else ()
     if len(shape) != 3 or shape[-1] is None:
         raise ValueError(
             "`image_shape` must be (height, width, channels), with a static number of channels. "

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, tiny_backbone, to_numpy
+from helpers import BACKEND, TINY, tiny_backbone, to_numpy, weights_by_name
 from keras import ops
 from keras.utils import bounding_boxes
 
@@ -15,6 +15,7 @@ pytest.importorskip("keras_hub", reason="needs the `hub` extra: keras-hub[grain]
 
 import keras_hub  # noqa: E402
 
+import keras_sepvit  # noqa: E402
 from keras_sepvit import hub  # noqa: E402
 from keras_sepvit.hub.detection import BOX_FORMATS  # noqa: E402
 
@@ -178,8 +179,6 @@ def test_warm_start_from_a_classifier():
     with pytest.warns(UserWarning, match=r"Loaded 108 of the model's 128(.|\n)*stage1_norm/gamma"):
         detector = hub.retinanet(DIGITS_CONFIG, 3, image_shape=(64, 64, 3), weights="digits")
     encoder = detector.backbone.image_encoder
-    import keras_sepvit
-
     classifier = keras_sepvit.SepViT(DIGITS_CONFIG, classes=10, weights="digits")
     for layer in ("stage1_embed", "stage4_block1"):
         own = {v.path: to_numpy(v) for v in encoder.get_layer(layer).trainable_weights}
@@ -237,7 +236,7 @@ def test_detect_gives_boxes_of_the_photo(library_key):
         tolerance = max(height / 96, width / 128, 1)  # a pixel of the canvas
         np.testing.assert_allclose(found["boxes"], [expected], atol=tolerance)
         assert found["labels"].tolist() == [3]
-    assert finder.canvases.shape == (8, 96, 128, 3)
+    assert finder.canvases.shape == (4, 96, 128, 3)
     assert hub.detect(finder, pictures[:1], threshold=0.9)[0]["boxes"].shape == (0, 4)
 
 
@@ -296,6 +295,8 @@ def test_swin_of_kerashub_has_no_levels():
     "arguments, message",
     [
         ({"image_shape": (60, 96, 3)}, r"multiples of 32.*image_shape=\(60, 96, 3\)"),
+        ({"image_shape": 64}, r"must be \(height, width, channels\).*64"),
+        ({"backbone": "of 96 pixels"}, r"takes images of \(96, 96, 3\) alone.*\(64, 64, 3\)"),
         ({"image_shape": (None, None, 3)}, "static image size"),
         ({"bounding_box_format": "coco"}, "Unknown `bounding_box_format`: 'coco'"),
         ({"num_classes": 0}, "`num_classes` must be a positive integer"),
@@ -309,8 +310,104 @@ def test_wrong_use_is_told(arguments, message):
     arguments = {"backbone": SMALL, "num_classes": 3, "image_shape": (64, 64, 3), **arguments}
     if arguments["backbone"] == "classifier":
         arguments["backbone"] = tiny_backbone()
+    if arguments["backbone"] == "of 96 pixels":
+        arguments["backbone"] = tiny_backbone((96, 96, 3), dense=True)
     if arguments["backbone"] == "no pyramid":
         image = keras.Input((64, 64, 3))
         arguments["backbone"] = keras.Model(image, image, name="no_pyramid")
     with pytest.raises(ValueError, match=message):
         hub.retinanet(**arguments)
+
+
+def test_size_of_the_detector_is_that_of_its_backbone():
+    assert hub.retinanet(tiny_backbone((64, 96, 3), dense=True), 3).input_shape[1:] == SHAPE
+    anysize = tiny_backbone((None, None, 3), dense=True)
+    assert hub.retinanet(anysize, 3, image_shape=SHAPE).input_shape[1:] == SHAPE
+    with pytest.raises(TypeError, match="drop_path_rate"):
+        hub.retinanet(SMALL, 3, drop_path_rate=0.5)
+
+
+def test_a_detectors_backbone_loads_into_another(trained, tmp_path):
+    detector, _ = trained
+    detector.save(tmp_path / "detector.keras")
+    backbone = hub.SepViTBackbone.from_variant(SMALL, (None, None, 3), dense=True)
+    report = keras_sepvit.load_weights(backbone, tmp_path / "detector.keras")
+    assert not report.new and report.unused == report.unused_head
+    expected = weights_by_name(detector.backbone.image_encoder)
+    for name, value in weights_by_name(backbone).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_half_precision_keeps_boxes_and_targets():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    detector = small_retinanet()
+    assert detector.backbone.image_encoder.compute_dtype == "bfloat16"
+    assert np.isfinite(fit(detector)).all()
+    exact = np.float32([[[3.3, 4.7, 41.1, 39.9]]])
+    deltas, labels = to_numpy(
+        detector.label_encoder(ops.zeros((1, *SHAPE)), exact, np.int32([[1]]))
+    )
+    keras.config.set_dtype_policy("float32")
+    expected, _ = to_numpy(
+        small_retinanet().label_encoder(ops.zeros((1, *SHAPE)), exact, np.int32([[1]]))
+    )
+    np.testing.assert_allclose(deltas[labels >= 0], expected[labels >= 0], atol=1e-5)
+    assert predict(detector, photos())["boxes"].shape == (2, 100, 4)
+
+
+def test_decoder_keeps_boxes_exact_and_drops_those_outside():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    decoder = hub.ClassWiseNonMaxSuppression("xyxy", from_logits=False)
+    boxes = np.float32([[[30.3, 3.7, 44.1, 45.9], [100, 0, 120, 50], [-9, -9, -1, 70]]])
+    scores = np.float32([[[0.9], [0.8], [0.7]]])
+    found = to_numpy(decoder(boxes, scores, image_shape=SHAPE))
+    np.testing.assert_array_equal(found["num_detections"], [1])
+    np.testing.assert_array_equal(found["boxes"][0, 0], boxes[0, 0])
+    with pytest.raises(ValueError, match="`iou_threshold`.*50"):
+        hub.ClassWiseNonMaxSuppression("xyxy", iou_threshold=50)
+
+
+class Nothing(keras.Model):
+    """A detector that finds nothing in images of any size."""
+
+    bounding_box_format = "xyxy"
+
+    def predict(self, canvases, verbose):
+        minus = -np.ones((len(canvases), 1), "float32")
+        return {"boxes": minus[..., None] * np.ones(4), "labels": minus, "confidence": minus}
+
+
+GREY = np.full((40, 60, 3), 128, "uint8")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "photos, arguments, message",
+    [
+        ("street.jpg", {"image_size": 64}, "must be a list.*'street.jpg'"),
+        (GREY, {"image_size": 64}, r"shape \(60, 3\)"),
+        ([GREY[..., 0]], {"image_size": 64}, r"shape \(40, 60\)"),
+        ([GREY[:0]], {"image_size": 64}, r"shape \(0, 60, 3\)"),
+        ([GREY / 255], {"image_size": 64}, r"numbers of 0\.\.255.*from 0\.50"),
+        ([GREY * np.nan], {"image_size": 64}, r"numbers of 0\.\.255.*nan"),
+        ([GREY - 200.0], {"image_size": 64}, r"numbers of 0\.\.255.*-72"),
+        ([None], {"image_size": 64}, "Received one of type NoneType"),
+        ([GREY], {}, "`image_size` must tell"),
+        ([GREY], {"image_size": 100}, "`image_size` must have .* multiples of 32"),
+        ([GREY], {"image_size": (64, 64), "batch_size": 0}, "`batch_size` must be a positive"),
+    ],
+)
+def test_detect_tells_wrong_use(photos, arguments, message):
+    image = keras.Input((None, None, 3))
+    with pytest.raises(ValueError, match=message):
+        hub.detect(Nothing(inputs=image, outputs=image), photos, **arguments)
+
+
+@pytest.mark.once
+def test_detect_tells_wrong_models():
+    image = keras.Input((64, 64, 3))
+    with pytest.raises(ValueError, match="takes images of 64 x 64 alone"):
+        hub.detect(Nothing(inputs=image, outputs=image), [GREY], image_size=96)
+    with pytest.raises(ValueError, match="must be a detector"):
+        hub.detect(keras.Model(image, image), [GREY])
+    assert hub.detect(Nothing(inputs=image, outputs=image), []) == []

@@ -123,6 +123,8 @@ def test_warm_start_from_a_classifier():
     [
         ({"image_shape": (500, 512, 3)}, r"multiples of 32.*image_shape=\(500, 512, 3\)"),
         ({"dense": False}, "`KerasCVBackbone` .* dense form alone"),
+        ({"dense": False, "image_shape": (None, None, 3)}, "dense form alone"),
+        ({"image_shape": 64}, r"must be \(height, width, channels\).*64"),
         ({"weights": "digits"}, "do not fit model"),
         ({"weights": "imagenet"}, "nobody has published ImageNet weights"),
         ({"variant": "resnet50"}, "Unknown `variant`: 'resnet50'"),

@@ -114,15 +114,14 @@ class Worker:
         """The Keras model of a name in a dtype policy, built once for each use."""
         import keras
 
+        from keras_sepvit.policy import dtype_policy
+
         key = (name, policy, use)
         if key not in self._models:
             keras.utils.set_random_seed(0)
             # Some layers of KerasHub take the global policy, whatever their model's is.
-            keras.config.set_dtype_policy(policy)
-            try:
+            with dtype_policy(policy):
                 self._models[key] = self.build(name)
-            finally:
-                keras.config.set_dtype_policy("float32")
         return self._models[key]
 
     def build(self, name):

@@ -1,12 +1,12 @@
 """Makes the model that is exported: float32, of a fixed size, images in, probabilities out."""
 
-import contextlib
 import dataclasses
 
 import keras
 import numpy as np
 
 from keras_sepvit.layers import imagenet_normalization
+from keras_sepvit.policy import dtype_policy
 from keras_sepvit.scores import final_activation, normalizes_images
 
 # A dtype policy that computes in integers, made by `model.quantize`.
@@ -88,7 +88,7 @@ def prepare(model, *, probabilities=True, normalize=False, class_names=None):
         )
         raise ValueError(f"`normalize=True` does not suit the model `{model.name}`: {reason}.")
 
-    with _float32_policy():
+    with dtype_policy("float32"):
         deployed, activation = _deployed(_in_float32(model), normalize, probabilities)
     is_classifier = activation is not None
     outputs = deployed.output
@@ -147,17 +147,6 @@ def _deployed(model, normalize, probabilities):
             activation = "softmax"
     outputs = _named_outputs(outputs, activation)
     return keras.Model(image, outputs, name=f"{model.name}_deployed"), activation
-
-
-@contextlib.contextmanager
-def _float32_policy():
-    """Makes "float32" the policy of new layers."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
 
 
 def _in_float32(model):

@@ -2,7 +2,7 @@
 
 from keras_hub.models import FeaturePyramidBackbone
 
-from keras_sepvit.backbone import BackboneMixin
+from keras_sepvit.backbone import BackboneMixin, check_image_shape
 from keras_sepvit.hub.dense import DenseMixin
 from keras_sepvit.hub.registration import register
 
@@ -51,7 +51,7 @@ class SegFormerEncoder(DenseMixin, FeaturePyramidBackbone):
     """
 
     def __init__(self, *args, image_shape=(224, 224, 3), **kwargs):
-        if None in image_shape:
+        if None in check_image_shape(image_shape):
             raise ValueError(
                 "KerasHub's SegFormer needs a static image size. Received: "
                 f"image_shape={tuple(image_shape)}. Give the size to train and predict at, such "

@@ -1,15 +1,19 @@
 """What detectors of KerasHub and KerasCV lack: suppression by class, and boxes of the photo."""
 
+import os
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 from keras import layers, ops
 from keras.utils import bounding_boxes
 
 from keras_sepvit.detection.decoding import class_wise_detections
+from keras_sepvit.hub.dense import check_multiples_of_32
 from keras_sepvit.hub.registration import register
 from keras_sepvit.runtime.canvas import fit_into
 from keras_sepvit.runtime.images import open_image
-from keras_sepvit.validation import check_choice, positive_int
+from keras_sepvit.validation import check_choice, check_rate, positive_int, window_pair
 
 BOX_FORMATS = (
     "xyxy",
@@ -44,6 +48,8 @@ class ClassWiseNonMaxSuppression(layers.Layer):
         candidates: How many pairs of a box and a class are looked at, the best ones.
         labels_key: The key of the labels in the result: `"labels"` for KerasHub,
             `"classes"` for KerasCV.
+        dtype: By default float32 whatever the global policy: half precision would round
+            boxes to whole pixels and more.
         **kwargs: `name` and so on of `keras.layers.Layer`.
 
     Raises:
@@ -59,15 +65,16 @@ class ClassWiseNonMaxSuppression(layers.Layer):
         max_detections=100,
         candidates=1000,
         labels_key="labels",
+        dtype="float32",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(dtype=dtype, **kwargs)
         self.bounding_box_format = check_choice(
             "bounding_box_format", bounding_box_format, BOX_FORMATS
         )
         self.from_logits = from_logits
-        self.iou_threshold = iou_threshold
-        self.confidence_threshold = confidence_threshold
+        self.iou_threshold = check_rate("iou_threshold", iou_threshold)
+        self.confidence_threshold = check_rate("confidence_threshold", confidence_threshold)
         self.max_detections = positive_int("max_detections", max_detections)
         self.candidates = positive_int("candidates", candidates)
         self.labels_key = check_choice("labels_key", labels_key, ("labels", "classes"))
@@ -85,7 +92,7 @@ class ClassWiseNonMaxSuppression(layers.Layer):
         Returns:
             Dict of `"boxes"` (batch, max_detections, 4), `"confidence"` and labels
             (batch, max_detections), the best first, padded with -1; and
-            `"num_detections"` (batch,).
+            `"num_detections"` (batch,). Boxes of which nothing lies in the image are none.
         """
         if images is not None:
             image_shape = ops.shape(images)[1:]
@@ -102,6 +109,8 @@ class ClassWiseNonMaxSuppression(layers.Layer):
         if height is not None:
             sides = ops.cast(ops.stack([width, height, width, height]), "float32")
             boxes = ops.minimum(ops.maximum(boxes, 0.0), sides)
+        has_area = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1, keepdims=True)
+        scores = ops.where(has_area, scores, -1.0)
         boxes, scores, labels, number = class_wise_detections(
             boxes,
             scores,
@@ -142,11 +151,11 @@ def detect(detector, photos, threshold=0.3, image_size=None, batch_size=8):
 
     Args:
         detector: A detector whose images are RGB of 0..255.
-        photos: Sequence of image files, or of arrays (height, width, 3) of 0..255.
+        photos: List of image files, or of arrays (height, width, 3) of 0..255.
         threshold: Least confidence.
-        image_size: (height, width) of the detector's images; by default the static
-            size that it was made for.
-        batch_size: Photos predicted at a time.
+        image_size: The side, or (height, width), of the images of a detector that takes
+            any size; a multiple of 32.
+        batch_size: Photos predicted at a time, at most.
 
     Returns:
         A dict for each photo: `"boxes"` float32 (n, 4), (left, top, right, bottom) in
@@ -154,12 +163,18 @@ def detect(detector, photos, threshold=0.3, image_size=None, batch_size=8):
         first.
 
     Raises:
-        ValueError: for a detector of dynamic size without `image_size`, an array of
-            another shape, and files that are no images.
+        ValueError: for a model that is no detector, a detector of dynamic size without
+            `image_size`, an array of another shape or range, and files that are no images.
         FileNotFoundError: if a file does not exist.
     """
     canvas_size = _canvas_size(detector, image_size)
+    if isinstance(photos, (str, os.PathLike)) or not isinstance(photos, Iterable):
+        raise ValueError(
+            "`photos` must be a list of image files or arrays, also for a single one. "
+            f"Received: {photos!r}."
+        )
     pictures = [_picture(photo) for photo in photos]
+    batch_size = min(positive_int("batch_size", batch_size), max(len(pictures), 1))
     placements = [fit_into(picture.shape[:2], canvas_size) for picture in pictures]
     found = []
     for start in range(0, len(pictures), batch_size):
@@ -190,33 +205,59 @@ def detect(detector, photos, threshold=0.3, image_size=None, batch_size=8):
 
 
 def _of_photo(placement, boxes, labels, confidence, threshold):
-    chosen = np.flatnonzero((labels >= 0) & (confidence >= threshold))
+    boxes = placement.to_photo(boxes)
+    in_photo = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # not in the padding
+    chosen = np.flatnonzero((labels >= 0) & (confidence >= threshold) & in_photo)
     chosen = chosen[np.argsort(-confidence[chosen], kind="stable")]
     return {
-        "boxes": placement.to_photo(boxes[chosen]),
+        "boxes": boxes[chosen],
         "labels": labels[chosen].astype("int32"),
         "confidence": confidence[chosen].astype("float32"),
     }
 
 
 def _canvas_size(detector, image_size):
-    if image_size is not None:
-        return tuple(positive_int("image_size", side) for side in image_size)
-    static = keras.tree.flatten(detector.inputs)[0].shape[1:3]
-    if None in static:
+    if not hasattr(detector, "bounding_box_format"):
         raise ValueError(
-            "`detector` takes images of any size, so that `image_size` must tell the (height, "
-            "width) to detect at: usually that of its training images."
+            "`detector` must be a detector of KerasHub or KerasCV, which have a "
+            f"`bounding_box_format`. Received: {type(detector).__name__}."
         )
-    return tuple(static)
+    static = keras.tree.flatten(detector.inputs)[0].shape[1:3]
+    if image_size is None:
+        if None in static:
+            raise ValueError(
+                "`detector` takes images of any size, so that `image_size` must tell the (height, "
+                "width) to detect at: usually that of its training images."
+            )
+        return tuple(static)
+    image_size = window_pair("image_size", image_size)
+    check_multiples_of_32("image_size", image_size)
+    if any(side not in (None, given) for side, given in zip(static, image_size, strict=True)):
+        raise ValueError(
+            f"`detector` takes images of {static[0]} x {static[1]} alone. "
+            f"Received: image_size={image_size}. Leave it out."
+        )
+    return image_size
 
 
 def _picture(photo):
-    if not isinstance(photo, np.ndarray):
+    if isinstance(photo, (str, os.PathLike)):
         return np.asarray(open_image(photo))
-    if photo.ndim != 3 or photo.shape[-1] != 3:
+    if not isinstance(photo, np.ndarray):
+        raise ValueError(
+            "`photos` must be a list of image files or NumPy arrays. Received one of type "
+            f"{type(photo).__name__}."
+        )
+    if photo.ndim != 3 or photo.shape[-1] != 3 or not photo.size:
         raise ValueError(
             "`photos` must be image files or RGB arrays of shape (height, width, 3) of 0..255. "
             f"Received an array of shape {photo.shape}."
         )
+    if photo.dtype.kind == "f":
+        low, high = photo.min(), photo.max()
+        if not (0 <= low and high <= 255) or (high <= 1 and not np.isin(photo, (0, 1)).all()):
+            raise ValueError(
+                "`photos` must hold numbers of 0..255. Received an array of "
+                f"{photo.dtype} from {low:g} to {high:g}. Undo its normalisation first."
+            )
     return np.clip(np.rint(photo), 0, 255).astype("uint8")

@@ -6,7 +6,8 @@ pyramid level, and cuts it at their outputs.
 
 import keras
 
-from keras_sepvit.hub.dense import DenseMixin, check_divisible
+from keras_sepvit.backbone import check_image_shape
+from keras_sepvit.hub.dense import DenseMixin, check_multiples_of_32
 from keras_sepvit.hub.registration import register
 
 
@@ -21,7 +22,8 @@ class KerasCVBackbone(DenseMixin, keras.Model):
     """
 
     def __init__(self, *args, image_shape=(None, None, 3), **kwargs):
-        check_divisible(image_shape, 32, "whose levels KerasCV doubles and adds")
+        image_shape = check_image_shape(image_shape)
+        check_multiples_of_32("image_shape", image_shape)
         super().__init__(*args, image_shape=image_shape, **kwargs)
 
     @property

@@ -8,11 +8,14 @@ import numpy as np
 from keras_hub.layers import AnchorGenerator
 from keras_hub.models import RetinaNetBackbone, RetinaNetObjectDetector
 
+from keras_sepvit.backbone import check_image_shape
 from keras_sepvit.hub.backbone import SepViTBackbone
-from keras_sepvit.hub.dense import check_divisible
+from keras_sepvit.hub.dense import check_multiples_of_32
 from keras_sepvit.hub.detection import BOX_FORMATS, ClassWiseNonMaxSuppression
+from keras_sepvit.policy import dtype_policy
 from keras_sepvit.validation import check_choice, positive_int, positive_number
 
+DEFAULT_SHAPE = (512, 512, 3)
 MIN_LEVEL, MAX_LEVEL = 3, 7
 PRIOR_PROBABILITY = 0.01
 
@@ -21,10 +24,13 @@ def retinanet(
     backbone,
     num_classes,
     bounding_box_format="xyxy",
-    image_shape=(512, 512, 3),
+    image_shape=None,
     weights=None,
     anchor_size=4.0,
-    **kwargs,
+    pre_logits_num_conv_layers=4,
+    use_prediction_head_norm=False,
+    prediction_decoder=None,
+    name=None,
 ):
     """A `keras_hub.models.RetinaNetObjectDetector` on a SepViT backbone.
 
@@ -36,7 +42,7 @@ def retinanet(
     ```python
     detector = keras_sepvit.hub.retinanet("sepvit_t", num_classes=3)
     detector.compile("adamw", **keras_sepvit.hub.retinanet_losses(3))
-    detector.fit(images, {"boxes": boxes, "labels": labels})  # padded with -1
+    detector.fit(dataset)  # shuffled batches of (images, {"boxes": ..., "labels": ...})
     keras_sepvit.hub.detect(detector, ["photo.jpg"])
     ```
 
@@ -48,12 +54,18 @@ def retinanet(
         num_classes: Number of classes, without background.
         bounding_box_format: Format of boxes in training and prediction, one of those of
             `keras.utils.bounding_boxes.convert_format`.
-        image_shape: (height, width, 3); static, multiples of 32. With a model as
-            `backbone` leave it out, if that model has a static size.
+        image_shape: (height, width, 3); static, multiples of 32. By default the static
+            size of the model in `backbone`, else (512, 512, 3).
         weights: As for `SepViTBackbone.from_variant`; only with a name as `backbone`.
         anchor_size: Side of the smallest anchor of a level over its stride.
-        **kwargs: Other arguments of `RetinaNetObjectDetector`, such as
-            `pre_logits_num_conv_layers` and `name`.
+        pre_logits_num_conv_layers: Convolutions of each head before its last one.
+        use_prediction_head_norm: Whether group norm follows them; small data are learned
+            in far fewer steps with it.
+        prediction_decoder: By default a `ClassWiseNonMaxSuppression("xyxy")`.
+        name: Name of the model.
+
+    All that stands on the backbone computes in float32 whatever the global policy: in half
+    precision KerasHub rounds boxes to whole pixels, or fails.
 
     Returns:
         The detector. It takes RGB images of 0..255 if the backbone normalises them.
@@ -68,29 +80,18 @@ def retinanet(
     positive_number("anchor_size", anchor_size)
     encoder = _image_encoder(backbone, image_shape, weights)
     image_shape = _static_shape(encoder, image_shape)
-
-    detector = RetinaNetObjectDetector(
-        backbone=RetinaNetBackbone(
-            image_encoder=encoder,
-            min_level=MIN_LEVEL,
-            max_level=MAX_LEVEL,
-            use_p5=True,  # KerasHub's name for the backbone's P5, not the pyramid's
-            image_shape=image_shape,
-        ),
-        num_classes=num_classes,
-        bounding_box_format=bounding_box_format,
-        # In pixels whatever the format at the border: those of relative formats crash.
-        anchor_generator=AnchorGenerator(
-            "xyxy",
-            min_level=MIN_LEVEL,
-            max_level=MAX_LEVEL,
-            num_scales=3,
-            aspect_ratios=[0.5, 1.0, 2.0],
-            anchor_size=anchor_size,
-        ),
-        prediction_decoder=ClassWiseNonMaxSuppression("xyxy"),
-        **kwargs,
-    )
+    with dtype_policy("float32"):
+        detector = _assemble(
+            encoder,
+            image_shape,
+            anchor_size,
+            num_classes=num_classes,
+            bounding_box_format=bounding_box_format,
+            pre_logits_num_conv_layers=pre_logits_num_conv_layers,
+            use_prediction_head_norm=use_prediction_head_norm,
+            prediction_decoder=prediction_decoder or ClassWiseNonMaxSuppression("xyxy"),
+            name=name,
+        )
     _initialize(detector.box_head, bias=0.0)
     _initialize(
         detector.classification_head, bias=-np.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
@@ -126,9 +127,32 @@ def retinanet_losses(num_classes):
     }
 
 
+def _assemble(encoder, image_shape, anchor_size, **arguments):
+    return RetinaNetObjectDetector(
+        backbone=RetinaNetBackbone(
+            image_encoder=encoder,
+            min_level=MIN_LEVEL,
+            max_level=MAX_LEVEL,
+            use_p5=True,  # KerasHub's name for the backbone's P5, not the pyramid's
+            image_shape=image_shape,
+        ),
+        # In pixels whatever the format at the border: those of relative formats crash.
+        anchor_generator=AnchorGenerator(
+            "xyxy",
+            min_level=MIN_LEVEL,
+            max_level=MAX_LEVEL,
+            num_scales=3,
+            aspect_ratios=[0.5, 1.0, 2.0],
+            anchor_size=anchor_size,
+        ),
+        **arguments,
+    )
+
+
 def _image_encoder(backbone, image_shape, weights):
     if not isinstance(backbone, keras.Model):
-        check_divisible(image_shape, 32, "which the levels of the pyramid are added at")
+        image_shape = check_image_shape(image_shape or DEFAULT_SHAPE)
+        check_multiples_of_32("image_shape", image_shape)
         return SepViTBackbone.from_variant(
             backbone, image_shape, weights, dense=True, include_preprocessing=True
         )
@@ -156,17 +180,20 @@ def _image_encoder(backbone, image_shape, weights):
 def _static_shape(encoder, image_shape):
     """The image shape of the detector; KerasHub's anchors need a static one."""
     own = tuple(encoder.inputs[0].shape[1:])
-    shape = tuple(
-        image_shape if side is None else side
-        for side, image_shape in zip(own, image_shape, strict=True)
-    )
-    if None in shape:
+    given = own if image_shape is None else check_image_shape(image_shape)
+    if image_shape is None and None in own:
+        given = DEFAULT_SHAPE
+    if None in given:
         raise ValueError(
-            "KerasHub's anchors need a static image size. Received: "
-            f"image_shape={tuple(image_shape)}."
+            f"KerasHub's anchors need a static image size. Received: image_shape={given}."
         )
-    check_divisible(shape, 32, "which the levels of the pyramid are added at")
-    return shape
+    if any(side not in (None, wanted) for side, wanted in zip(own, given, strict=True)):
+        raise ValueError(
+            f"`backbone` takes images of {own} alone. Received: image_shape={given}. Leave "
+            "`image_shape` out, or build the backbone for it."
+        )
+    check_multiples_of_32("image_shape", given)
+    return given
 
 
 def _initialize(head, bias):

@@ -11,6 +11,7 @@ import numpy as np
 from keras_sepvit.classifier import SepViT
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.files import remove_leftovers, replacing
+from keras_sepvit.policy import dtype_policy
 from keras_sepvit.training import callbacks as run_callbacks
 from keras_sepvit.training import device
 from keras_sepvit.training.checkpoint import check_shared, fingerprint, load_checkpoint
@@ -289,9 +290,7 @@ class Trainer:
 
     def _network(self, precision, classifier_activation, weights):
         settings = self.recipe.model
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(precision)
-        try:
+        with dtype_policy(precision):
             return SepViT(
                 DIGITS_CONFIG if settings.variant == DIGITS_VARIANT else settings.variant,
                 input_shape=(settings.image_size, settings.image_size, 3),
@@ -302,8 +301,6 @@ class Trainer:
                 pad_windows=settings.pad_windows,
                 skip_head_mismatch=True,
             )
-        finally:
-            keras.config.set_dtype_policy(policy)
 
     def _training_data(self, epoch, step):
         """Endless batches of uint8 images and labels from a place in the run on."""

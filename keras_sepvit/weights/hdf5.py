@@ -90,9 +90,15 @@ def _open_h5(path, shown_path):
     with file:
         try:
             datasets = _datasets(file, shown_path)
+            if datasets and not any("name" in d.parent.attrs for d in datasets.values()):
+                raise ValueError(
+                    f"The weights file '{shown_path}' does not tell the names of layers, so that "
+                    "an old version of Keras must have written it. Load it with "
+                    "`model.load_weights` of Keras, and save it again."
+                )
             arrays = {}
             for name, dataset in datasets.items():
-                stored = _stored(file, name, dataset, shown_path)
+                stored = _stored(file, name, dataset)
                 if stored.name in arrays and not names.parse(stored.name).is_head:
                     raise ValueError(
                         f"The weights file '{shown_path}' has several weights named "
@@ -148,22 +154,16 @@ class SavedVariable(StoredArray):
     number: str
 
 
-def _stored(file, name, dataset, shown_path):
+def _stored(file, name, dataset):
     *groups, _, number = name.split("/")
-    if "name" not in dataset.parent.attrs:
-        raise ValueError(
-            f"The weights file '{shown_path}' does not tell the name of the layer of "
-            f"'{name}', so that an old version of Keras must have written it. Load it with "
-            "`model.load_weights` of Keras, and save it again."
-        )
     place, layers = [], []
     for depth, group in enumerate(groups, start=1):
         item = file["/".join(groups[:depth])]
-        layer = str(item["vars"].attrs.get("name")) if "vars" in item else None
-        place.append((group, layer))
+        layer = item["vars"].attrs.get("name") if "vars" in item else None
+        place.append((group, layer if layer is None else str(layer)))
         # A model leaves no trace in the paths of the variables of its layers.
-        if layer is not None and "layers" not in item:
-            layers.append(layer)
+        if "vars" in item and "layers" not in item:
+            layers.append(group if layer is None else str(layer))  # some heads have no name
     path = "/".join([*layers, _variable_name("/".join(layers), groups, number)])
     bfloat16 = dataset.attrs.get("dtype") == "bfloat16"  # HDF5 has no such type: two raw bytes
 
