@@ -1,0 +1,61 @@
+"""Imports go one way: each room of the package uses those named for it, and no other."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1] / "keras_sepvit"
+
+pytestmark = pytest.mark.once
+
+DATA = {"configs", "geometry", "names", "validation", "files"}
+WEIGHTS = {*DATA, "weights"}
+NETWORK = {
+    *("functional", "windows", "initializers", "layers", "attention", "block", "backbone"),
+    "classifier",
+}
+BESIDE = {"policy", "scores"}
+
+# What the modules of a room, or a file at the top, may import of this package.
+ALLOWED = {
+    **dict.fromkeys(DATA, DATA),
+    **dict.fromkeys(BESIDE, DATA),
+    "weights": WEIGHTS,
+    **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
+    "conversion": {*WEIGHTS, *NETWORK},
+    "runtime": {"runtime"},
+    "visualize": set(),
+    "detection": {*DATA, "detection"},
+    "complexity": {*DATA, "complexity"},
+    "training": {*DATA, *BESIDE, "classifier", "training"},
+    "export": {*DATA, *BESIDE, "functional", "layers", "runtime", "export"},
+    "hub": {*DATA, *BESIDE, "backbone", "detection", "runtime", "hub"},
+    "benchmark": {*BESIDE, "runtime", "benchmark"},
+}
+WITHOUT_KERAS = {
+    *("configs", "geometry", "names", "files", "runtime", "visualize"),
+    *("detection.scores", "training.digits", "training.scenes"),
+}
+ANYTHING = {"__init__", "cli", "default_backend", "registration"}
+
+
+def imported(path):
+    """Names of all modules that a file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module != "keras_sepvit":
+            yield node.module
+
+
+def test_imports_go_one_way():
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        room, module = parts[0], ".".join(parts)
+        for name in imported(path):
+            package, _, rest = name.partition(".")
+            if package == "keras_sepvit" and room not in ANYTHING:
+                assert rest.split(".")[0] in ALLOWED[room], f"{module} imports {name}"
+            if package == "keras":
+                assert not {room, module} & WITHOUT_KERAS, f"{module} imports Keras"
