@@ -129,7 +129,7 @@ class SeparableAttention(layers.Layer):
             Tensor of shape (batch, heads, windows, windows), float32: for each
             window (third axis) the weights of all windows, which sum to 1.
         """
-        x = self._attend_inside_windows(inputs)
+        x = self._attend_inside_windows(ops.cast(inputs, self.compute_dtype))
         query, key = self._psa_query_and_key(x, ops.shape(inputs)[1])
         return ops.transpose(functional.attention_weights(query, key), (1, 0, 2, 3))
 

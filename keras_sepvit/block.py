@@ -164,7 +164,8 @@ class SepViTBlock(layers.Layer):
         """
         if not self.has_psa:
             raise ValueError(f"Block `{self.name}` has one window and no attention among windows.")
-        x = pad_to_windows(inputs, self.window_size) if self.pad else inputs
+        x = ops.cast(inputs, self.compute_dtype)
+        x = pad_to_windows(x, self.window_size) if self.pad else x
         return self.attn.window_attention(functional.layer_norm(self.norm1, self._cut_windows(x)))
 
     def _global_token(self):

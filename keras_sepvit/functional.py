@@ -66,9 +66,15 @@ def _linear_of_rows(dense, x):
 
         if _onednn_computes(x):
             return _onednn_linear(dense, x)
-        kernel, bias = ops.convert_to_tensor(dense.kernel), ops.convert_to_tensor(dense.bias)
+        kernel, bias = _kernel_and_bias(dense, x)
         return torch.addmm(bias, x, kernel)
     return dense(x)
+
+
+def _kernel_and_bias(dense, x):
+    """A layer's weights in the dtype of its input: outside of calls Keras does not cast them."""
+    kernel, bias = ops.convert_to_tensor(dense.kernel), ops.convert_to_tensor(dense.bias)
+    return kernel.to(x.dtype), bias.to(x.dtype)
 
 
 def _linear_gelu_of_rows(dense, x):
@@ -111,7 +117,7 @@ def _has_onednn(dtype):
 def _onednn_linear(dense, x, gelu=False):
     import torch
 
-    kernel, bias = ops.convert_to_tensor(dense.kernel), ops.convert_to_tensor(dense.bias)
+    kernel, bias = _kernel_and_bias(dense, x)
     # The operator that torch's compiler emits; it takes the kernel as (units, channels).
     activation = ("gelu", [], "none") if gelu else ("none", [], "")
     return torch.ops.mkldnn._linear_pointwise(x, kernel.t(), bias, *activation)

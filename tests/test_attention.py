@@ -5,7 +5,8 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers import images, randomize, run, symbolic, weights_by_name
+from helpers import images, randomize, run, symbolic, to_numpy, weights_by_name
+from keras import ops
 from test_windows import cut_windows
 
 from keras_sepvit import SeparableAttention, SepViTBlock
@@ -203,6 +204,19 @@ def test_window_attention_is_what_mixes_the_windows(kind):
     expected = dense(mixed, weights, "attn/proj")
     result = run(layer.attn, normed.astype("float32"))
     np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_window_attention_of_half_precision_maps(policy):
+    x = images((1, 4, 6, 8))
+    exact = SepViTBlock(2, (2, 2))
+    mixed = SepViTBlock(2, (2, 2), dtype=policy)
+    for layer in (exact, mixed):
+        layer.build(x.shape)
+        randomize(layer)
+    half = ops.cast(ops.convert_to_tensor(x), mixed.compute_dtype)
+    expected = to_numpy(exact.window_attention(ops.cast(half, "float32")))
+    np.testing.assert_allclose(to_numpy(mixed.window_attention(half)), expected, atol=5e-3)
 
 
 def test_window_attention_pads_as_the_block_does():
