@@ -123,12 +123,12 @@ class BackboneMixin:
         return backbone
 
     def freeze(self, stages):
-        """Keeps the weights of the first stages as they are in training.
+        """Keeps the weights of the first stages as they are in training, and trains the others.
 
-        Call it before `compile`. `trainable = True` undoes it.
+        Call it before `compile`.
 
         Args:
-            stages: How many stages, from 0 to 4.
+            stages: How many stages, from 0 to 4; 0 undoes it.
 
         Raises:
             ValueError: for another number.
@@ -136,8 +136,8 @@ class BackboneMixin:
         check_choice("stages", stages, range(len(STRIDES) + 1))
         for layer in self.layers:
             stage = stage_of(layer.name)
-            if stage is not None and stage <= stages:
-                layer.trainable = False
+            if stage is not None:
+                layer.trainable = stage > stages
 
     @property
     def pyramid_outputs(self):

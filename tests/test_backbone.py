@@ -312,7 +312,7 @@ def test_freeze_keeps_the_first_stages():
     assert frozen and all(path.startswith(("stage1_", "stage2_")) for path in frozen)
     assert "stage2_norm/gamma" in frozen and "stage1_embed/proj/kernel" in frozen
     assert not any(w.path.startswith(("stage1_", "stage2_")) for w in backbone.trainable_weights)
-    backbone.trainable = True
+    backbone.freeze(0)
     assert len(backbone.trainable_weights) == count
     with pytest.raises(ValueError, match="Unknown `stages`: 5"):
         backbone.freeze(5)
