@@ -46,7 +46,7 @@ test: $(STAMP)
 	}; \
 	check lint $(MAKE) --no-print-directory lint; \
 	for backend in $(BACKENDS); do \
-	  check "$$backend" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q -n $(JOBS); \
+	  check "$$backend" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile; \
 	done; \
 	printf "\n== summary\n$$summary"; \
 	exit $$status

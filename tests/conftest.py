@@ -6,14 +6,20 @@ import tempfile
 import pytest
 
 XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 
 def pytest_configure(config):
-    """Makes JAX compile fast: most of the suite's time on JAX would go there.
+    """Gives each process its own core, and makes JAX compile fast.
 
-    Programs are not optimised, and are compiled once in a run. The variables must
-    be set before JAX is imported.
+    Processes that share the suite would wait for one another's threads: PyTorch is several
+    times slower then. Most of the suite's time on JAX would go into compiling: programs are
+    not optimised, and are compiled once in a run. The variables must be set before a
+    backend is imported.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for variable in ONE_THREAD:
+            os.environ.setdefault(variable, "1")
     if os.environ.get("KERAS_BACKEND") != "jax":
         return
     folder = tempfile.TemporaryDirectory(prefix="keras_sepvit_jax_")

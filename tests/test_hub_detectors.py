@@ -107,18 +107,17 @@ def test_preset_round_trip(trained, tmp_path):
 
 
 @pytest.mark.parametrize("bounding_box_format", BOX_FORMATS)
-def test_targets_do_not_depend_on_the_format(bounding_box_format):
+def test_targets_do_not_depend_on_the_format(bounding_box_format, trained):
     """The relative ones crash in KerasHub's own."""
 
-    def targets(box_format, boxes):
-        encoder = small_retinanet(box_format).label_encoder
-        return to_numpy(encoder(ops.zeros((1, *SHAPE)), boxes, LABELS[:1]))
+    def targets(detector, boxes):
+        return to_numpy(detector.label_encoder(ops.zeros((1, *SHAPE)), boxes, LABELS[:1]))
 
-    expected_deltas, expected_labels = targets("xyxy", BOXES[:1])
+    expected_deltas, expected_labels = targets(trained[0], BOXES[:1])
     boxes = bounding_boxes.convert_format(
         ops.array(BOXES[:1]), "xyxy", bounding_box_format, height=64, width=96
     )
-    deltas, labels = targets(bounding_box_format, boxes)
+    deltas, labels = targets(small_retinanet(bounding_box_format), boxes)
     np.testing.assert_array_equal(labels, expected_labels)
     assert (labels >= 0).sum() > 5
     np.testing.assert_allclose(deltas[labels >= 0], expected_deltas[labels >= 0], atol=1e-5)
