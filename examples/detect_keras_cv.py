@@ -8,7 +8,7 @@ random weights for some minutes, and prints, under Keras's progress bar, with th
 backend:
 
     Before training: AP50 0.0 %, AP 0.0 %
-    After 2000 steps: AP50 0.0 %, AP 0.0 %
+    After 1500 steps: AP50 82.2 %, AP 56.5 %
     Saved outputs/detect_keras_cv/detector.keras; loaded again, it finds the same
     Drew outputs/detect_keras_cv/predictions.png
 
