@@ -3,7 +3,7 @@
     pip install "keras-sepvit[hub,train]"
     python examples/segment_keras_hub.py
 
-makes 4,000 scenes of scikit-learn's digits to train on and 200 of held-out digits, trains from
+makes 6,000 scenes of scikit-learn's digits to train on and 200 of held-out digits, trains from
 random weights for some minutes, and prints, under Keras's progress bar, with the TensorFlow
 backend:
 
@@ -90,8 +90,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--decoder", choices=("segformer", "deeplab"), default="segformer")
-    parser.add_argument("--steps", type=int, default=1000, help=f"of {BATCH_SIZE} scenes")
-    parser.add_argument("--scenes", type=int, default=4000, help="to train on")
+    parser.add_argument("--steps", type=int, default=3000, help=f"of {BATCH_SIZE} scenes")
+    parser.add_argument("--scenes", type=int, default=6000, help="to train on")
     parser.add_argument("--held-out", type=int, default=200, help="scenes to measure on")
     parser.add_argument("--weights", help="of a classifier: a file, or the name of weights")
     parser.add_argument(
