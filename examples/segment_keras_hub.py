@@ -7,8 +7,8 @@ makes 6,000 scenes of scikit-learn's digits to train on and 200 of held-out digi
 random weights for some minutes, and prints, under Keras's progress bar, with the TensorFlow
 backend:
 
-    Before training: mean IoU 0.0 %
-    After 1000 steps: mean IoU 0.0 %
+    Before training: mean IoU 0.7 %
+    After 3000 steps: mean IoU 61.8 %
     Saved outputs/segment_keras_hub/segmenter.keras; loaded again, it predicts the same
     Drew outputs/segment_keras_hub/predictions.png
 
