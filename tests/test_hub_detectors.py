@@ -1,13 +1,12 @@
 """SepViT in KerasHub's RetinaNet, and what `keras_sepvit.hub` puts beside it."""
 
-import dataclasses
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, tiny_backbone, to_numpy, weights_by_name
+from helpers import BACKEND, SMALL, tiny_backbone, to_numpy, weights_by_name
 from keras import ops
 from keras.utils import bounding_boxes
 
@@ -21,9 +20,6 @@ from keras_sepvit.hub.detection import BOX_FORMATS  # noqa: E402
 
 pytestmark = pytest.mark.hub
 
-SMALL = dataclasses.replace(
-    TINY, depths=(1, 1, 1, 1), window_sizes=((4,), (4,), (2,), (2,)), drop_path_rate=0.0
-)
 SHAPE = (64, 96, 3)
 BOXES = np.float32([[[4, 4, 40, 40], [50, 10, 80, 60]], [[10, 20, 42, 50], [-1, -1, -1, -1]]])
 LABELS = np.int32([[1, 2], [0, -1]])

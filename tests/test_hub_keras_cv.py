@@ -1,19 +1,14 @@
 """SepViT in KerasCV's detectors and segmenters."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, to_numpy
+from helpers import BACKEND, SMALL, to_numpy
 
 keras_cv = pytest.importorskip("keras_cv", reason="needs the `cv` extra: keras-cv")
 
 from keras_sepvit import hub  # noqa: E402
 
-SMALL = dataclasses.replace(
-    TINY, depths=(1, 1, 1, 1), window_sizes=((4,), (4,), (2,), (2,)), drop_path_rate=0.0
-)
 BOXES = np.float32([[[4, 4, 40, 40], [10, 10, 60, 60]], [[10, 20, 42, 50], [-1, -1, -1, -1]]])
 CLASSES = np.float32([[1, 2], [0, -1]])
 

@@ -1,6 +1,5 @@
 """SepViT as KerasHub models: presets, raw images, and KerasHub's own test harness."""
 
-import dataclasses
 import importlib
 import pathlib
 import sys
@@ -8,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, images, randomize, run, to_numpy, weights_by_name
+from helpers import BACKEND, SMALL, images, randomize, run, to_numpy, weights_by_name
 from keras import ops
 
 import keras_sepvit
@@ -24,13 +23,6 @@ from keras_sepvit import hub  # noqa: E402
 
 pytestmark = pytest.mark.hub
 
-# Every kind of block that TINY has, in fewer of them, which compile faster.
-SMALL = dataclasses.replace(
-    TINY,
-    depths=(1, 1, 1, 1),
-    window_sizes=((4,), (4,), (2,), (2,)),
-    drop_path_rate=0.0,
-)
 SHAPE = (64, 64, 3)
 FORMS = pytest.mark.parametrize("dense", [False, True], ids=["classification", "dense"])
 

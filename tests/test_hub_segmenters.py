@@ -1,11 +1,9 @@
 """SepViT in KerasHub's segmenters."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, to_numpy
+from helpers import BACKEND, SMALL, to_numpy
 
 pytest.importorskip("keras_hub", reason="needs the `hub` extra: keras-hub[grain]")
 
@@ -15,9 +13,6 @@ from keras_sepvit import hub  # noqa: E402
 
 pytestmark = pytest.mark.hub
 
-SMALL = dataclasses.replace(
-    TINY, depths=(1, 1, 1, 1), window_sizes=((4,), (4,), (2,), (2,)), drop_path_rate=0.0
-)
 SHAPE = (64, 96, 3)
 
 
