@@ -38,8 +38,6 @@ from keras_sepvit.benchmark.machine import machine
 from keras_sepvit.default_backend import BACKENDS
 from keras_sepvit.files import replacing
 
-ROOT = pathlib.Path(__file__).parents[1]
-
 # Seconds of a run, and for how long a part may end a measurement after its time is out.
 LIMIT = 450
 GRACE = 15
@@ -61,13 +59,13 @@ class Part:
 def plan(backends, small):
     """Lists of parts: those of a list run at the same time, and no others beside them.
 
-    What is compared and not timed runs together.
+    What is compared and not timed runs together, except small on a CPU.
     """
     first = next(backend for backend in ("torch", "jax", "tensorflow") if backend in backends)
     numbers = [Part("reference", _agreement(first, ["float32"], highest=True), 130, on_cpu=True)]
     for backend in backends:
         if small:
-            numbers.append(Part(f"agreement-{backend}", _agreement(backend, PRECISIONS), 130))
+            numbers.append(Part(f"agreement-{backend}", _agreement(backend, PRECISIONS[:2]), 130))
             continue
         # JAX compiles each network for each precision: several at a time.
         groups = [[p] for p in PRECISIONS] if backend == "jax" else [PRECISIONS]
@@ -76,7 +74,7 @@ def plan(backends, small):
             numbers.append(Part(name, _agreement(backend, group), 130))
         highest = _agreement(backend, ["float32"], highest=True)
         numbers.append(Part(f"agreement-{backend}-highest", highest, 130))
-    stages = [numbers]
+    stages = [numbers] if not small else [[part] for part in numbers]
     modes = {
         "torch": {"eager": 65, "compiled": 100},
         "jax": {"compiled": 90},
@@ -129,7 +127,7 @@ class Child:
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gpu_parts.child", json.dumps(job)],
-                env=environment(part),
+                env=environment(part, folder),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,7 +154,7 @@ class Child:
         if code == -signal.SIGKILL:
             found["error"] = f"killed; its time was {self._seconds:.0f} s"
         elif code:
-            last = self._log.read_text(errors="replace").strip().splitlines()[-8:]
+            last = self._log.read_text(errors="replace").strip().splitlines()[-4:]
             found["error"] = f"ended with code {code}: {' / '.join(last)}"
         lines = self.rows_file.read_text().splitlines() if self.rows_file.exists() else []
         for line in lines:
@@ -171,19 +169,21 @@ class Child:
         return found
 
 
-def environment(part):
+def environment(part, folder):
     """The variables of a part's process."""
     variables = {
         "KERAS_BACKEND": part.job["backend"],
-        "PYTHONPATH": os.pathsep.join(
-            [str(ROOT / "benchmarks"), str(ROOT), *(entry or os.getcwd() for entry in sys.path)]
-        ),
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         "HF_HUB_OFFLINE": "1",
         # Parts share the GPU.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     }
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # JAX's processes compile many small operations alike.
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if part.on_cpu:
         variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     if part.job["part"] == "agreement":

@@ -29,7 +29,9 @@ DENSE = "dense"
 
 
 def run(job, sizes, rows):
-    for name in [*sizes.networks, DENSE]:
+    networks = list(sizes.networks)
+    networks.insert(networks.index(sizes.main) + 1, DENSE)
+    for name in networks:
         for precision in job["precisions"]:
             what = {"backend": job["backend"], "network": name, "precision": precision}
             path = result_path(job["folder"], job["name"], name, precision)

@@ -31,14 +31,14 @@ class Rows:
         with open(self._path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def out_of_time(self):
-        return time.time() > self._deadline
+    def seconds_left(self):
+        return self._deadline - time.time()
 
     def add(self, row, measure):
         """Writes a row: what it is, and what `measure()` found, a dict, or why there is nothing."""
         free_memory()
         start = time.perf_counter()
-        if self.out_of_time():
+        if self.seconds_left() < 0:
             found = {"skipped": "out of time"}
         else:
             try:

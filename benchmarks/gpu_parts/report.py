@@ -149,17 +149,19 @@ def gigabytes(row):
 def training(rows):
     header = ["network", "backend", "data", "precision", "batch", "images/s", "ms a step"]
     header += ["kernels", "ms in kernels", "waits", "peak GB", "first steps, s", "loss"]
+    steps = {step_key(row): row for row in rows if row["what"] == "training, a step"}
     lines = []
     for row in rows:
         if row["what"] != "training":
             continue
+        step = steps.get(step_key(row), {})
         cells = [TITLES.get(row["network"], f"SepViT-{row['network'].capitalize()}")]
         cells += [row[name] for name in ("backend", "data", "precision", "batch")]
         if "images_per_second" in row:
             cells += [f"{row['images_per_second']:.0f}", f"{row['ms']['p50']:.1f}"]
-            cells += [row.get("kernels", "")]
-            cells += [f"{row['kernel_ms']:.1f}" if "kernel_ms" in row else ""]
-            cells += [row.get("syncs", ""), gigabytes(row)]
+            cells += [step.get("kernels", "")]
+            cells += [f"{step['kernel_ms']:.1f}" if "kernel_ms" in step else ""]
+            cells += [step.get("syncs", ""), gigabytes(row)]
             cells += [
                 f"{row[name]:.1f}" if name in row else "" for name in ("first_steps_seconds",)
             ]
@@ -168,6 +170,10 @@ def training(rows):
             cells += [outcome(row), "", "", "", "", "", "", ""]
         lines.append(cells)
     return markdown_table(header, lines)
+
+
+def step_key(row):
+    return tuple(row[field] for field in ("backend", "network", "precision", "batch", "data"))
 
 
 def processes(parts):

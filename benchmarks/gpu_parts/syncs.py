@@ -31,6 +31,6 @@ def count_syncs(program):
     lines = collections.Counter(
         f"{'/'.join(pathlib.Path(found.filename).parts[-2:])}:{found.lineno}"
         for found in caught
-        if "synchronizing" in str(found.message)
+        if "called a synchronizing" in str(found.message)
     )
     return outputs, {"syncs": sum(lines.values()), "sync_lines": dict(lines.most_common(8))}

@@ -6,6 +6,7 @@ is a share.
 
 import concurrent.futures
 import functools
+import time
 
 import keras
 import numpy as np
@@ -23,6 +24,9 @@ PLAIN = ("eager", "graph")
 
 # Programs that XLA compiles at a time.
 COMPILING = 4
+
+# What it takes to time a program, at most.
+SECONDS_OF_A_ROW = 2
 
 
 def run(job, sizes, rows):
@@ -94,39 +98,52 @@ def compiled(job, sizes, rows):
 
 
 def compiled_by_jax(job, sizes, rows):
-    """The programs of `order`, several compiled at a time, timed when all are there."""
+    """The programs of `order`, several compiled at a time, and timed when no more are."""
     import jax
 
-    found = []
-    with concurrent.futures.ThreadPoolExecutor(COMPILING) as pool:
-        for name, precision, batch_size in order(job, sizes):
-            if rows.out_of_time():
-                break
-            model = cached_build(name, precision, sizes)
-            state = [
-                [variable.value for variable in variables]
-                for variables in (model.trainable_variables, model.non_trainable_variables)
-            ]
-            batch = images(name, precision, batch_size, sizes)
-            function = jax.jit(
-                lambda state, x, model=model: model.stateless_call(*state, x, training=False)[0]
-            )
-            compiling = pool.submit(function.lower(state, batch).compile)
-            found.append((name, precision, batch_size, compiling, state, batch))
-        for name, precision, batch_size, compiling, state, batch in found:
+    models, found = {}, []
+    pool = concurrent.futures.ThreadPoolExecutor(COMPILING)
+    for name, precision, batch_size in order(job, sizes):
+        what = row(job, name, precision, batch_size)
+        if rows.seconds_left() < 0:
+            rows.add(what, None)
+            continue
+        if (name, precision) not in models:
+            models[name, precision] = build(name, precision, sizes)
+        model = models[name, precision]
+        state = [
+            [variable.value for variable in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        batch = images(name, precision, batch_size, sizes)
+        function = jax.jit(
+            lambda state, x, model=model: model.stateless_call(*state, x, training=False)[0]
+        )
+        lowered = function.lower(state, batch)
+        found.append((what, pool.submit(compile_program, lowered), state, batch))
+    reserve = len(found) * SECONDS_OF_A_ROW
+    compilations = [compiling for _, compiling, _, _ in found]
+    concurrent.futures.wait(compilations, timeout=max(0, rows.seconds_left() - reserve))
+    pool.shutdown(wait=False, cancel_futures=True)
+    for what, compiling, state, batch in found:
+        rows.add(what, functools.partial(measure_compiled, compiling, state, batch))
 
-            def measure(compiling=compiling, state=state, batch=batch):
-                executable = compiling.result()
-                memory = executable.memory_analysis()
-                sizes = (
-                    memory.temp_size_in_bytes,
-                    memory.argument_size_in_bytes,
-                    memory.output_size_in_bytes,
-                )
-                found = timed(lambda: jax.block_until_ready(executable(state, batch)), len(batch))
-                return {**found, "peak_bytes": sum(sizes)}
 
-            rows.add(row(job, name, precision, batch_size), measure)
+def compile_program(lowered):
+    start = time.perf_counter()
+    return lowered.compile(), time.perf_counter() - start
+
+
+def measure_compiled(compiling, state, batch):
+    import jax
+
+    if not compiling.done() or compiling.cancelled():
+        return {"skipped": "not compiled in time"}
+    executable, seconds = compiling.result()
+    memory = executable.memory_analysis()
+    parts = (memory.temp_size_in_bytes, memory.argument_size_in_bytes, memory.output_size_in_bytes)
+    found = timed(lambda: jax.block_until_ready(executable(state, batch)), len(batch))
+    return {**found, "peak_bytes": sum(parts), "first_call_seconds": seconds}
 
 
 def order(job, sizes):
@@ -175,11 +192,6 @@ def build(name, precision, sizes):
             input_shape=(sizes.image_size, sizes.image_size, 3),
             classifier_activation=None,
         )
-
-
-@functools.cache
-def cached_build(name, precision, sizes):
-    return build(name, precision, sizes)
 
 
 def images(name, precision, batch_size, sizes):

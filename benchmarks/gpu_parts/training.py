@@ -4,6 +4,7 @@ The network trains by the recipe `imagenet_t`: uint8 images, random erasing, mix
 AdamW with clipping, drop path.
 """
 
+import functools
 import itertools
 import tempfile
 import time
@@ -38,38 +39,47 @@ def run(job, sizes, rows):
             "batch": batch_size,
         }
 
-        def ours(precision=precision, batch_size=batch_size):
-            return on_device(sizes, precision, batch_size)
+        made = {}
 
-        rows.add({**what, "network": sizes.main, "data": "on the device"}, ours)
+        def ours(precision=precision, batch_size=batch_size, made=made):
+            return on_device(made, sizes, precision, batch_size)
+
+        what |= {"network": sizes.main, "data": "on the device"}
+        rows.add(what, ours)
+        if job["backend"] == "torch" and made:
+            step = functools.partial(made["model"].train_step, made["batch"])
+            rows.add({**what, "what": "training, a step"}, functools.partial(one_step, step))
+        made.clear()
         if (precision, batch_size) != runs[0]:
             continue
 
         def from_tf_data(precision=precision, batch_size=batch_size):
             return through_tf_data(sizes, precision, batch_size)
 
-        rows.add({**what, "network": sizes.main, "data": "tf.data"}, from_tf_data)
+        rows.add({**what, "data": "tf.data"}, from_tf_data)
         for name in peers_of_torch.NAMES if job["backend"] == "torch" else ():
 
             def theirs(name=name, batch_size=batch_size):
                 return peer_steps(name, sizes, batch_size)
 
-            rows.add({**what, "network": name, "data": "on the device"}, theirs)
+            rows.add({**what, "network": name}, theirs)
 
 
-def on_device(sizes, precision, batch_size):
+def on_device(made, sizes, precision, batch_size):
+    """Trains on one batch that stays on the device; leaves the model and the batch in `made`."""
     model = training_model(sizes, precision)
     shape = (batch_size, sizes.image_size, sizes.image_size, 3)
     rng = np.random.default_rng(0)
     images = keras.ops.convert_to_tensor(rng.integers(0, 256, shape, dtype="uint8"))
     labels = keras.ops.convert_to_tensor(rng.integers(0, CLASSES, batch_size), "int32")
-    batches = itertools.repeat(fit_batch(images, labels))
-    found = fit_steps(model, lambda: (batch for batch in batches), sizes.steps, batch_size)
-    if keras.config.backend() == "torch":
-        batch = next(batches)
-        found |= count_syncs(lambda: model.train_step(batch))[1]
-        found |= kernels(lambda: model.train_step(batch))
-    return found
+    batch = fit_batch(images, labels)
+    made |= {"model": model, "batch": batch}
+    return fit_steps(model, lambda: (batch for _ in itertools.count()), sizes.steps, batch_size)
+
+
+def one_step(step):
+    """What a step of torch does: how often it waits for the GPU, and the GPU's kernels."""
+    return {**count_syncs(step)[1], **kernels(step)}
 
 
 def training_model(sizes, precision):
@@ -207,7 +217,6 @@ def peer_steps(name, sizes, batch_size):
         "images_per_second": batch_size * sizes.steps / seconds,
         "finite": bool(torch.isfinite(loss)),
         **peak_memory(),
-        **kernels(step),
     }
 
 
