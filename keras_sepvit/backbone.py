@@ -6,7 +6,7 @@ from keras import layers
 from keras_sepvit.block import SepViTBlock
 from keras_sepvit.configs import PATCH_EMBEDDINGS, WINDOW_TOKENS, variant_architecture
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
-from keras_sepvit.layers import PEG, PatchEmbedding, imagenet_normalization
+from keras_sepvit.layers import PEG, PatchEmbedding, dtype_config, imagenet_normalization
 from keras_sepvit.names import stage_of
 from keras_sepvit.validation import (
     check_channels_last,
@@ -75,7 +75,7 @@ class BackboneMixin:
             "dense": bool(dense),
             "pad_windows": bool(pad_windows),
         }
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = keras.dtype_policies.get(dtype)  # None is the global policy
         image_shape = check_image_shape(image_shape)
         inputs = keras.Input(image_shape, name="image")
         x = imagenet_preprocessing(image_shape)(inputs) if include_preprocessing else inputs
@@ -148,7 +148,7 @@ class BackboneMixin:
         return {
             "name": self.name,
             "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": dtype_config(self),
             **self._config,
         }
 

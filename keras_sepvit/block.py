@@ -7,7 +7,7 @@ from keras_sepvit import functional
 from keras_sepvit.attention import SeparableAttention
 from keras_sepvit.configs import WINDOW_TOKENS
 from keras_sepvit.geometry import window_grid
-from keras_sepvit.layers import MLP, DropPath
+from keras_sepvit.layers import MLP, CompositeLayer, DropPath
 from keras_sepvit.validation import (
     check_choice,
     check_map,
@@ -20,7 +20,7 @@ from keras_sepvit.windows import pad_to_windows, window_merge, window_partition
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class SepViTBlock(layers.Layer):
+class SepViTBlock(CompositeLayer):
     """A SepViT block: local and global attention in one, on a map of any size.
 
     The map is cut into windows, with a window token in front of each; norm,

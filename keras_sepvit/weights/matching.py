@@ -7,6 +7,7 @@ import keras
 
 from keras_sepvit.configs import VARIANTS
 from keras_sepvit.names import parse
+from keras_sepvit.names import variables as known_variables
 
 _SHOWN = 5  # differences in an error
 
@@ -224,6 +225,17 @@ def _advice(in_file, in_model, plan):
         if not all(name.path.startswith("head/") for name in names):
             same = "the layers that the file has behind its backbone"
         return f"Build the model with {same}, or pass skip_head_mismatch=True to keep its own head."
+    own = [name.path.rpartition("/") for name in names if not name.is_head]
+    if any(variable.startswith("lora_") for _, _, variable in own):
+        return (
+            "Load the weights before `enable_lora`: in files, the adapters of a layer are merged "
+            "into its kernel."
+        )
+    if any(variable not in known_variables(layer) for layer, _, variable in own):
+        return (
+            "One of them is quantised. Quantise the model as that of the file was, or load "
+            "weights that are not quantised, and quantise the model then."
+        )
     if any(name.is_psa for name in names):
         return (
             "The numbers of windows differ: the file was made for another image or window size. "
