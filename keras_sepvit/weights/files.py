@@ -47,12 +47,15 @@ class StoredArray:
         shape: Its shape in Keras's layout.
         dtype: Name of its type, such as `"float32"`.
         read: Returns it as a NumPy array; only while the file is open.
+        grid: Of window tokens, the (rows, columns) of their windows; None where the
+            file does not tell.
     """
 
     name: str
     shape: tuple
     dtype: str
     read: Callable
+    grid: tuple | None = dataclasses.field(default=None, kw_only=True)
 
 
 def numbered(path, taken):

@@ -11,6 +11,7 @@ known; those of any other layer, the model tells that the file is for.
 import collections
 import contextlib
 import dataclasses
+import math
 import pathlib
 import re
 import shutil
@@ -96,6 +97,7 @@ def _open_h5(path, shown_path):
                     "an old version of Keras must have written it. Load it with "
                     "`model.load_weights` of Keras, and save it again."
                 )
+            check_expansion(path, sum(dataset.nbytes for dataset in datasets.values()))
             arrays = {}
             for name, dataset in datasets.items():
                 stored = _stored(file, name, dataset)
@@ -106,7 +108,6 @@ def _open_h5(path, shown_path):
                         "it one by one."
                     )
                 arrays[numbered(stored.name, arrays)] = stored
-            check_expansion(path, sum(dataset.nbytes for dataset in datasets.values()))
         except (OSError, RuntimeError, KeyError) as error:
             raise damaged(shown_path, _H5_KIND, error) from error
         if not arrays:
@@ -132,7 +133,7 @@ def _datasets(file, shown_path):
         item, parts = file[name], name.split("/")
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[-2] != "vars":
             continue
-        if parts[0] == "optimizer" or "seed_generator" in parts:
+        if parts[0] == "optimizer" or "seed_generator" in parts or parts[-1] == names.WINDOW_GRID:
             continue
         if item.shape is None or item.external or item.is_virtual:
             raise OSError(f"the data of '{name}' is not in the file")
@@ -171,7 +172,19 @@ def _stored(file, name, dataset):
         return np.asarray(dataset[()]).view(ml_dtypes.bfloat16) if bfloat16 else dataset[()]
 
     dtype = "bfloat16" if bfloat16 else dataset.dtype.name
-    return SavedVariable(path, dataset.shape, dtype, read, tuple(place), number)
+    grid = _window_grid(dataset) if names.parse(path).is_window_token else None
+    return SavedVariable(path, dataset.shape, dtype, read, tuple(place), number, grid=grid)
+
+
+def _window_grid(tokens):
+    """The grid recorded beside a dataset of window tokens, (1, windows, 1, channels)."""
+    recorded = tokens.parent.get(names.WINDOW_GRID)
+    if recorded is None:
+        return None
+    grid = tuple(map(int, np.ravel(recorded[()])))
+    if len(grid) != 2 or min(grid) < 1 or math.prod(grid) != math.prod(tokens.shape[1:2]):
+        raise OSError(f"'{tokens.name}' has the shape {tokens.shape} and a grid of {grid}")
+    return grid
 
 
 def _variable_name(layer, groups, number):
