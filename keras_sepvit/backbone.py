@@ -15,7 +15,7 @@ from keras_sepvit.validation import (
     check_rate,
     positive_int,
 )
-from keras_sepvit.weights import load_pretrained
+from keras_sepvit.weights import check_pretrained, load_pretrained
 
 
 def _argument(name):
@@ -112,6 +112,7 @@ class BackboneMixin:
                 such as another variant's (naming what differs).
             FileNotFoundError: if the file in `weights` does not exist.
         """
+        check_pretrained(weights)
         image_shape = check_image_shape(image_shape)
         fixed = kwargs.get("dense") or kwargs.get("pad_windows")
         architecture = variant_architecture(variant, image_shape, scale=not fixed)

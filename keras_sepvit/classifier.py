@@ -8,7 +8,7 @@ from keras_sepvit.backbone import check_image_shape, imagenet_preprocessing, sep
 from keras_sepvit.configs import VARIANTS, variant_architecture, variant_config
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
-from keras_sepvit.weights.load import load_pretrained
+from keras_sepvit.weights import check_pretrained, load_pretrained
 
 _DOCSTRING = """{title}
 
@@ -86,6 +86,7 @@ def SepViT(
             "`pooling` is for models without a head. Received: "
             f"pooling={pooling!r}, include_top=True. Drop it, or pass include_top=False."
         )
+    check_pretrained(weights)
     if drop_path_rate is None:
         drop_path_rate = config.drop_path_rate
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from keras_sepvit import names
 from keras_sepvit.weights.files import (
-    HDF5,
-    ZIP,
+    HDF5_KIND,
+    KERAS_KIND,
     StoredArray,
     check_expansion,
     check_file,
@@ -34,15 +34,13 @@ from keras_sepvit.weights.files import (
     numbered,
 )
 
-_H5_KIND = "a weights file of Keras (HDF5)"
-_KERAS_KIND = "a model file of Keras (zip)"
 _WEIGHTS_MEMBER = "model.weights.h5"
 
 
 @contextlib.contextmanager
 def open_keras(path):
     """Opens a `.keras` file for its weights; see `open_h5`."""
-    check_file(path, _KERAS_KIND, ZIP)
+    check_file(path)
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -56,7 +54,7 @@ def open_keras(path):
                 "not a model saved by Keras 3."
             ) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise damaged(path, _KERAS_KIND, error) from error
+            raise damaged(path, KERAS_KIND, error) from error
         with _open_h5(extracted, path) as arrays:
             yield arrays
 
@@ -75,7 +73,7 @@ def open_h5(path):
         ValueError: if the file is damaged, or no file of Keras 3.
         FileNotFoundError: if there is none.
     """
-    check_file(path, _H5_KIND, HDF5)
+    check_file(path)
     with _open_h5(path, path) as arrays:
         yield arrays
 
@@ -87,7 +85,7 @@ def _open_h5(path, shown_path):
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise damaged(shown_path, _H5_KIND, error) from error
+        raise damaged(shown_path, HDF5_KIND, error) from error
     with file:
         try:
             datasets = _datasets(file, shown_path)
@@ -109,7 +107,7 @@ def _open_h5(path, shown_path):
                     )
                 arrays[numbered(stored.name, arrays)] = stored
         except (OSError, RuntimeError, KeyError) as error:
-            raise damaged(shown_path, _H5_KIND, error) from error
+            raise damaged(shown_path, HDF5_KIND, error) from error
         if not arrays:
             raise ValueError(
                 f"The weights file '{shown_path}' is an HDF5 file without the layers of a Keras 3 "

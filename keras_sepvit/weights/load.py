@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_sepvit.names import parse
 from keras_sepvit.weights.fetch import local_file
-from keras_sepvit.weights.files import SUFFIXES, damaged, has_weights_suffix, numbered
+from keras_sepvit.weights.files import check_file, damaged, numbered
 from keras_sepvit.weights.hdf5 import named_by, open_h5, open_keras
 from keras_sepvit.weights.matching import Plan, mismatch_message
 from keras_sepvit.weights.pytorch import open_pytorch
@@ -55,6 +55,17 @@ class LoadReport:
             if names:
                 lines.append(f"{len(names)} {what}: {', '.join(names)}.")
         return "\n".join(lines)
+
+
+def check_pretrained(weights):
+    """Refuses what `load_pretrained` would, as far as can be told without a model.
+
+    Args:
+        weights: As for `load_pretrained`, or None.
+    """
+    if weights is not None:
+        with local_file(weights) as path:
+            check_file(path)
 
 
 def load_pretrained(model, weights, skip_head_mismatch=False):
@@ -139,11 +150,6 @@ def open_weights(source):
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(
             f"`source` must be the path of a weights file. Received: {type(source).__name__}."
-        )
-    if not has_weights_suffix(source):
-        raise ValueError(
-            f"Unknown kind of weights file: '{source}'. Expected a name ending in one of "
-            f"{', '.join(SUFFIXES)}."
         )
     with _OPENERS.get(pathlib.Path(source).suffix, open_pytorch)(source) as arrays:
         yield arrays
