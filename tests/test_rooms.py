@@ -29,7 +29,7 @@ ALLOWED = {
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, *BESIDE, "classifier", "training"},
-    "export": {*DATA, *BESIDE, "functional", "layers", "runtime", "export"},
+    "export": {*DATA, *BESIDE, "functional", "layers", "classifier", "runtime", "export"},
     "hub": {*DATA, *BESIDE, "backbone", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},
 }
