@@ -25,6 +25,7 @@ REGISTERED = {
     "SeparableAttention": "attention",
     "SepViTBlock": "block",
     "SepViTBackbone": "backbone",
+    "SepViTClassifier": "classifier",
     "LayerwiseAdamW": "training.optimizer",
     "WarmupCosine": "training.schedule",
     "WarmupPolynomial": "training.schedule",

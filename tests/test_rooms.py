@@ -31,7 +31,7 @@ ALLOWED = {
     "training": {*DATA, "training"},
     "classification": {*DATA, *BESIDE, "classifier", "training", "classification"},
     "recipes": {"training", "classification"},
-    "export": {*DATA, *BESIDE, "functional", "layers", "runtime", "export"},
+    "export": {*DATA, *BESIDE, "functional", "layers", "classifier", "runtime", "export"},
     "hub": {*DATA, *BESIDE, "backbone", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},
 }

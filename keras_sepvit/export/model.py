@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_sepvit.classifier import SepViTClassifier
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.scores import final_activation, normalizes_images
@@ -136,7 +137,7 @@ def _deployed(model, normalize, probabilities):
     """The deployed model, and the activation of a classifier's output, None for others."""
     image = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="image")
     x = imagenet_normalization("normalization")(image) if normalize else image
-    if hasattr(model, "pyramid_outputs"):
+    if hasattr(model, "pyramid_outputs") and not isinstance(model, SepViTClassifier):
         model = keras.Model(model.inputs, model.pyramid_outputs, name=model.name)
     outputs = model(x)
     activation = None
