@@ -139,8 +139,11 @@ def layer_norm(norm, x):
     if keras.config.backend() == "torch":
         from torch.nn.functional import layer_norm
 
-        # CUDA's kernel, which computes in float32 inside, wants operands of one dtype.
-        return layer_norm(x, (x.shape[-1],), gamma.to(x.dtype), beta.to(x.dtype), norm.epsilon)
+        # Under mixed policies gamma and beta are float32. CUDA's kernel wants one dtype and
+        # computes in float32 inside; the CPU's adds up their gradients in the dtype of x.
+        dtype = gamma.dtype if x.device.type == "cpu" else x.dtype
+        gamma, beta = gamma.to(dtype), beta.to(dtype)
+        return layer_norm(x.to(dtype), (x.shape[-1],), gamma, beta, norm.epsilon).to(x.dtype)
     dtype = keras.backend.result_type(x.dtype, "float32")
     gamma, beta = ops.cast(gamma, dtype), ops.cast(beta, dtype)
     centered = ops.cast(x, dtype)

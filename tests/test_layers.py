@@ -3,7 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, images, randomize, run, to_numpy
+from helpers import BACKEND, images, loss_and_gradients, randomize, run, to_numpy
 
 from keras_sepvit import (
     MLP,
@@ -256,6 +256,28 @@ def test_layer_norm_is_exact_far_from_zero():
     expected = centered / np.sqrt(exact.var(axis=-1, keepdims=True) + 1e-6) * gamma + beta
     result = to_numpy(functional.layer_norm(norm, keras.ops.convert_to_tensor(x)))
     np.testing.assert_allclose(result, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_gradients_of_norms_are_summed_in_float32(policy):
+    """Over so many positions that sums in half precision would be far off."""
+
+    class Norm(keras.layers.Layer):
+        def build(self, input_shape):
+            self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy)
+            self.norm.build(input_shape)
+
+        def call(self, inputs):
+            return functional.layer_norm(self.norm, inputs)
+
+    def gradients_in(policy):
+        model = keras.Sequential([keras.Input((64, 64, 8)), Norm(dtype=policy)])
+        randomize(model)
+        _, gradients = loss_and_gradients(model, images((4, 64, 64, 8)), np.arange(4))
+        return list(gradients.values())
+
+    for half, exact in zip(gradients_in(policy), gradients_in("float32"), strict=True):
+        np.testing.assert_allclose(half, exact, rtol=0, atol=0.02 * np.abs(exact).max())
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the fused operators are torch's")

@@ -147,8 +147,8 @@ def save_step(path, model):
 def sampled_weights(model):
     """Numbers of each trainable weight, evenly spread, in float64."""
     sampled = {}
-    for index, weight in enumerate(model.trainable_variables):
+    for weight in model.trainable_variables:
         flat = keras.ops.convert_to_numpy(weight).reshape(-1)
         step = max(1, len(flat) // GRADIENT_NUMBERS)
-        sampled[f"{index}"] = flat[::step][:GRADIENT_NUMBERS].astype("float64")
+        sampled[weight.path] = flat[::step][:GRADIENT_NUMBERS].astype("float64")
     return sampled

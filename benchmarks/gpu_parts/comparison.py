@@ -6,6 +6,9 @@ import numpy as np
 
 COMPARED = ("forward", "training step")
 
+# A weight is looked at alone if its gradient has this share of the norm of all.
+LEAST_SHARE = 1e-3
+
 
 def result_path(folder, part, network, precision):
     """Where the outputs are; gradients are beside them."""
@@ -20,7 +23,8 @@ def compare(folder, rows, reference="reference"):
     """Adds to rows how far their numbers are from the reference's.
 
     `difference`: for each output, |out - ref| / |ref| in the Euclidean norm, the largest of
-    them; for a step, the same of all gradients together, and `loss_difference`, relative too.
+    them; for a step, the same of all gradients together, `worst` and `worst_weight` of the
+    weight that is furthest, and `loss_difference`, relative too.
     """
     losses = {
         row["network"]: row["loss"] for row in rows if row["part"] == reference and "loss" in row
@@ -35,17 +39,22 @@ def compare(folder, rows, reference="reference"):
             own, expected = gradients_path(own), gradients_path(expected)
         if not expected.exists() or row["what"] == "training step" and row["network"] not in losses:
             continue  # the reference is not there yet, or failed
-        with np.load(own) as own, np.load(expected) as expected:
-            if row["what"] == "forward":
-                row["difference"] = max(distance([own[k]], [expected[k]]) for k in expected)
-            else:
-                keys = list(expected)
-                row["difference"] = distance([own[k] for k in keys], [expected[k] for k in keys])
-                loss = losses[row["network"]]
-                row["loss_difference"] = abs(row["loss"] - loss) / abs(loss)
+        own, expected = (dict(np.load(path)) for path in (own, expected))
+        if row["what"] == "forward":
+            row["difference"] = max(distance(own[key], expected[key]) for key in expected)
+            continue
+        row["difference"] = distance(*(np.concatenate(list(x.values())) for x in (own, expected)))
+        least = LEAST_SHARE * np.linalg.norm(np.concatenate(list(expected.values())))
+        differences = {
+            path: distance(own[path], gradient)
+            for path, gradient in expected.items()
+            if np.linalg.norm(gradient) > least
+        }
+        row["worst_weight"] = max(differences, key=differences.get)
+        row["worst"] = differences[row["worst_weight"]]
+        row["loss_difference"] = abs(row["loss"] / losses[row["network"]] - 1)
 
 
 def distance(own, expected):
-    """|own - expected| / |expected|, of lists of arrays."""
-    own, expected = (np.concatenate([x.ravel() for x in xs]) for xs in (own, expected))
+    """|own - expected| / |expected|."""
     return float(np.linalg.norm(own - expected) / np.linalg.norm(expected))

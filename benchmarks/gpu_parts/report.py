@@ -72,7 +72,7 @@ def page(record):
 
 
 def numbers(rows):
-    header = ["network", "backend", "precision", "outputs", "gradients", "loss"]
+    header = ["network", "backend", "precision", "outputs", "gradients", "worst gradient", "loss"]
     header += ["waits", "updates skipped"]
     steps = {key(row): row for row in rows if row["what"] == "training step"}
     lines = []
@@ -88,6 +88,7 @@ def numbers(rows):
                 precision,
                 difference(row, "difference"),
                 difference(step, "difference"),
+                f"{step['worst']:.1e}, {step['worst_weight']}" if "worst" in step else "",
                 difference(step, "loss_difference"),
                 row.get("syncs", ""),
                 step.get("updates_skipped", ""),

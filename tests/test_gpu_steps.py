@@ -1,0 +1,190 @@
+"""Training steps as GPUs run them, without a GPU.
+
+What differs there: TensorFlow's step is compiled by XLA, JAX's is lowered for CUDA, and
+torch's kernels take operands of one dtype on one device, and wait for no number.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+from helpers import BACKEND, SMALL
+
+from keras_sepvit import SepViT
+from keras_sepvit.policy import dtype_policy
+from keras_sepvit.training.mixing import BatchAugmentation
+from keras_sepvit.training.model import TrainingModel, fit_batch
+from keras_sepvit.training.optimizer import build_optimizer
+from keras_sepvit.training.recipe import RECIPES
+
+CLASSES = 10
+BATCH = 4
+
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+# Recipes that differ in more than the network's size.
+DIFFERENT = ("digits", "imagenet_t", "finetune", "frozen_backbone")
+MIXING = [name for name in DIFFERENT if RECIPES[name].augmentation.mixup]
+
+
+def training_model(name, policy="float32", mixing=True, scaled=True, **compile_arguments):
+    """The model that a recipe trains, with a small network, compiled."""
+    recipe = RECIPES[name]
+    with dtype_policy(policy):
+        network = SepViT(SMALL, classes=CLASSES, classifier_activation=None, drop_path_rate=0.1)
+    if recipe.model.frozen_backbone:
+        for layer in network.layers:
+            layer.trainable = layer.name == "head"
+    settings = recipe.augmentation
+    augmentation = BatchAugmentation(
+        classes=CLASSES,
+        erase_rate=settings.erase_rate,
+        mixup=settings.mixup if mixing else 0.0,
+        cutmix=settings.cutmix if mixing else 0.0,
+        label_smoothing=settings.label_smoothing,
+        seed=0,
+    )
+    model = TrainingModel(network, augmentation)
+    optimizer = build_optimizer(recipe, network, steps_per_epoch=10)
+    if policy == "mixed_float16" and scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer=optimizer, **compile_arguments)
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def batch():
+    shape = (BATCH, SMALL.image_size, SMALL.image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype="uint8")
+    return fit_batch(images, np.arange(BATCH, dtype="int32"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA compiles this step on TensorFlow's GPUs")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.xfail(
+                name in MIXING, strict=True, reason="XLA has no kernel of keras.random.beta"
+            ),
+        )
+        for name in DIFFERENT
+    ],
+)
+def test_xla_compiles_the_step_of_every_recipe(name):
+    model = training_model(name, jit_compile=True)
+    before = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_variables]
+    inputs, labels = batch()
+    loss = model.train_on_batch(inputs, labels, return_dict=True)["loss"]
+    assert np.isfinite(loss)
+    after = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_variables]
+    assert any((x != y).any() for x, y in zip(before, after, strict=True))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="lowering for other platforms is JAX's")
+@pytest.mark.parametrize("policy", POLICIES)
+def test_jax_lowers_the_step_for_cuda(policy):
+    import jax
+
+    model = training_model("imagenet_t", policy)
+    inputs, labels = batch()
+    state = [
+        [variable.value for variable in variables]
+        for variables in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        )
+    ]
+    step = jax.jit(model.train_step).trace(tuple(state), (inputs, labels))
+    lowered = step.lower(lowering_platforms=("cuda",))
+    assert "stablehlo.dot_general" in lowered.as_text()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch's kernels")
+@pytest.mark.parametrize("policy", POLICIES)
+def test_torch_steps_on_an_accelerator(policy, monkeypatch):
+    """Every operand on the device, products and norms in one dtype, no number fetched.
+
+    Without loss scaling, which fetches one in Keras's own optimiser.
+    """
+    import torch
+
+    with accelerator(monkeypatch) as operations:
+        model = training_model("imagenet_t", policy, mixing=False, scaled=False)
+        inputs, labels = keras.tree.map_structure(keras.ops.convert_to_tensor, batch())
+        operations.clear()
+        logs = model.train_step((inputs, labels))
+    assert logs["loss"].device == torch.device(ACCELERATOR)
+    half = getattr(torch, policy.removeprefix("mixed_"))
+    seen = {}
+    for operation, dtypes in operations:
+        assert len(dtypes) == 1, f"{operation} of {', '.join(map(str, dtypes))}"
+        seen.setdefault(operation, set()).update(dtypes)
+    for operation in ("native_layer_norm", "addmm", "mm", "convolution"):
+        assert half in seen[operation]
+
+
+# A device that torch has no kernels for, and Keras takes for one of its own.
+ACCELERATOR = "pretended:0"
+
+# Operators whose kernels want operands of one dtype on GPUs.
+ONE_DTYPE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "layer_norm")
+
+
+@contextlib.contextmanager
+def accelerator(monkeypatch):
+    """Keras computes inside on a device that exists by name, with tensors without values.
+
+    Fetching a number, and mixing devices, are errors. Yields the list of the operators of
+    `ONE_DTYPE` that ran, each with the set of its operands' floating-point dtypes.
+    """
+    import torch
+    from keras.src.backend.torch import random
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class OnDevice(TorchFunctionMode):
+        """Makes tensors of Python's and NumPy's numbers, which fake tensors copy to no device."""
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            kwargs = dict(kwargs or {})
+            if function in (torch.as_tensor, torch.tensor) and "device" in kwargs:
+                device = kwargs.pop("device")
+                x = function(*args, **kwargs)
+                return torch.empty(x.shape, dtype=x.dtype, device=device)
+            return function(*args, **kwargs)
+
+    operations = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = function.overloadpacket.__name__
+            # Backward, statistics are float32.
+            if any(part in name for part in ONE_DTYPE) and "backward" not in name:
+                tensors = [x for x in torch.utils._pytree.tree_leaves(args) if is_float(x)]
+                operations.append((name, {x.dtype for x in tensors}))
+            return function(*args, **(kwargs or {}))
+
+    def is_float(x):
+        return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+    register_accelerator()
+    # Keras reads a seed as a number for each draw; torch's own state of the draws does here.
+    monkeypatch.setattr(random, "torch_seed_generator", lambda seed: None)
+    with FakeTensorMode(), OnDevice(), Recorder(), keras.device(ACCELERATOR):
+        yield operations
+
+
+def register_accelerator():
+    import torch
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+    if not hasattr(torch, "accelerator_for_tests"):
+        _setup_privateuseone_for_python_backend(ACCELERATOR.partition(":")[0])
+        torch.accelerator_for_tests = True
