@@ -1,6 +1,5 @@
 """LiteRT files, run by LiteRT itself."""
 
-import sys
 import zipfile
 
 import keras
@@ -9,21 +8,19 @@ import pytest
 from export_helpers import (
     CLASSES,
     IMAGE_SHAPE,
-    linear_model,
     noise,
     predict,
     tiny_classifier,
     tiny_dense,
 )
-from helpers import randomize
 from keras import ops
 
 import keras_sepvit
 from keras_sepvit import SepViT
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.export import ExportError, default_images, litert_convert, to_litert
+from keras_sepvit.export import ExportError, default_images, to_litert
 from keras_sepvit.export.litert import QUANTIZATIONS
-from keras_sepvit.export.litert_runtime import inspect
+from keras_sepvit.export.litert_graph import inspect
 
 pytest.importorskip("ai_edge_litert")
 
@@ -209,86 +206,6 @@ def test_what_gpus_refuse_is_noted(tmp_path):
 def test_operators_that_need_tensorflow_are_refused_by_name(tmp_path):
     with pytest.raises(ExportError, match="no builtin operators for Erf"):
         to_litert(layer_model(BareErf()), tmp_path / "model.tflite")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"quantize": "int4"}, "Unknown `quantize`: 'int4'"),
-        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
-        ({"quantize": "int8"}, "pass `calibration_images`"),
-        ({"quantize": "full_int8", "calibration_images": noise(31, (8, 8, 3))}, "Received: 31"),
-        ({"images": noise(2, (9, 8, 3))}, r"`images` must be.*\(count, 8, 8, 3\)"),
-        ({"check": "maybe"}, "check='maybe'"),
-        ({"path": "model.onnx"}, "must end with '.tflite'"),
-        ({"path": "absent/model.tflite"}, "no folder"),
-    ],
-)
-def test_wrong_arguments_are_refused(tmp_path, arguments, message):
-    path = tmp_path / arguments.pop("path", "model.tflite")
-    with pytest.raises(ValueError, match=message):
-        to_litert(linear_model(), path, **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.once
-def test_a_file_that_disagrees_is_not_left(tmp_path, monkeypatch):
-    other = linear_model()
-    randomize(other)
-    convert = litert_convert.convert
-    monkeypatch.setattr(
-        litert_convert,
-        "convert",
-        lambda model, output, **arguments: convert(
-            keras_sepvit.export.model.prepare(other).model, output, **arguments
-        ),
-    )
-    path = tmp_path / "model.tflite"
-    with pytest.raises(ExportError, match="disagrees with the Keras model: largest error"):
-        to_litert(linear_model(), path)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.warns(UserWarning, match="disagrees"):
-        report = to_litert(linear_model(), path, check="warn", verbose=False)
-    assert path.exists() and report.max_error > 1e-4
-
-
-@pytest.mark.once
-def test_existing_files_survive(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "model.tflite"
-    path.write_text("precious")
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        to_litert(linear_model(), path)
-
-    def interrupted(model, output, **arguments):
-        with open(output, "wb") as file:
-            file.write(b"half")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(litert_convert, "convert", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            to_litert(linear_model(), path, overwrite=True)
-    assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
-
-    report = to_litert(linear_model(), path, overwrite=True)
-    assert path.stat().st_size == report.size_bytes
-    assert str(report) in capsys.readouterr().out
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("module", "quantize"),
-    [("ai_edge_litert.interpreter", None), ("ai_edge_quantizer.quantizer", "int8")],
-)
-def test_a_missing_package_is_named(tmp_path, monkeypatch, module, quantize):
-    monkeypatch.setitem(sys.modules, module, None)
-    images = noise(32, (8, 8, 3))
-    with pytest.raises(ImportError, match=r'pip install "keras-sepvit\[export\]"'):
-        to_litert(
-            linear_model(), tmp_path / "x.tflite", quantize=quantize, calibration_images=images
-        )
     assert list(tmp_path.iterdir()) == []
 
 

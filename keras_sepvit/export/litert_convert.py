@@ -14,9 +14,10 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit import functional
-from keras_sepvit.export import litert_runtime
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import batches
+
+SIGNATURE = "serving_default"
 
 
 def convert(model, output, batch_size, precision="float32", calibration=None):
@@ -129,7 +130,7 @@ def quantize_static(source, destination, images, batch_size):
         ranges = calibrator.Calibrator(
             str(source), num_threads=os.cpu_count() or 1, qsv_update_func=qsv_utils.min_max_update
         )
-        ranges.calibrate({litert_runtime.SIGNATURE: samples}, recipe)
+        ranges.calibrate({SIGNATURE: samples}, recipe)
         tool = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
         content = tool.quantize(ranges.get_model_qsvs()).quantized_model
     pathlib.Path(destination).write_bytes(content)

@@ -16,6 +16,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_sepvit.files import IMAGE_SUFFIXES
 from keras_sepvit.training.digits import BRIGHTEST, load_digits_split
 
 try:
@@ -41,7 +42,6 @@ DIGITS = "digits"
 DIGITS_SIZE = 32
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
 # The files that TFDS wants for the data sets that cannot be downloaded without an account.
 _IMAGENET_ARCHIVES = {

@@ -12,6 +12,7 @@ import urllib.parse
 from collections.abc import Mapping
 
 from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, variant_config
+from keras_sepvit.record import CROP, INTERPOLATION
 from keras_sepvit.validation import positive_int, window_pair
 
 
@@ -28,6 +29,8 @@ class PretrainedWeights:
         classes: Number of classes of the head.
         license: The license of the weights.
         metrics: Numbers by the name of what was measured.
+        crop, interpolation: Of the photos that they were measured on, as in a
+            `keras_sepvit.record.Record`.
     """
 
     name: str
@@ -38,6 +41,8 @@ class PretrainedWeights:
     classes: int
     license: str
     metrics: dict
+    crop: float = CROP
+    interpolation: str = INTERPOLATION
 
 
 # docs/digits_model_card.md tells how they were made and measured.
@@ -50,6 +55,8 @@ _DIGITS = PretrainedWeights(
     classes=10,
     license="Apache-2.0",
     metrics={"held_out_accuracy": 0.9972},
+    crop=1.0,
+    interpolation="bilinear",
 )
 
 _registry = {_DIGITS.name: _DIGITS}
