@@ -2,6 +2,7 @@
 
 import zipfile
 
+import flatbuffers
 import keras
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from keras import ops
 
 import keras_sepvit
 from keras_sepvit import SepViT
-from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.configs import DIGITS_CONFIG, IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.export import ExportError, default_images, to_litert
 from keras_sepvit.export.litert import QUANTIZATIONS
 from keras_sepvit.export.litert_graph import inspect
@@ -133,6 +134,61 @@ def test_labels_travel_in_the_file(model, files):
     assert tuple(predictor.class_names) == NAMES
     images = noise(2).astype("uint8")
     np.testing.assert_allclose(predictor.predict(images), predict(model, images), atol=1e-5)
+
+
+class Table(flatbuffers.table.Table):
+    """A table of a flatbuffer, whose fields are found by their place in the schema."""
+
+    def table(self, place):
+        return Table(self.Bytes, self.Indirect(self.Pos + self.Offset(4 + 2 * place)))
+
+    def byte(self, place):
+        return self.Bytes[self.Pos + self.Offset(4 + 2 * place)]
+
+    def text(self, place):
+        return self.String(self.Pos + self.Offset(4 + 2 * place)).decode()
+
+    def first(self, place):
+        """The first table of a vector of tables."""
+        return Table(self.Bytes, self.Indirect(self.Vector(self.Offset(4 + 2 * place))))
+
+    def floats(self, place):
+        numbers = flatbuffers.number_types.Float32Flags
+        return self.GetVectorAsNumpy(numbers, self.Offset(4 + 2 * place)).tolist()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("preprocessing", [True, False])
+def test_metadata_are_those_of_tensorflow_lite(tmp_path, preprocessing):
+    """As MediaPipe 1.2.3 read them, which ran such a file with the same probabilities."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    path = tmp_path / "model.tflite"
+    layers = [keras.layers.Rescaling(1 / 255)] if preprocessing else []
+    layers += [keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    to_litert(model, path, class_names=("a", "b"), verbose=False)
+    model = schema.Model.GetRootAs(path.read_bytes())
+    buffers = {
+        entry.Name(): model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+        for entry in map(model.Metadata, range(model.MetadataLength()))
+    }
+    content = bytearray(buffers[b"TFLITE_METADATA"])
+    assert content[4:8] == b"M001"
+    graph = Table(content, int.from_bytes(content[:4], "little")).first(3)
+    image, scores = graph.first(2), graph.first(3)
+    assert (image.text(0), scores.text(0)) == ("image", "probabilities")
+    assert image.table(3).byte(0) == 2 and image.table(3).table(1).byte(0) == 1  # an RGB image
+    normalization = image.first(4).table(1)
+    mean, variance = ([0], [1]) if preprocessing else (IMAGENET_MEAN, IMAGENET_VARIANCE)
+    assert normalization.floats(0) == pytest.approx(mean)
+    assert normalization.floats(1) == pytest.approx(np.sqrt(variance))
+    labels = scores.first(6)
+    assert labels.text(0) == "labels.txt" and labels.byte(2) == 2  # names along an axis
+    assert scores.table(5).floats(0) == [1] and scores.table(5).floats(1) == [0]
+    for index in range(model.BuffersLength()):  # of LiteRT's schema: data at multiples of 16
+        table = model.Buffers(index)._tab
+        assert not table.Offset(4) or table.Vector(table.Offset(4)) % 16 == 0
 
 
 @pytest.mark.once

@@ -2,7 +2,6 @@
 
 import pathlib
 import tempfile
-import zipfile
 from typing import Unpack
 
 import numpy as np
@@ -17,9 +16,8 @@ from keras_sepvit.export.driver import (
 )
 from keras_sepvit.export.errors import require
 from keras_sepvit.export.litert_graph import inspect
+from keras_sepvit.export.litert_metadata import add_metadata
 from keras_sepvit.export.worker import convert_on
-from keras_sepvit.record import RECORD_NAME
-from keras_sepvit.runtime.litert import LABELS_MEMBER
 
 QUANTIZATIONS = (None, "float16", "dynamic_int8", "int8", "full_int8")
 
@@ -37,10 +35,10 @@ def to_litert(
 
     The file has builtin operators only (none of "Flex", which need TensorFlow) and
     the signature `serving_default`: from `image`, (batch, height, width, channels),
-    to the outputs by name. In the zip archive at its end, TensorFlow Lite's place for
-    files that belong to a model, are its record (`keras_sepvit.json`) and the names of
-    classes (`labels.txt`, one a line). Conversion needs TensorFlow; with another Keras
-    backend it happens in a process of its own.
+    to the outputs by name. It has TensorFlow Lite's metadata (normalisation, names of
+    classes), which MediaPipe and ML Kit read. In the zip archive at its end are its record
+    (`keras_sepvit.json`) and the names of classes (`labels.txt`, one a line). Conversion
+    needs TensorFlow; with another Keras backend it happens in a process of its own.
 
     Args:
         model: A built Keras model of one image input of static size, under any
@@ -110,12 +108,7 @@ class LiteRT(Format):
                 litert_convert.quantize_static(
                     converted, path, self.calibration_images, self.batch_size
                 )
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-            # Entries of a fixed date: the same file each time.
-            archive.writestr(zipfile.ZipInfo(RECORD_NAME), record.to_json())
-            if record.class_names is not None:
-                labels = "".join(f"{name}\n" for name in record.class_names)
-                archive.writestr(zipfile.ZipInfo(LABELS_MEMBER), labels)
+        add_metadata(path, record)
 
     def open(self, path):
         return open_with_runtime(path, self.batch_size)
