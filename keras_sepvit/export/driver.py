@@ -183,8 +183,7 @@ def export(
         model: What `format.prepare` takes: a built Keras model of one image input of
             static size, under any dtype policy.
         path: File or folder to write.
-        probabilities, normalize, class_names, crop, interpolation, images, check,
-            overwrite, verbose: As in `Options`.
+        probabilities, ..., verbose: As in `Options`.
 
     Raises:
         ExportError: if the conversion fails or the file disagrees with the model.

@@ -62,11 +62,8 @@ def to_litert(
         runtime's fast library for CPUs, does not take.
 
     Raises:
-        ImportError: if TensorFlow, ai-edge-litert or, for `"int8"`,
-            ai-edge-quantizer is not installed.
-        ExportError: if an operator has no builtin counterpart (naming it), or the
-            outputs disagree.
-        FileExistsError, TypeError, ValueError: See `keras_sepvit.export.driver.export`.
+        ExportError: if an operator has no builtin counterpart, naming it. Other errors are
+            those of `keras_sepvit.export.driver.export`.
     """
     return export(LiteRT(quantize, batch_size, calibration_images), model, path, **options)
 

@@ -2,12 +2,10 @@
 
 import contextlib
 import functools
-import io
 import os
 import pathlib
 import re
 import tempfile
-import warnings
 
 import keras
 import numpy as np
@@ -16,6 +14,7 @@ from keras import ops
 from keras_sepvit import functional
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import batches
+from keras_sepvit.export.quiet import quiet
 
 SIGNATURE = "serving_default"
 
@@ -63,7 +62,7 @@ def convert(model, output, batch_size, precision="float32", calibration=None):
             converter.inference_input_type = tf.uint8
             converter.inference_output_type = tf.uint8
         try:
-            with _quiet():
+            with quiet(streams=True):
                 content = converter.convert()
         except Exception as error:  # of several kinds, all from the converter's C++ code
             raise ExportError(_conversion_failure(error)) from error
@@ -124,7 +123,7 @@ def quantize_static(source, destination, images, batch_size):
             weight_num_bits=8,
         )
     samples = [{"image": batch} for batch, _ in batches(images, batch_size or 1)]
-    with _quiet():
+    with quiet(streams=True):
         # Ranges over all images: the quantiser's own calibration takes moving averages of
         # each image's, which later images exceed by far.
         ranges = calibrator.Calibrator(
@@ -134,18 +133,6 @@ def quantize_static(source, destination, images, batch_size):
         tool = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
         content = tool.quantize(ranges.get_model_qsvs()).quantized_model
     pathlib.Path(destination).write_bytes(content)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Hides progress bars, summaries, and warnings that are about the tools' own code."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _conversion_failure(error):

@@ -68,11 +68,7 @@ def to_onnx(
         **options: See `keras_sepvit.export.Options`.
 
     Returns:
-        An `ExportReport`.
-
-    Raises:
-        ExportError, FileExistsError, ImportError, TypeError, ValueError: See
-            `keras_sepvit.export.driver.export`.
+        An `ExportReport`. Errors are those of `keras_sepvit.export.driver.export`.
     """
     return export(Onnx(quantize, batch_size, calibration_images, opset), model, path, **options)
 

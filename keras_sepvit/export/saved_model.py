@@ -40,11 +40,7 @@ def to_saved_model(model, path, *, batch_size=None, **options: Unpack[Options]):
         **options: See `keras_sepvit.export.Options`.
 
     Returns:
-        An `ExportReport`.
-
-    Raises:
-        ExportError, FileExistsError, ImportError, TypeError, ValueError: See
-            `keras_sepvit.export.driver.export`.
+        An `ExportReport`. Errors are those of `keras_sepvit.export.driver.export`.
     """
     return export(SavedModel(batch_size=batch_size), model, path, **options)
 

@@ -46,11 +46,7 @@ def to_stablehlo(
         **options: See `keras_sepvit.export.Options`.
 
     Returns:
-        An `ExportReport`.
-
-    Raises:
-        ExportError, FileExistsError, ImportError, TypeError, ValueError: See
-            `keras_sepvit.export.driver.export`.
+        An `ExportReport`. Errors are those of `keras_sepvit.export.driver.export`.
     """
     return export(StableHLO(batch_size=batch_size, platforms=platforms), model, path, **options)
 

@@ -62,10 +62,8 @@ def to_tensorrt(
 
     Raises:
         ExportError: if TensorRT, CUDA or the GPU is missing, each with a message of
-            its own; if the file cannot be read or built; if the engine disagrees
-            with the model.
-        TypeError: if `model` is neither a Keras model nor a path.
-        FileExistsError, ImportError, ValueError: See `keras_sepvit.export.driver.export`.
+            its own; if the file cannot be read or built. Other errors are those of
+            `keras_sepvit.export.driver.export`.
     """
     return export(TensorRT(quantize, batch_sizes, calibration_images), model, path, **options)
 
@@ -339,30 +337,15 @@ class Engine(OpenFile):
 
 
 class OnnxReference:
-    """An ONNX file to compare an engine with: what an export uses of a `Deployment`.
+    """An ONNX file to compare an engine with, run by ONNX Runtime: its attributes are those
+    that an export uses of a `Deployment`, and `path`, `record`, `batch_size`, `precision`.
 
-    Attributes:
-        path: The file.
-        record: Its `Record`; None for files of before there was one.
-        image_shape: (height, width, channels) of the images.
-        batch_size: Images in a batch; None for any number.
-        precision: `"float32"`, `"float16"` or `"int8"`.
-        takes_pixels: Whether images are of 0..255; True where the file does not tell.
-        activation: As of a `Deployment`.
-        is_classifier, is_softmax: As of a `Deployment`.
-        class_names: Names of the classes, or None.
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no ONNX file of one input of images.
     """
 
     def __init__(self, path):
-        """Reads the file.
-
-        Args:
-            path: Path of a file that `to_onnx` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is no ONNX file of one input of images.
-        """
         onnx = require("onnx")
         require("onnxruntime")
         if not pathlib.Path(path).is_file():
@@ -382,18 +365,17 @@ class OnnxReference:
         self.path, self.record, self.class_names = path, model.record, model.class_names
         self.batch_size, *image_shape = shapes[0]
         self.image_shape = tuple(image_shape)
-        operators = {node.op_type for node in graph.node}
+        self.predict = OpenFile(model.outputs, self.batch_size)
         types = {tensor.data_type for tensor in graph.initializer}
         self.precision = "float16" if onnx.TensorProto.FLOAT16 in types else "float32"
-        if "QuantizeLinear" in operators:
+        if any(node.op_type == "QuantizeLinear" for node in graph.node):
             self.precision = "int8"
         if self.record is not None:
             self.takes_pixels = self.record.pixels == "0..255"
             self.activation = self.record.activation
-        else:
-            outputs = [output.name for output in graph.output]
+        else:  # files of before there were records, nearly all for images of 0..255
+            outputs = tuple(output.name for output in graph.output)
             activations = {("probabilities",): "softmax", ("logits",): "linear"}
-            self.takes_pixels, self.activation = True, activations.get(tuple(outputs))
+            self.takes_pixels, self.activation = True, activations.get(outputs)
         self.is_classifier = self.activation is not None
         self.is_softmax = self.activation == "softmax"
-        self.predict = OpenFile(model.outputs, self.batch_size)

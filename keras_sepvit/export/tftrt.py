@@ -55,8 +55,6 @@ def to_tftrt(
         ExportError: if TensorFlow's version, its build, TensorRT's library or the
             GPU does not do, each with a message of its own; if TF-TRT makes no
             engine; if the result disagrees with the model.
-        FileExistsError, ImportError, TypeError, ValueError: See
-            `keras_sepvit.export.driver.export`.
     """
     return export(TFTRT(quantize, batch_sizes, calibration_images), model, path, **options)
 

@@ -34,11 +34,7 @@ def to_torch(model, path, *, batch_size=1, **options: Unpack[Options]):
         **options: See `keras_sepvit.export.Options`.
 
     Returns:
-        An `ExportReport`.
-
-    Raises:
-        ExportError, FileExistsError, ImportError, TypeError, ValueError: See
-            `keras_sepvit.export.driver.export`.
+        An `ExportReport`. Errors are those of `keras_sepvit.export.driver.export`.
     """
     return export(TorchExport(batch_size=batch_size), model, path, **options)
 
