@@ -19,6 +19,7 @@ from keras_sepvit.export import ExportError, to_onnx
 from keras_sepvit.export import onnx as onnx_module
 from keras_sepvit.export.images import default_images
 from keras_sepvit.export.tensorrt import supported_operators
+from keras_sepvit.record import Record
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -96,6 +97,8 @@ def test_graph_has_standard_operators_and_no_trace_of_the_machine(classifier):
     assert set(report.operators) <= supported_operators("tensorrt")
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(properties["class_names"]) == list(CLASSES)
+    record = Record.from_json(properties["keras_sepvit.json"], path)
+    assert (record.pixels, record.class_names) == ("0..255", CLASSES)
     assert str(pathlib.Path(__file__).parents[1]).encode() not in path.read_bytes()
 
 

@@ -252,10 +252,11 @@ def _finish(path, record):
 
     proto = onnx.load(path)
     _remove_traces(proto)
-    proto.metadata_props.add(key=RECORD_NAME, value=record.to_json())
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata[RECORD_NAME] = record.to_json()
     if record.class_names is not None:
-        names = json.dumps(record.class_names, ensure_ascii=False)
-        proto.metadata_props.add(key=CLASS_NAMES_KEY, value=names)
+        metadata[CLASS_NAMES_KEY] = json.dumps(record.class_names, ensure_ascii=False)
+    onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, path)
 
 
