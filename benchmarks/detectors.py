@@ -28,7 +28,7 @@ from keras_sepvit import SepViT, hub
 from keras_sepvit.benchmark.machine import machine, sentences
 from keras_sepvit.benchmark.report import markdown_table
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.training.scenes import DigitScenes
+from keras_sepvit.training.sources.scenes import DigitScenes
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "detectors.md"
 # Half of the examples': a start from weights wants smaller steps.

@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from keras_sepvit import hub
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.training.scenes import CLASS_NAMES, DigitScenes
+from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
 from keras_sepvit.visualize import draw_class_map, in_rows
 
 IMAGE_SIZE = (96, 96)

@@ -139,7 +139,8 @@ def layer_norm(norm, x):
     if keras.config.backend() == "torch":
         from torch.nn.functional import layer_norm
 
-        return layer_norm(x, (x.shape[-1],), gamma, beta, norm.epsilon)
+        # CUDA's kernel, which computes in float32 inside, wants operands of one dtype.
+        return layer_norm(x, (x.shape[-1],), gamma.to(x.dtype), beta.to(x.dtype), norm.epsilon)
     dtype = keras.backend.result_type(x.dtype, "float32")
     gamma, beta = ops.cast(gamma, dtype), ops.cast(beta, dtype)
     centered = ops.cast(x, dtype)

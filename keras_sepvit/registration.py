@@ -27,6 +27,8 @@ REGISTERED = {
     "SepViTBackbone": "backbone",
     "LayerwiseAdamW": "training.optimizer",
     "WarmupCosine": "training.schedule",
+    "WarmupPolynomial": "training.schedule",
+    "WarmupSteps": "training.schedule",
 }
 
 

@@ -13,8 +13,9 @@ import pytest
 from helpers import BACKEND
 from training_data import write_folder
 
+from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training import checkpoint, distribution
-from keras_sepvit.training.recipe import Recipe, load_recipe
+from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.trainer import Trainer
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_run.py")
@@ -44,18 +45,15 @@ CHANGES = (
     "optimizer.layer_decay=0.8",
     "augmentation.auto_augment=null",
     "augmentation.color_jitter=0",
+    "augmentation.mixing_group=2",  # a device's part of a batch, or less
 )
 
-# Copies of the model draw their own numbers; JAX draws those of the global batch.
+# Copies of the model draw their own numbers, of drop path and noise; JAX draws those of the global
+# batch. What is mixed with what is drawn beforehand.
 RANDOM = (
     ("model.drop_path_rate=0.2", "augmentation.erase_rate=0.5")
     if BACKEND == "jax"
-    else (
-        "model.drop_path_rate=0",
-        "augmentation.erase_rate=0",
-        "augmentation.mixup=0",
-        "augmentation.cutmix=0",
-    )
+    else ("model.drop_path_rate=0", "augmentation.erase_rate=0")
 )
 
 torch_or_jax = pytest.mark.skipif(
@@ -162,12 +160,12 @@ def assert_equal_runs(state, expected):
     history, expected_history = (json.loads(str(run["history"])) for run in (state, expected))
     assert len(history) == len(expected_history) == EPOCHS
     for epoch, expected_epoch in zip(history, expected_history, strict=True):
-        for key in ("loss", "val_loss", "accuracy", "val_accuracy"):
+        for key in ("loss", "val_loss", "val_top1"):
             assert epoch[key] == pytest.approx(expected_epoch[key], rel=1e-5), key
-    assert state["best_accuracy"] == pytest.approx(expected["best_accuracy"])
+    assert state["best"] == pytest.approx(expected["best"])
     for name, value in expected.items():
         if name[0].isdigit() and "seed_generator" not in name:
-            np.testing.assert_allclose(state[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(state[name], value, rtol=1e-3, atol=3e-5, err_msg=name)
 
 
 @pytest.mark.slow

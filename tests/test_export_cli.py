@@ -54,8 +54,9 @@ def test_a_model_is_exported_and_predicts(folder, monkeypatch):
 
 def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):
     """Names, crop and interpolation of the run's folder; what is typed goes first."""
+    from keras_sepvit.recipes import load_recipe
     from keras_sepvit.runtime import Predictor
-    from keras_sepvit.training.recipe import load_recipe, save_recipe
+    from keras_sepvit.training.recipe import save_recipe
 
     model = tmp_path / "best.keras"
     model.write_bytes((folder / "linear.keras").read_bytes())

@@ -89,7 +89,8 @@ def test_wrong_arguments_are_refused():
 @pytest.mark.once
 def test_a_training_folder_tells_how_its_models_are_evaluated(tmp_path):
     """As the trainer writes it; a file elsewhere tells nothing."""
-    from keras_sepvit.training.recipe import load_recipe, save_recipe
+    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.training.recipe import save_recipe
 
     assert evaluation_of_run(tmp_path / "best.keras") == {}
     for name, expected in (

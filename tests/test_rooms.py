@@ -29,14 +29,16 @@ ALLOWED = {
     "visualize": set(),
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
-    "training": {*DATA, *BESIDE, "classifier", "training"},
+    "training": {*DATA, "training"},
+    "classification": {*DATA, *BESIDE, "classifier", "training", "classification"},
+    "recipes": {"training", "classification"},
     "export": {*DATA, *BESIDE, "functional", "layers", "runtime", "export"},
     "hub": {*DATA, *BESIDE, "backbone", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {
     *("configs", "geometry", "names", "files", "record", "processes", "runtime", "visualize"),
-    *("detection.scores", "training.digits", "training.scenes"),
+    *("detection.scores", "training.sources.digits", "training.sources.scenes"),
 }
 ANYTHING = {"__init__", "cli", "default_backend", "registration"}
 

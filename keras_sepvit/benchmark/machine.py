@@ -8,8 +8,8 @@ import subprocess
 from importlib import metadata
 
 PACKAGES = (
-    "keras-sepvit keras keras-hub keras-cv tensorflow tensorflow-cpu jax torch transformers numpy "
-    "pillow timm ai-edge-litert ai-edge-quantizer onnx onnxruntime"
+    "keras-sepvit keras keras-hub keras-cv tensorflow tensorflow-cpu jax torch torchvision "
+    "transformers numpy pillow timm ai-edge-litert ai-edge-quantizer onnx onnxruntime"
 ).split()
 
 # Instructions that decide how fast products of matrices are.
@@ -55,8 +55,9 @@ def available_cores():
 
 
 def _gpu():
-    """The name of the first GPU of NVIDIA; None without one."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    """Name, memory and driver of the first GPU of NVIDIA, in a line; None without one."""
+    query = "--query-gpu=name,memory.total,driver_version"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
     if shutil.which(command[0]):
         found = subprocess.run(command, capture_output=True, text=True).stdout
         return found.partition("\n")[0] or None

@@ -9,8 +9,11 @@ same batch, but for rounding and, with TensorFlow and torch, random draws.
 import contextlib
 import json
 import os
+import pickle
+import warnings
 
 import keras
+import numpy as np
 
 from keras_sepvit.training.model import TrainingModel
 
@@ -72,9 +75,13 @@ class SingleDevice:
     def vary_seeds(self, model):
         """Gives copies of a model their own random draws, from the state that all have."""
 
-    def gather(self, number):
-        """List of every process's `number`, an int below 2**32. Waits for all processes."""
-        return [number]
+    def gather(self, value):
+        """List of every process's `value`, which can be pickled. Waits for all processes."""
+        return [value]
+
+    def predict(self, model, batch):
+        """Answers of a `TrainingModel` as NumPy arrays, of the images that this process has."""
+        return model.predict_on_batch(batch)
 
 
 class JaxDevices(SingleDevice):
@@ -91,6 +98,7 @@ class JaxDevices(SingleDevice):
         self.devices = jax.device_count()
         # Each process reads its own part of the data already.
         self._data_parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
+        self._answers = None
 
     def __str__(self):
         return _described(self.devices, self.processes)
@@ -107,13 +115,36 @@ class JaxDevices(SingleDevice):
         finally:
             keras.distribution.set_distribution(distribution)
 
-    def gather(self, number):
-        import numpy as np
+    def gather(self, value):
         from jax.experimental import multihost_utils
 
         if self.processes == 1:
-            return [number]
-        return multihost_utils.process_allgather(np.uint32(number)).tolist()
+            return [value]
+        data = np.frombuffer(pickle.dumps(value), "uint8")
+        sizes = multihost_utils.process_allgather(np.int32(len(data)))
+        padded = np.pad(data, (0, sizes.max() - len(data)))
+        rows = multihost_utils.process_allgather(padded)
+        return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+    def predict(self, model, batch):
+        # `predict_on_batch` fails on answers that other processes have a part of.
+        import jax
+
+        if self._answers is None:
+            self._answers = jax.jit(
+                lambda *state, batch: model.stateless_call(*state, batch, training=False)[0]
+            )
+        mesh = jax.sharding.Mesh(jax.devices(), "batch")
+        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+        batch = {
+            key: jax.make_array_from_process_local_data(rows, values)
+            for key, values in batch.items()
+        }
+        state = (
+            [variable.value for variable in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        )
+        return keras.tree.map_structure(_local_rows, self._answers(*state, batch=batch))
 
 
 class MirroredDevices(SingleDevice):
@@ -153,6 +184,21 @@ class MirroredDevices(SingleDevice):
             return _all_finite(optimizer_class)
         return _reduced_before_clipping(optimizer_class)
 
+    @property
+    def model_class(self):
+        return _mirrored_model_class()
+
+    def predict(self, model, batch):
+        # `predict_on_batch` would give the whole batch to each replica.
+        def part(context):
+            number, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
+            return {key: np.split(rows, count)[number] for key, rows in batch.items()}
+
+        model.make_predict_function()
+        parts = self.strategy.experimental_distribute_values_from_function(part)
+        answers = model.predict_function([(parts,)])
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, answers)
+
     def vary_seeds(self, model):
         # Keras makes a copy of the state on each device, which only that device changes.
         for state in _seed_states(model):
@@ -188,12 +234,12 @@ class TorchProcesses(SingleDevice):
             seed, draws = keras.ops.convert_to_numpy(state)
             state.assign([seed + self.process * _SEED_DISTANCE, draws])
 
-    def gather(self, number):
+    def gather(self, value):
         import torch.distributed
 
-        numbers = [None] * self.processes
-        torch.distributed.all_gather_object(numbers, number)
-        return numbers
+        values = [None] * self.processes
+        torch.distributed.all_gather_object(values, value)
+        return values
 
 
 def start_distribution(recipe):
@@ -266,6 +312,14 @@ def _start_torch(launched):
             f"{variable} says that this is one of {processes} processes, but torchrun did not "
             "start it: they would train as many unrelated models. Start one torchrun on each "
             f"host (with srun: one task a node), or unset {variable}."
+        )
+    import torch
+
+    if torch.cuda.device_count() > 1:
+        warnings.warn(
+            f"One of {torch.cuda.device_count()} GPUs is used: with torch each needs a process. "
+            "Start them with torchrun --nproc-per-node=gpu, or use distribution=none.",
+            stacklevel=4,
         )
     return SingleDevice()
 
@@ -356,6 +410,25 @@ def _all_finite(optimizer_class):
     return AllFinite
 
 
+def _local_rows(array):
+    """The rows of a JAX array that this process has, as one NumPy array."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _mirrored_model_class():
+    import tensorflow as tf
+
+    class MirroredModel(TrainingModel):
+        """A model of which each device has a copy, whose gradients are summed."""
+
+        def sum_over_devices(self, value):
+            replicas = tf.distribute.get_replica_context()
+            return replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(value))
+
+    return MirroredModel
+
+
 def _parallel_model_class():
     import torch
     from torch.nn.parallel import DistributedDataParallel
@@ -363,28 +436,29 @@ def _parallel_model_class():
     class ParallelModel(TrainingModel):
         """One of several processes' copies of the model, which train as one."""
 
+        @property
+        def averaged_gradients(self):
+            return torch.distributed.get_world_size()
+
         def connect(self):
             """Takes the first process's weights, and averages gradients from now on."""
             # Not kept as an attribute itself: a module must not hold what holds it.
             self._parallel_call = DistributedDataParallel(self).__call__
 
         def train_step(self, data):
-            inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-            outputs = self._parallel_call(inputs, training=True)
+            batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+            losses = self._parallel_call(batch, training=True)
             self.zero_grad()
-            loss = self.compute_loss(inputs, labels, outputs, weights)
+            loss = self.compute_loss(y_pred=losses)
             self.optimizer.scale_loss(loss).backward()
             variables = self.trainable_variables
             with torch.no_grad():
                 self.optimizer.apply([variable.value.grad for variable in variables], variables)
-            return self.compute_metrics(inputs, labels, outputs, weights)
+            return self.compute_metrics(batch, None, losses)
 
-        def of_all_processes(self, values, sample_weight):
-            columns = values if sample_weight is None else [*values, sample_weight]
-            table = torch.stack([column.detach().float() for column in columns])
-            parts = [torch.empty_like(table) for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather(parts, table)
-            columns = list(torch.cat(parts, dim=1))
-            return (columns, None) if sample_weight is None else (columns[:-1], columns[-1])
+        def sum_over_devices(self, value):
+            value = value.detach().clone()
+            torch.distributed.all_reduce(value)
+            return value
 
     return ParallelModel

@@ -1,0 +1,290 @@
+"""What SepViT does on a GPU: numbers, speed and training, in eight minutes at most.
+
+    python benchmarks/gpu.py --output FOLDER
+
+leaves `gpu.json` and `gpu.md` in the folder, written anew whenever a part has found something:
+a run that is cut off keeps what it has. Each part runs in a process of its own with its share
+of the time, so that one that crashes or hangs is noted and the others go on. Parts, on each
+backend that is installed:
+
+- agreement: outputs and a training step of all variants and the dense form in float32,
+  float16 and bfloat16, compared with float32 on the CPU; how often the host waits
+- throughput: inference of T, S and B by batch size, uncompiled and compiled, with the rate of
+  the GPU's matrix products; on torch beside Swin-T and ConvNeXt-T
+- training: steps of the trainer, from data on the device and, with TensorFlow, from tf.data
+
+`--small` does the same with small networks, for CPUs. Nothing is downloaded.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from gpu_parts import comparison, report
+from gpu_parts.sizes import FULL, SMALL
+
+from keras_sepvit.benchmark.machine import machine
+from keras_sepvit.default_backend import BACKENDS
+from keras_sepvit.files import replacing
+
+# Seconds of a run, and for how long a part may end a measurement after its time is out.
+LIMIT = 450
+GRACE = 15
+PAGE_EVERY = 5
+
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A process: its job, and the share of time it has beside other parts."""
+
+    name: str
+    job: dict
+    share: float
+    on_cpu: bool = False
+
+
+def plan(backends, small):
+    """Lists of parts: those of a list run at the same time, and no others beside them.
+
+    What is compared and not timed runs together, except small on a CPU.
+    """
+    first = next(backend for backend in ("torch", "jax", "tensorflow") if backend in backends)
+    numbers = [Part("reference", _agreement(first, ["float32"], highest=True), 130, on_cpu=True)]
+    for backend in backends:
+        if small:
+            numbers.append(Part(f"agreement-{backend}", _agreement(backend, PRECISIONS[:2]), 130))
+            continue
+        # JAX compiles each network for each precision: several at a time.
+        groups = [[p] for p in PRECISIONS] if backend == "jax" else [PRECISIONS]
+        for group in groups:
+            name = f"agreement-{backend}" + (f"-{group[0]}" if len(groups) > 1 else "")
+            numbers.append(Part(name, _agreement(backend, group), 130))
+        highest = _agreement(backend, ["float32"], highest=True)
+        numbers.append(Part(f"agreement-{backend}-highest", highest, 130))
+    stages = [numbers] if not small else [[part] for part in numbers]
+    modes = {
+        "torch": {"eager": 65, "compiled": 100},
+        "jax": {"compiled": 90},
+        "tensorflow": {"graph": 65, "xla": 100},
+    }
+    shares = {"torch": 60, "jax": 90, "tensorflow": 90}
+    for backend in backends:
+        job = {"part": "training", "backend": backend}
+        timed = [Part(f"training-{backend}", job, shares[backend])]
+        for mode, share in modes[backend].items():
+            job = {"part": "throughput", "backend": backend, "mode": mode}
+            timed.append(Part(f"throughput-{backend}-{mode}", job, share))
+        stages += [[part] for part in timed]
+    return stages
+
+
+def _agreement(backend, precisions, highest=False):
+    return {
+        "part": "agreement",
+        "backend": backend,
+        "precisions": list(precisions),
+        "highest": highest,
+    }
+
+
+class Child:
+    """A part's process.
+
+    Args:
+        part: The `Part`.
+        folder: Scratch folder of the run.
+        seconds: The part's time.
+        small: Whether sizes are small.
+    """
+
+    def __init__(self, part, folder, seconds, small):
+        self.part = part
+        self.rows_file = folder / f"{part.name}.jsonl"
+        self._log = folder / f"{part.name}.log"
+        self._start = time.time()
+        self._seconds = seconds
+        job = {
+            **part.job,
+            "name": part.name,
+            "small": small,
+            "folder": str(folder),
+            "path": str(self.rows_file),
+            "deadline": self._start + seconds,
+        }
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gpu_parts.child", json.dumps(job)],
+                env=environment(part, folder),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # so that its own processes end with it
+            )
+
+    def ended(self):
+        """Whether the process has ended; it is killed when its time is out."""
+        if self._process.poll() is None and time.time() > self._start + self._seconds + GRACE:
+            self.kill()
+        return self._process.poll() is not None
+
+    def kill(self):
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+
+    def result(self):
+        """What there is so far: `seconds`, `facts`, `rows`, and `error` where it failed."""
+        code = self._process.poll()
+        found = {"seconds": round(time.time() - self._start, 1), "facts": {}, "rows": []}
+        if code == -signal.SIGKILL:
+            found["error"] = f"killed; its time was {self._seconds:.0f} s"
+        elif code:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-4:]
+            found["error"] = f"ended with code {code}: {' / '.join(last)}"
+        lines = self.rows_file.read_text().splitlines() if self.rows_file.exists() else []
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:  # cut off
+                continue
+            if "facts" in row:
+                found["facts"] = row["facts"]
+            else:
+                found["rows"].append({"part": self.part.name, **row})
+        return found
+
+
+def environment(part, folder):
+    """The variables of a part's process."""
+    variables = {
+        "KERAS_BACKEND": part.job["backend"],
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        "HF_HUB_OFFLINE": "1",
+        # Parts share the GPU.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # JAX's processes compile many small operations alike.
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    if part.on_cpu:
+        variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    if part.job["part"] == "agreement":
+        # Numbers do not need the fastest of XLA's kernels, and to find them takes long.
+        flags = os.environ.get("XLA_FLAGS", "")
+        variables["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
+    return {**os.environ, **variables}
+
+
+class Record:
+    """The results, and their two files.
+
+    Args:
+        output: The folder of the files.
+        scratch: The folder that has the outputs to compare.
+        facts: What is known before anything is measured.
+    """
+
+    def __init__(self, output, scratch, facts):
+        self._output = output
+        self._scratch = scratch
+        self._sizes = SMALL if facts["small"] else FULL
+        self.record = {**facts, "parts": {}}
+
+    def update(self, children):
+        for child in children:
+            self.record["parts"][child.part.name] = child.result()
+        rows = [row for part in self.record["parts"].values() for row in part["rows"]]
+        comparison.compare(self._scratch, rows)
+        report.add_shares(rows, self._sizes)
+        self.write()
+
+    def write(self):
+        with replacing(self._output / "gpu.json") as path:
+            path.write_text(json.dumps(self.record, indent=1))
+        with replacing(self._output / "gpu.md") as path:
+            path.write_text(report.page(self.record))
+
+
+def measure(stages, seconds, small, scratch, record):
+    """Runs the parts, each list with its share of the time that is left."""
+    end = time.time() + seconds
+    for number, parts in enumerate(stages):
+        shares = [max(part.share for part in stage) for stage in stages[number:]]
+        own = (end - time.time()) * shares[0] / sum(shares)
+        children = []
+        try:
+            children += [Child(part, scratch, own, small) for part in parts]
+            written = time.time()
+            while not all([child.ended() for child in children]):
+                time.sleep(0.2)
+                if time.time() > written + PAGE_EVERY:
+                    record.update(children)
+                    written = time.time()
+        finally:
+            for child in children:
+                child.kill()
+        record.update(children)
+        for child in children:
+            found = record.record["parts"][child.part.name]
+            print(
+                f"{child.part.name}: {len(found['rows'])} results in {found['seconds']:.0f} s"
+                + (f"; {found['error']}" if "error" in found else ""),
+                flush=True,
+            )
+
+
+def installed_backends(names):
+    """Those of the names that are installed."""
+    return [name for name in names if importlib.util.find_spec(name) is not None]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKENDS, help="by default those that are installed"
+    )
+    parser.add_argument("--small", action="store_true", help="small networks, for CPUs")
+    parser.add_argument("--seconds", type=float, default=LIMIT, help="of the whole run")
+    options = parser.parse_args()
+    backends = installed_backends(options.backends or ("torch", "jax", "tensorflow"))
+    if not backends:
+        raise SystemExit("None of the backends is installed.")
+    options.output.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "command": shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "small": options.small,
+        "backends": backends,
+        "not installed": [name for name in BACKENDS if name not in installed_backends(BACKENDS)],
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        record = Record(options.output, scratch, facts)
+        measure(plan(backends, options.small), options.seconds, options.small, scratch, record)
+    print((options.output / "gpu.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
