@@ -9,7 +9,7 @@ import json
 # The name of the record in a file's metadata.
 RECORD_NAME = "keras_sepvit.json"
 
-# What the evaluation on ImageNet does.
+# What the evaluation on ImageNet does, and others where nothing else is known.
 CROP = 0.875
 INTERPOLATION = "bicubic"
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -28,9 +28,9 @@ class Record:
         pixels: `"0..255"`; `"imagenet"`, (pixels - mean) / deviation by the channel, with
             the `IMAGENET_MEAN` and `IMAGENET_VARIANCE` of `keras_sepvit.configs`; or
             `"unknown"`.
-        crop: Share of a photo's shorter side that the centre crop keeps, above 0 and at
-            most 1.
-        interpolation: `"bicubic"` or `"bilinear"`, of the resize to `image_size`.
+        crop: Share of a photo's shorter side that the centre crop of the model's
+            evaluation keeps, above 0 and at most 1; None where that is not known.
+        interpolation: `"bicubic"` or `"bilinear"`, of the resize there, or None.
         activation: What a classifier's scores went through: `"softmax"`, `"sigmoid"`, or
             `"linear"` for nothing (logits). None for other networks.
         class_names: The names of the classes in order, or None.
@@ -41,8 +41,8 @@ class Record:
     image_size: tuple
     channels: int
     pixels: str
-    crop: float
-    interpolation: str
+    crop: float | None
+    interpolation: str | None
     activation: str | None
     class_names: tuple | None
     version: str
@@ -66,8 +66,8 @@ class Record:
                 record,
                 image_size=tuple(record.image_size),
                 class_names=None if names is None else tuple(map(str, names)),
-                crop=check_crop(record.crop),
-                interpolation=check_interpolation(record.interpolation),
+                crop=None if record.crop is None else check_crop(record.crop),
+                interpolation=record.interpolation and check_interpolation(record.interpolation),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(

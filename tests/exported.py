@@ -10,8 +10,23 @@ import zipfile
 
 import numpy as np
 
+from keras_sepvit.record import Record
+
 IMAGE_SHAPE = (8, 12, 3)
 CLASSES = 5
+NAMES = ["Ant", "bee", "cat", "dog", "eel \N{LATIN SMALL LETTER E WITH ACUTE}"]
+
+RECORD = Record(
+    task="classification",
+    image_size=IMAGE_SHAPE[:2],
+    channels=3,
+    pixels="imagenet",
+    crop=1.0,
+    interpolation="bilinear",
+    activation="softmax",
+    class_names=tuple(NAMES),
+    version="0.1.0",
+)
 
 
 def random_images(count, seed=0, image_shape=IMAGE_SHAPE):

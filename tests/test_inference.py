@@ -52,7 +52,7 @@ def test_a_model_and_its_exported_file_give_the_same(tmp_path, photo, make):
     ]
     public = {name for name in dir(ImageClassifier) if name[0] != "_"}
     assert {name for name in (*dir(ours), *dir(theirs)) if name[0] != "_"} == public | {
-        *("image_shape", "class_names", "crop", "interpolation")
+        *("image_shape", "class_names", "crop", "interpolation", "record")
     }
 
 

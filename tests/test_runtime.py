@@ -11,6 +11,8 @@ import pytest
 from exported import (
     CLASSES,
     IMAGE_SHAPE,
+    NAMES,
+    RECORD,
     pack,
     pack_labels,
     probabilities,
@@ -27,8 +29,6 @@ from keras_sepvit.record import Record
 from keras_sepvit.runtime import Predictor, read_image
 
 pytestmark = pytest.mark.once
-
-NAMES = ["Ant", "bee", "cat", "dog", "eel \N{LATIN SMALL LETTER E WITH ACUTE}"]
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +110,6 @@ def test_class_names(folder, litert_file, onnx_file, kind):
     assert Predictor(bare, labels=labels).class_names == NAMES
 
 
-RECORD = Record(
-    task="classification",
-    image_size=IMAGE_SHAPE[:2],
-    channels=3,
-    pixels="imagenet",
-    crop=1.0,
-    interpolation="bilinear",
-    activation="softmax",
-    class_names=tuple(NAMES),
-    version="0.1.0",
-)
-
-
 @pytest.fixture(params=["litert", "onnx"])
 def recorded(request, tmp_path, litert_file):
     """A function that writes a model file with a record, or with the text of one."""
@@ -153,6 +140,9 @@ def test_the_record_is_followed(recorded, folder):
     np.testing.assert_array_equal(predictor.read_image(photo), expected)
     assert predictor.top(photo) == predictor.top(expected)
 
+    unknown = Predictor(recorded(dataclasses.replace(RECORD, crop=None, interpolation=None)))
+    assert (unknown.crop, unknown.interpolation) == (0.875, "bicubic")
+    path = recorded(RECORD)
     given = Predictor(path, pixels="0..255", crop=0.5, interpolation="bicubic")
     np.testing.assert_allclose(given.predict(images), probabilities(images), atol=1e-6)
     expected = read_image(photo, *IMAGE_SHAPE, crop=0.5)
@@ -166,6 +156,7 @@ def test_the_record_is_followed(recorded, folder):
         ({"activation": "linear"}, "gives logits, no probabilities"),
         ({"task": "features", "activation": None}, "gives features, no probabilities"),
         ({"crop": 0}, "record.*cannot be read.*crop=0"),
+        ({"interpolation": "x"}, "record.*cannot be read.*Unknown `interpolation`"),
         (None, "record.*cannot be read.*no record"),
     ],
 )

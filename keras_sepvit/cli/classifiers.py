@@ -54,9 +54,13 @@ def evaluation_of(weights):
         weights: As for `load_classifier`.
     """
     registered = registered_weights().get(str(weights))
-    if registered is not None:
-        return {"crop": registered.crop, "interpolation": registered.interpolation}
-    return evaluation_of_run(weights)
+    return evaluation_of_run(weights) if registered is None else how(registered)
+
+
+def how(source):
+    """Crop and interpolation of registered weights or a `Record`, as far as they are known."""
+    known = {name: getattr(source, name, None) for name in ("crop", "interpolation")}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _load_whole_model(path):

@@ -21,14 +21,7 @@ from keras_sepvit.export.images import (
 )
 from keras_sepvit.export.model import prepare
 from keras_sepvit.export.report import ExportReport
-from keras_sepvit.record import (
-    CROP,
-    INTERPOLATION,
-    RECORD_NAME,
-    Record,
-    check_crop,
-    check_interpolation,
-)
+from keras_sepvit.record import RECORD_NAME, Record, check_crop, check_interpolation
 from keras_sepvit.runtime import open_model
 from keras_sepvit.validation import check_choice, positive_int
 
@@ -43,8 +36,10 @@ class Options(TypedDict, total=False):
             normalised images; the file then takes images of 0..255. False by default.
         class_names: Optional names of the classes, in order, which the file then carries.
         crop: Share of a photo's shorter side that the centre crop keeps in the model's
-            evaluation, above 0 and at most 1, for the file's record; 0.875 by default.
-        interpolation: `"bicubic"` (by default) or `"bilinear"`, of the resize there.
+            evaluation, above 0 and at most 1, for the file's record. Not known by default:
+            0.875 is taken.
+        interpolation: `"bicubic"` (also where it is not known) or `"bilinear"`, of the
+            resize there.
         images: Images to compare on, of shape (count, height, width, channels) as the
             file takes them; seeded pictures (`default_images`) by default.
         check: True (by default): raise an error, and leave no file, where its outputs
@@ -169,8 +164,8 @@ def export(
     probabilities=True,
     normalize=False,
     class_names=None,
-    crop=CROP,
-    interpolation=INTERPOLATION,
+    crop=None,
+    interpolation=None,
     images=None,
     check=True,
     overwrite=False,
@@ -193,13 +188,14 @@ def export(
         ValueError: for an argument out of range, or a model that cannot be exported.
     """
     check_mode(check)
-    how = {"crop": check_crop(crop), "interpolation": check_interpolation(interpolation)}
+    crop = None if crop is None else check_crop(crop)
+    interpolation = interpolation and check_interpolation(interpolation)
     format.require()
     deployment = format.prepare(
         model, probabilities=probabilities, normalize=normalize, class_names=class_names
     )
     images = check_images(deployment, images)
-    record = format.record(deployment, **how)
+    record = format.record(deployment, crop, interpolation)
     path = pathlib.Path(path)
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(writing(path, overwrite, format.suffix, format.is_folder))

@@ -12,6 +12,7 @@ from keras_sepvit.export.driver import Format, OpenFile, Options, export, write_
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.worker import OWN_PROCESS, convert_on
 from keras_sepvit.processes import last_lines, run_module
+from keras_sepvit.record import CROP, INTERPOLATION
 
 _KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
 
@@ -59,8 +60,8 @@ class SavedModel(Format):
             path,
             batch_size=self.batch_size,
             has_encoded=_has_encoded(deployment),
-            crop=record.crop,
-            interpolation=record.interpolation,
+            crop=record.crop or CROP,
+            interpolation=record.interpolation or INTERPOLATION,
         )
         write_beside_model(path, record)
 

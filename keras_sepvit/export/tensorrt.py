@@ -100,9 +100,9 @@ class TensorRT(EngineFormat):
         self._onnx.require()
         return self._onnx.prepare(model, **options)
 
-    def record(self, deployment, **how):
+    def record(self, deployment, crop, interpolation):
         own = deployment.record if self._onnx is None else None
-        return own or super().record(deployment, **how)
+        return own or super().record(deployment, crop, interpolation)
 
     def write(self, deployment, record, path):
         with tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder:

@@ -138,6 +138,7 @@ class Predictor(ImageClassifier):
         class_names: The name of each class.
         crop: Share of a photo's shorter side that the centre crop keeps.
         interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
+        record: The file's `Record`; None if it has none.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -170,7 +171,7 @@ class Predictor(ImageClassifier):
         self._model = open_model(path, threads, providers, delegates)
         self._batch_size, self.image_shape, self._classes = _signature(self._model, path)
         self.class_names = _class_names(labels, self._model.class_names, self._classes, path)
-        record = self._model.record
+        self.record = record = self._model.record
         if record is not None and record.activation not in ("softmax", "sigmoid"):
             raise ValueError(
                 f"{path} gives {'logits' if record.activation else 'features'}, no probabilities. "

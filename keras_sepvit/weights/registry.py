@@ -12,7 +12,6 @@ import urllib.parse
 from collections.abc import Mapping
 
 from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, variant_config
-from keras_sepvit.record import CROP, INTERPOLATION
 from keras_sepvit.validation import positive_int, window_pair
 
 
@@ -30,7 +29,7 @@ class PretrainedWeights:
         license: The license of the weights.
         metrics: Numbers by the name of what was measured.
         crop, interpolation: Of the photos that they were measured on, as in a
-            `keras_sepvit.record.Record`.
+            `keras_sepvit.record.Record`; None where that is not known.
     """
 
     name: str
@@ -41,8 +40,8 @@ class PretrainedWeights:
     classes: int
     license: str
     metrics: dict
-    crop: float = CROP
-    interpolation: str = INTERPOLATION
+    crop: float | None = None
+    interpolation: str | None = None
 
 
 # docs/digits_model_card.md tells how they were made and measured.
