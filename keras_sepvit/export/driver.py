@@ -222,7 +222,7 @@ def export(
 
 def open_with_runtime(path, batch_size):
     """A .tflite or .onnx file, opened as `keras_sepvit.runtime` opens it for users."""
-    return OpenFile(open_model(path, threads=1).outputs, batch_size)
+    return OpenFile(open_model(path).outputs, batch_size)
 
 
 def latency_by_threads(path, deployment, batch_size):
