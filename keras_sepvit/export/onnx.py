@@ -146,26 +146,12 @@ def write_with_torch(model, output, batch_size, opset):
 
 
 def write_with_tf2onnx(model, output, batch_size, opset):
-    """Writes a deployed model in ONNX. Runs on the TensorFlow backend.
-
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path to write to.
-        batch_size: Images in a batch; None for any number.
-        opset: Version of ONNX's operators.
-    """
-    import tensorflow as tf
+    """As `write_with_torch`, on the TensorFlow backend."""
     import tf2onnx
 
-    def named(image):
-        outputs = model(image, training=False)
-        return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
-
-    image = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")
-    function = tf.function(named, input_signature=[image]).get_concrete_function()
     with quiet("tensorflow", "tf2onnx"):
         proto, _ = tf2onnx.convert.from_graph_def(
-            frozen_graph(function),
+            frozen_graph(model, batch_size),
             input_names=["image:0"],
             output_names=[f"{name}:0" for name in model.output],
             opset=opset,
@@ -180,23 +166,24 @@ def write_with_tf2onnx(model, output, batch_size, opset):
         file.write(proto.SerializeToString())
 
 
-def frozen_graph(function):
-    """A TensorFlow function as a graph without variables.
+def frozen_graph(model, batch_size):
+    """A deployed model on TensorFlow as a `GraphDef` without variables.
 
+    From the placeholder `image` follow operations of the outputs' names.
     `convert_variables_to_constants_v2` leaves constants that were made outside of
-    the function, such as those of Keras's Normalization, as inputs without value.
-
-    Args:
-        function: A concrete function.
-
-    Returns:
-        A `GraphDef`.
+    a function, such as those of Keras's Normalization, as inputs without value.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
+    def named(image):
+        outputs = model(image, training=False)
+        return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
+
+    image = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")
+    function = tf.function(named, input_signature=[image]).get_concrete_function()
     graph = convert_variables_to_constants_v2(function).graph.as_graph_def()
     values = {
         inner.op.name: outer

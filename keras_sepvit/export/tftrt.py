@@ -174,13 +174,7 @@ def save_frozen(model, output):
     """
     import tensorflow as tf
 
-    def named(image):
-        outputs = model(image, training=False)
-        return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
-
-    image = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
-    function = tf.function(named, input_signature=[image]).get_concrete_function()
-    graph = frozen_graph(function)
+    graph = frozen_graph(model, batch_size=None)
     whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
     outputs = {name: whole.graph.get_tensor_by_name(f"{name}:0") for name in model.output}
     serving = whole.prune(whole.graph.get_tensor_by_name("image:0"), outputs)
