@@ -2,9 +2,8 @@
 
 import functools
 
-from keras import losses, ops
-
 from keras_sepvit.classification.images import EvalTransform, TrainTransform
+from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
 from keras_sepvit.classification.mixing import BatchAugmentation, draw_erasing, draw_mixing
 from keras_sepvit.classification.picture import draw_classes
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
@@ -103,13 +102,10 @@ class Classification(Task):
         return self._network("float32", classifier_activation="softmax", weights=None)
 
     def losses(self, targets, outputs):
-        values = losses.categorical_crossentropy(
-            targets, ops.cast(outputs, "float32"), from_logits=True
-        )
-        return {"loss": (ops.sum(values), ops.cast(ops.shape(values)[0], "float32"))}
+        return soft_cross_entropy(targets, outputs)
 
     def answers(self, outputs):
-        return ops.softmax(ops.cast(outputs, "float32"))
+        return probabilities(outputs)
 
     def scores(self):
         return ClassificationScores()

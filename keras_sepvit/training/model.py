@@ -12,7 +12,7 @@ class TrainingModel(keras.Model):
 
     Args:
         network: Model of uint8 or float images of 0..255 that gives raw outputs.
-        task: The `Task`, of which `losses` and `answers` are used.
+        task: The `Task`, of which `loss_names`, `losses` and `answers` are used.
         augmentation: Layer from a batch of examples to images and targets.
 
     Output: in training a dict of the losses, pairs of total and weight, float32 scalars; outside
