@@ -20,17 +20,10 @@ SIGNATURE = "serving_default"
 
 
 def convert(model, output, batch_size, precision="float32", calibration=None):
-    """Converts a deployed model with TensorFlow's converter; for the TensorFlow backend.
+    """Converts a deployed model to a file with TensorFlow's converter. Runs on TensorFlow.
 
-    Args:
-        model: Functional model of one input, `image`, and a dict of outputs.
-        output: File to write.
-        batch_size: Images in a batch; None for any number.
-        precision: `"float32"`, `"float16"`, `"dynamic_int8"` or `"full_int8"`.
-        calibration: For `"full_int8"`, the `.npy` file of images.
-
-    Raises:
-        ExportError: if the converter fails, naming operators that it does not know.
+    The precisions are those of LiteRT but `"int8"`; `calibration` is, for `"full_int8"`, the
+    `.npy` file of images. An error names operators that the converter does not know.
     """
     import tensorflow as tf
 
@@ -104,12 +97,6 @@ def quantize_static(source, destination, images, batch_size):
 
     All else stays in float32: attention's products and norms take little time, and
     so the whole graph stays one XNNPACK partition.
-
-    Args:
-        source: The float32 file.
-        destination: File to write.
-        images: Images to calibrate with.
-        batch_size: Images in a batch of the file; None for any number.
     """
     from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils

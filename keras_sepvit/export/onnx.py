@@ -120,14 +120,7 @@ class Onnx(Format):
 
 
 def write_with_torch(model, output, batch_size, opset):
-    """Writes a deployed model in ONNX. Runs on the torch backend.
-
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path to write to.
-        batch_size: Images in a batch; None for any number.
-        opset: Version of ONNX's operators.
-    """
+    """Writes a deployed model to a path in ONNX. Runs on the torch backend."""
     import torch
 
     module, example, dynamic_shapes = traceable(model, batch_size)

@@ -83,14 +83,9 @@ def _has_encoded(deployment):
 
 
 def convert(model, output, batch_size, has_encoded, crop, interpolation):
-    """Writes a deployed model as a SavedModel; for the TensorFlow backend.
+    """Writes a deployed model to a folder. Runs on the TensorFlow backend.
 
-    Args:
-        model: Functional model of one input, `image`, and a dict of outputs.
-        output: Folder to write to.
-        batch_size: Images in a batch; None for any number.
-        has_encoded: Whether to write the signature for encoded images.
-        crop, interpolation: How it reads images, as `runtime.read_image` does.
+    Where it `has_encoded` images, they are read as `runtime.read_image` does.
     """
     import tensorflow as tf
 

@@ -93,17 +93,7 @@ class StableHLO(Format):
 
 
 def save_exported(model, output, batch_size, platforms):
-    """Writes a model as serialised StableHLO. Runs on the JAX backend.
-
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path to write to.
-        batch_size: Images in a batch; None for any number.
-        platforms: Those to lower for.
-
-    Returns:
-        How often the program has each operator, by name.
-    """
+    """Writes a deployed model to a path, and counts its operators by name. Runs on JAX."""
     import jax
 
     def predict(image):

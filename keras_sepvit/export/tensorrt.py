@@ -157,15 +157,10 @@ def check_batch_sizes(batch_sizes):
 
 
 def supported_operators(runtime):
-    """The operators that a runtime's published list has.
+    """Names of the operators in a runtime's published list.
 
-    Args:
-        runtime: `"tensorrt"` for those of ONNX that TensorRT reads, or `"tftrt"`
-            for those of TensorFlow that TF-TRT converts. The version and the source
-            stand in the file, `keras_sepvit/export/data/<runtime>_operators.json`.
-
-    Returns:
-        A frozenset of names.
+    `"tensorrt"` reads those of ONNX, `"tftrt"` converts those of TensorFlow. The version and
+    the source stand in `keras_sepvit/export/data/<runtime>_operators.json`.
     """
     file = importlib.resources.files("keras_sepvit.export") / "data" / f"{runtime}_operators.json"
     return frozenset(json.loads(file.read_text())["operators"])
@@ -174,9 +169,7 @@ def supported_operators(runtime):
 def find_tensorrt():
     """The modules `tensorrt` and `cuda.bindings.runtime`, where there is a GPU to use them.
 
-    Raises:
-        ExportError: saying which of TensorRT's package, its library, its version,
-            CUDA's package, or the GPU is missing.
+    The error says which of the packages, their libraries, the version, or the GPU is missing.
     """
     install = 'Install it with `pip install "keras-sepvit[tensorrt]"`.'
     trt = _import("tensorrt", "TensorRT's Python package `tensorrt` is not installed.", install)
@@ -212,17 +205,7 @@ def _import(name, missing, advice):
 
 
 def build_engine(trt, onnx_path, path, batch_sizes):
-    """Builds the engine of an ONNX file.
-
-    Args:
-        trt: The module `tensorrt`.
-        onnx_path: Path of the file.
-        path: Path to write the engine to.
-        batch_sizes: Where the file takes any batch, the sizes to optimise for.
-
-    Raises:
-        ExportError: if TensorRT cannot read the file or build the engine.
-    """
+    """Writes the engine of an ONNX file; one of any batch is optimised for `batch_sizes`."""
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -256,17 +239,7 @@ class Engine(OpenFile):
     """A TensorRT engine, run on buffers in the GPU's memory."""
 
     def __init__(self, trt, cuda, path, batch_sizes):
-        """Loads the engine.
-
-        Args:
-            trt: The module `tensorrt`.
-            cuda: The module `cuda.bindings.runtime`.
-            path: Path of the engine.
-            batch_sizes: What it was built for.
-
-        Raises:
-            ExportError: if the engine cannot be loaded, or CUDA reports an error.
-        """
+        """Loads the engine, built for `batch_sizes`, with the modules of `find_tensorrt`."""
         self.batch_size = batch_sizes[-1]
         self._trt, self._cuda, self._batch_sizes = trt, cuda, batch_sizes
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
@@ -278,11 +251,7 @@ class Engine(OpenFile):
         self._stream = self._call("cudaStreamCreate")
 
     def run(self, batch):
-        """The outputs for a batch of images, as arrays by name.
-
-        Args:
-            batch: float32, of a batch size that the engine was built for.
-        """
+        """The outputs, by name, for a batch of a size that the engine was built for."""
         to_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         from_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         inputs = [name for name in self._names if self._is_input(name)]

@@ -122,17 +122,10 @@ class SavedEngines(OpenFile):
 
 
 def check_platform(version, is_built, linked_version, is_found, gpus):
-    """Refuses a platform that TF-TRT cannot run on, saying what is missing.
+    """Refuses a platform that TF-TRT cannot run on, saying what is missing first.
 
-    Args:
-        version: TensorFlow's version.
-        is_built: Whether TensorFlow was built with TensorRT.
-        linked_version: The version of TensorRT that it was built with, of three numbers.
-        is_found: Whether TensorRT's library can be loaded.
-        gpus: Number of GPUs that TensorFlow can use.
-
-    Raises:
-        ExportError: for the first of these that does not do.
+    Of TensorFlow: its version, whether it was built with TensorRT, the version of that, of three
+    numbers, whether TensorRT's library can be loaded, and the number of GPUs.
     """
     last = ".".join(map(str, LAST_VERSION))
     if not is_built and tuple(map(int, version.split(".")[:2])) > LAST_VERSION:
@@ -163,14 +156,9 @@ def check_platform(version, is_built, linked_version, is_found, gpus):
 
 
 def save_frozen(model, output):
-    """Writes a deployed model as a SavedModel of constants. Runs on the TensorFlow backend.
+    """Writes a deployed model to a folder as a SavedModel of constants. Runs on TensorFlow.
 
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path of the folder to write.
-
-    Returns:
-        How often the graph has each operator, by name.
+    Returns how often the graph has each operator, by name.
     """
     import tensorflow as tf
 
@@ -183,16 +171,7 @@ def save_frozen(model, output):
 
 
 def build_engines(saved_model, path, quantize, batch_sizes, examples, calibration_images):
-    """Runs TF-TRT on a SavedModel.
-
-    Args:
-        saved_model: Its folder.
-        path: The folder to write to.
-        quantize: None, `"float16"` or `"int8"`.
-        batch_sizes: Sizes of the batches to build engines for.
-        examples: Images to build with.
-        calibration_images: Images to calibrate `"int8"` with.
-    """
+    """Runs TF-TRT on the SavedModel in a folder, with example images, and writes to `path`."""
     from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverterV2
 
     def calibration():
@@ -246,12 +225,9 @@ def _exact_float32():
 
 
 def count_operators(graph):
-    """How often a graph computes each operator, by name.
+    """How often a `GraphDef` computes each operator, by name.
 
     Of an engine it counts the engine alone, not what TensorFlow would do without it.
-
-    Args:
-        graph: A `GraphDef`.
     """
     functions = {function.signature.name: function for function in graph.library.function}
     counts = collections.Counter()

@@ -82,14 +82,7 @@ class TorchExport(Format):
 
 
 def save_program(model, output, batch_size, extra_files):
-    """Writes a model as a `torch.export` program. Runs on the torch backend.
-
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path to write to.
-        batch_size: Images in a batch; None for any number.
-        extra_files: Texts by name to store beside it.
-    """
+    """Writes a deployed model to a path, with texts by name beside it. Runs on torch."""
     import torch
     from torch.export.passes import move_to_device_pass
 
@@ -110,13 +103,8 @@ def save_program(model, output, batch_size, extra_files):
 def traceable(model, batch_size):
     """A Keras model on the torch backend as torch's exporters take it.
 
-    Args:
-        model: A Keras model of one input.
-        batch_size: Images in a batch; None for any number.
-
-    Returns:
-        The model as a module in evaluation mode, an example of its input, and the
-        `dynamic_shapes` of this input.
+    Returns the model as a module in evaluation mode, an example of its input, and the
+    `dynamic_shapes` of this input.
     """
     import torch
 
