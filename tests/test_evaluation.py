@@ -1,8 +1,10 @@
 """Accuracy on validation sets: numbers that can be told beforehand."""
 
+import dataclasses
 import json
 import pathlib
 
+import exported
 import keras
 import numpy as np
 import pytest
@@ -142,7 +144,7 @@ def test_command(digits_model, tmp_path):
     for wrong, message in (
         (["--data", str(tmp_path / "images")], "The model has 10 classes"),
         (["--split", "test"], "no split 'test'"),
-        (["--crop", "1.5"], "crop=1.5"),
+        (["--crop", "1.5"], "--crop 1.5"),
         (["--image-size", "64"], "the model takes images of 32 x 32"),
     ):
         result = CliRunner().invoke(app, [*arguments, *wrong])
@@ -165,3 +167,20 @@ def test_exported_files_are_evaluated_like_the_model(tmp_path):
     for other in results[1:]:
         assert other.pop("loss") == pytest.approx(results[0]["loss"], rel=1e-4)
         assert other.items() <= results[0].items()
+
+
+def test_the_record_of_a_file_says_how_it_is_evaluated(tmp_path):
+    training_data.write_folder(tmp_path / "images", "abcde", 2)
+    record = dataclasses.replace(exported.RECORD, pixels="0..255", crop=0.3)
+    recorded = exported.write_onnx(tmp_path / "recorded.onnx", record=record.to_json())
+    bare = exported.write_onnx(tmp_path / "bare.onnx")
+
+    def loss(path, *options):
+        arguments = ["evaluate", str(path), "--data", str(tmp_path / "images"), "--json", *options]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["loss"]
+
+    small = ("--crop", "0.3", "--interpolation", "bilinear")
+    assert loss(recorded) == loss(bare, *small) != loss(bare)
+    assert loss(recorded, "--crop", "0.875", "--interpolation", "bicubic") == loss(bare)

@@ -10,6 +10,7 @@ import typer
 from keras_sepvit.cli.common import (
     Classes,
     ImageSize,
+    Interpolation,
     Json,
     Variant,
     Weights,
@@ -35,10 +36,10 @@ def evaluate(
         float | None,
         typer.Option(
             help="Share of the shorter side that the centre crop keeps.",
-            show_default="0.875, and 1 for digits",
+            show_default="the model's, else 0.875, and 1 for digits",
         ),
     ] = None,
-    interpolation: Annotated[str, typer.Option(help="bicubic or bilinear.")] = "bicubic",
+    interpolation: Interpolation = None,
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
     variant: Variant = None,
     classes: Classes = None,
@@ -49,7 +50,9 @@ def evaluate(
     On a validation set: ImageNet's (imagenet2012), ImageNet V2
     (imagenet_v2/matched-frequency with --split test), ReaL labels
     (imagenet2012_real, where a prediction is right if it is among an image's
-    labels), or a folder. Images that cannot be read are counted and left out.
+    labels), or a folder. Images that cannot be read are counted and left out. Crop and
+    interpolation are the model's where its file tells: an exported one, or one in its
+    training folder.
     """
     size = parse_image_size(image_size) if image_size else None
 
@@ -58,6 +61,7 @@ def evaluate(
     from keras_sepvit import runtime
     from keras_sepvit.classification.evaluation import evaluate as measure
     from keras_sepvit.cli import classifiers
+    from keras_sepvit.record import INTERPOLATION
     from keras_sepvit.training.report import DataReport
     from keras_sepvit.training.sources.labelled import open_source
 
@@ -66,10 +70,12 @@ def evaluate(
         if variant is not None or classes is not None:
             raise whole_model_error(weights)
         model = runtime.Predictor(weights)
+        known = classifiers.how(model.record)
         height, width, channels = model.image_shape
         check_image_size(size, height, width)
     else:
         model = classifiers.load_classifier(weights, variant, classes, size)
+        known = classifiers.evaluation_of(weights)
         height, width, channels = classifiers.image_shape(model, size)
     source = open_source(data, split, data_dir)
     if channels != 3:
@@ -80,8 +86,8 @@ def evaluate(
         source,
         image_size=(height, width),
         batch_size=batch_size,
-        crop=crop,
-        interpolation=interpolation,
+        crop=known.get("crop") if crop is None else crop,
+        interpolation=interpolation or known.get("interpolation", INTERPOLATION),
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )

@@ -3,11 +3,11 @@
 import os
 import pathlib
 
+from keras_sepvit.files import IMAGE_SUFFIXES
 from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.tensorflow import tf
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
 
 class FolderSource(IndexedSource):
