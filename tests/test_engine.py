@@ -126,8 +126,9 @@ def recipe(**changes):
 
 
 def test_a_task_of_its_own_learns(tmp_path):
-    result = Trainer(recipe(), tmp_path).train(verbose=0)
+    result = Trainer(recipe(snapshot_epochs=20), tmp_path).train(verbose=0)
     assert result.epochs == 30 and result.best > 90
+    assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_020.keras"]
     last = result.history[-1]
     assert last["loss"] == pytest.approx(last["square"] + last["absolute"], rel=1e-5)
     assert last["loss"] < 0.2 * result.history[0]["loss"]
