@@ -122,6 +122,7 @@ class Recipe:
     def check(self):
         """Raises a ValueError for values out of range, naming the key."""
         optimizer = self.optimizer
+        check_choice("task", self.task, (type(self).task,))
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
         check_choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
