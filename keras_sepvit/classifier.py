@@ -1,5 +1,7 @@
 """SepViT classifiers with the conventions of `keras.applications`."""
 
+import inspect
+
 import keras
 from keras import layers
 from keras.applications import imagenet_utils
@@ -47,6 +49,8 @@ Args:
         whole windows with zeros. Learned tokens are then resized on loading.
     skip_head_mismatch: If the file in `weights` is for another number of
         classes, keep the random head, with a warning, instead of an error.
+    dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`; the global policy by
+        default. Images are normalised, and answers given, in float32 at least.
 
 Input shape: `(batch, height, width, 3)`.
 
@@ -93,6 +97,7 @@ def SepViT(
     drop_path_rate=None,
     pad_windows=False,
     skip_head_mismatch=False,
+    dtype=None,
 ):
     config = variant_config(variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
@@ -105,6 +110,7 @@ def SepViT(
     if drop_path_rate is None:
         drop_path_rate = config.drop_path_rate
 
+    policy = keras.dtype_policies.get(dtype)  # None is the global policy
     inputs, x = _image_input(input_tensor, input_shape, config.image_size)
     image_shape = check_image_shape(x.shape[1:])
     if include_preprocessing:
@@ -115,148 +121,25 @@ def SepViT(
         drop_path_rate=check_rate("drop_path_rate", drop_path_rate),
         dense=False,
         pad_windows=pad_windows,
-        dtype=keras.config.dtype_policy(),
+        dtype=policy,
     )
     if include_top or pooling == "avg":
-        x = layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool")(x)
+        x = layers.GlobalAveragePooling2D("channels_last", dtype=policy, name="avg_pool")(x)
     elif pooling == "max":
-        x = layers.GlobalMaxPooling2D(data_format="channels_last", name="max_pool")(x)
+        x = layers.GlobalMaxPooling2D("channels_last", dtype=policy, name="max_pool")(x)
     if include_top:
         x = layers.Dense(
             positive_int("classes", classes),
             activation=classifier_activation,
             kernel_initializer=TruncatedNormal(),
-            dtype=keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32"),
+            dtype=keras.backend.result_type(policy.compute_dtype, "float32"),
             name="head",
         )(x)
     model = SepViTClassifier(inputs, x, name=name)
+    model.dtype_policy = policy
     if weights is not None:
         load_pretrained(model, weights, skip_head_mismatch=skip_head_mismatch)
     return model
-
-
-def SepViTLite(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_lite",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_lite",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
-
-
-def SepViTT(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_t",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_t",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
-
-
-def SepViTS(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_s",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_s",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
-
-
-def SepViTB(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_b",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_b",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
 
 
 def preprocess_input(x, data_format=None):
@@ -319,15 +202,33 @@ SepViT.__doc__ = _DOCSTRING.format(
     size="the configuration's image size, (224, 224, 3) for the family,",
     rate="",
 )
-for _function, _name in (
-    (SepViTLite, "sepvit_lite"),
-    (SepViTT, "sepvit_t"),
-    (SepViTS, "sepvit_s"),
-    (SepViTB, "sepvit_b"),
-):
-    _function.__doc__ = _DOCSTRING.format(
-        title=f"The {_function.__name__[:6]}-{_function.__name__[6:]} classifier.",
+
+
+def _constructor(name, variant):
+    """`SepViT` of one variant, under this name."""
+    signature = inspect.signature(SepViT)
+    _, *parameters = signature.parameters.values()
+    signature = signature.replace(
+        parameters=[p.replace(default=variant) if p.name == "name" else p for p in parameters]
+    )
+
+    def construct(*args, **kwargs):
+        arguments = signature.bind(*args, **kwargs)
+        arguments.apply_defaults()
+        return SepViT(variant, **arguments.arguments)
+
+    construct.__name__ = construct.__qualname__ = name
+    construct.__signature__ = signature
+    construct.__doc__ = _DOCSTRING.format(
+        title=f"The {name[:6]}-{name[6:]} classifier.",
         variant="",
         size="(224, 224, 3)",
-        rate=f", {VARIANTS[_name].drop_path_rate}",
+        rate=f", {VARIANTS[variant].drop_path_rate}",
     )
+    return construct
+
+
+SepViTLite = _constructor("SepViTLite", "sepvit_lite")
+SepViTT = _constructor("SepViTT", "sepvit_t")
+SepViTS = _constructor("SepViTS", "sepvit_s")
+SepViTB = _constructor("SepViTB", "sepvit_b")
