@@ -1,6 +1,9 @@
 """SepViT classifiers with the conventions of `keras.applications`."""
 
 import inspect
+import os
+from collections.abc import Callable
+from typing import Any, Concatenate, Literal, ParamSpec
 
 import keras
 from keras import layers
@@ -12,7 +15,13 @@ from keras_sepvit.backbone import (
     imagenet_preprocessing,
     sepvit_features,
 )
-from keras_sepvit.configs import VARIANTS, variant_architecture, variant_config
+from keras_sepvit.configs import (
+    VARIANTS,
+    ImageShape,
+    SepViTConfig,
+    variant_architecture,
+    variant_config,
+)
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
 from keras_sepvit.weights import check_pretrained, load_pretrained
@@ -84,21 +93,21 @@ class SepViTClassifier(StagesMixin, keras.Model):
 
 
 def SepViT(
-    variant,
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-    dtype=None,
-):
+    variant: str | SepViTConfig,
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: str | os.PathLike[str] | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: ImageShape | None = None,
+    pooling: Literal["avg", "max"] | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable[..., Any] | None = "softmax",
+    name: str = "sepvit",
+    drop_path_rate: float | None = None,
+    pad_windows: bool = False,
+    skip_head_mismatch: bool = False,
+    dtype: str | keras.DTypePolicy | None = None,
+) -> SepViTClassifier:
     config = variant_config(variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
     if include_top and pooling is not None:
@@ -142,7 +151,7 @@ def SepViT(
     return model
 
 
-def preprocess_input(x, data_format=None):
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Returns `x` as it is: preprocessing is part of the model.
 
     Kept for code written for `keras.applications`. A model made with
@@ -156,7 +165,7 @@ def preprocess_input(x, data_format=None):
     return x
 
 
-def decode_predictions(preds, top=5):
+def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
     """ImageNet's class names for predictions of 1000 classes.
 
     Args:
@@ -204,21 +213,28 @@ SepViT.__doc__ = _DOCSTRING.format(
 )
 
 
-def _constructor(name, variant):
+_Arguments = ParamSpec("_Arguments")
+
+
+def _constructor(
+    name: str,
+    variant: str,
+    of_any_variant: Callable[Concatenate[str | SepViTConfig, _Arguments], SepViTClassifier],
+) -> Callable[_Arguments, SepViTClassifier]:
     """`SepViT` of one variant, under this name."""
-    signature = inspect.signature(SepViT)
+    signature = inspect.signature(of_any_variant)
     _, *parameters = signature.parameters.values()
     signature = signature.replace(
         parameters=[p.replace(default=variant) if p.name == "name" else p for p in parameters]
     )
 
-    def construct(*args, **kwargs):
+    def construct(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> SepViTClassifier:
         arguments = signature.bind(*args, **kwargs)
         arguments.apply_defaults()
         return SepViT(variant, **arguments.arguments)
 
     construct.__name__ = construct.__qualname__ = name
-    construct.__signature__ = signature
+    construct.__signature__ = signature  # type: ignore[attr-defined]
     construct.__doc__ = _DOCSTRING.format(
         title=f"The {name[:6]}-{name[6:]} classifier.",
         variant="",
@@ -228,7 +244,7 @@ def _constructor(name, variant):
     return construct
 
 
-SepViTLite = _constructor("SepViTLite", "sepvit_lite")
-SepViTT = _constructor("SepViTT", "sepvit_t")
-SepViTS = _constructor("SepViTS", "sepvit_s")
-SepViTB = _constructor("SepViTB", "sepvit_b")
+SepViTLite = _constructor("SepViTLite", "sepvit_lite", SepViT)
+SepViTT = _constructor("SepViTT", "sepvit_t", SepViT)
+SepViTS = _constructor("SepViTS", "sepvit_s", SepViT)
+SepViTB = _constructor("SepViTB", "sepvit_b", SepViT)
