@@ -54,6 +54,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(VENV)-quickstart-* build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-quickstart-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
