@@ -6,7 +6,7 @@ import pathlib
 import keras
 
 from keras_sepvit.backbone import SepViTBackbone
-from keras_sepvit.classifier import SepViT
+from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.configs import SepViTConfig
 from keras_sepvit.files import replacing
 from keras_sepvit.weights.files import PYTORCH_SUFFIXES

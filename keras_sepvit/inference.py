@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 
-from keras_sepvit import classifier, scores
+import keras_sepvit.classification.classifier as classifier
+from keras_sepvit import scores
 from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpolation
 from keras_sepvit.runtime import ImageClassifier
 from keras_sepvit.runtime import labels as naming

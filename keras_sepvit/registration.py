@@ -26,7 +26,7 @@ REGISTERED = {
     "SeparableAttention": "attention",
     "SepViTBlock": "block",
     "SepViTBackbone": "backbone",
-    "SepViTClassifier": "classifier",
+    "SepViTClassifier": "classification.classifier",
     "LayerwiseAdamW": "training.optimizer",
     "WarmupCosine": "training.schedule",
     "WarmupPolynomial": "training.schedule",

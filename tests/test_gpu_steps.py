@@ -14,7 +14,6 @@ from helpers import BACKEND, SMALL
 from keras_sepvit import SepViT
 from keras_sepvit.classification import BatchAugmentation, Classification
 from keras_sepvit.classification.mixing import draw_erasing, draw_mixing
-from keras_sepvit.policy import dtype_policy
 from keras_sepvit.recipes import RECIPES
 from keras_sepvit.training.model import TrainingModel
 from keras_sepvit.training.optimizer import build_optimizer
@@ -31,8 +30,9 @@ DIFFERENT = ("digits", "imagenet_t", "finetune", "frozen_backbone")
 def training_model(name, policy="float32", scaled=True, **compile_arguments):
     """The model that a recipe trains, with a small network, compiled."""
     recipe = RECIPES[name]
-    with dtype_policy(policy):
-        network = SepViT(SMALL, classes=CLASSES, classifier_activation=None, drop_path_rate=0.1)
+    network = SepViT(
+        SMALL, classes=CLASSES, classifier_activation=None, drop_path_rate=0.1, dtype=policy
+    )
     if recipe.model.frozen_backbone:
         for layer in network.layers:
             layer.trainable = layer.name == "head"

@@ -75,6 +75,7 @@ def test_named_recipes_do_not_change():
         (["ema_decay=1.0"], "below 1"),
         (["optimizer.warmup_epochs=300"], "below epochs"),
         (["task=segmentation"], "task must be one of classification"),
+        (["model.frozen_stages=5"], "one of 0, 1, 2, 3, 4"),
         (["steps=0"], "steps must be at least 1"),
         (["optimizer.schedule=linear"], "one of cosine, polynomial, steps"),
         (["optimizer.milestones=[3,2]"], "rising"),

@@ -148,6 +148,15 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         Trainer(broken, tmp_path).train(verbose=0)
 
 
+def test_frozen_stages_keep_their_weights(tmp_path):
+    trainer = Trainer(recipe("model.frozen_stages=3"), tmp_path)
+    before = {weight.path: to_numpy(weight) for weight in trainer.network.weights}
+    trainer.train_step(trainer.first_batch())
+    changed = [w.path for w in trainer.network.weights if (to_numpy(w) != before[w.path]).any()]
+    assert {path.split("_")[0] for path in changed} >= {"stage4", "head/kernel"}
+    assert not [path for path in changed if path.startswith(("stage1", "stage2", "stage3"))]
+
+
 def test_images_of_training_are_not_validated_on(tmp_path):
     training_data.write_folder(tmp_path, ("cat", "dog"), 2)
     settings = load_recipe("imagenet_lite", [f"data.name=folder:{tmp_path}", "batch_size=2"])

@@ -187,7 +187,7 @@ def check(key, value, valid, expected):
 
 def check_choice(key, value, choices):
     """Refuses a value that is not among `choices`."""
-    check(key, value, value in choices, f"one of {', '.join(choices)}")
+    check(key, value, value in choices, f"one of {', '.join(map(str, choices))}")
 
 
 def check_rate(key, value):
