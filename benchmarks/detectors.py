@@ -28,7 +28,7 @@ from keras_sepvit import SepViT, hub
 from keras_sepvit.benchmark.machine import machine, sentences
 from keras_sepvit.benchmark.report import markdown_table
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.training.scenes import DigitScenes
+from keras_sepvit.training.sources.scenes import DigitScenes
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "detectors.md"
 # Half of the examples': a start from weights wants smaller steps.
@@ -38,7 +38,12 @@ WARM_LEARNING_RATE = 1e-3
 def keras_hub_defaults(weights, steps, **head):
     """KerasHub's RetinaNet as it comes, but for anchors of the digits' size."""
     encoder = hub.SepViTBackbone.from_variant(
-        DIGITS_CONFIG, example.IMAGE_SHAPE, weights, dense=True, include_preprocessing=True
+        DIGITS_CONFIG,
+        example.IMAGE_SHAPE,
+        weights,
+        drop_path_rate=0.0,
+        dense=True,
+        include_preprocessing=True,
     )
     backbone = keras_hub.models.RetinaNetBackbone(
         encoder, min_level=3, max_level=7, use_p5=False, image_shape=example.IMAGE_SHAPE

@@ -76,11 +76,11 @@ def plan(backends, small):
         numbers.append(Part(f"agreement-{backend}-highest", highest, 130))
     stages = [numbers] if not small else [[part] for part in numbers]
     modes = {
-        "torch": {"eager": 65, "compiled": 100},
+        "torch": {"eager": 90, "compiled": 110},
         "jax": {"compiled": 90},
         "tensorflow": {"graph": 65, "xla": 100},
     }
-    shares = {"torch": 60, "jax": 90, "tensorflow": 90}
+    shares = {"torch": 70, "jax": 75, "tensorflow": 90}
     for backend in backends:
         job = {"part": "training", "backend": backend}
         timed = [Part(f"training-{backend}", job, shares[backend])]

@@ -119,7 +119,8 @@ def our_contenders(paths, cores):
     """Functions without arguments that prepare all images once, by name."""
     import tensorflow as tf
 
-    from keras_sepvit.training.images import TrainTransform, decode
+    from keras_sepvit.classification.images import TrainTransform
+    from keras_sepvit.training.images import decode
 
     tf.config.threading.set_inter_op_parallelism_threads(cores)
     tf.config.threading.set_intra_op_parallelism_threads(cores)

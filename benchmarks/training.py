@@ -28,9 +28,9 @@ import keras_sepvit
 from keras_sepvit.benchmark.machine import machine, sentences
 from keras_sepvit.benchmark.report import markdown_table
 from keras_sepvit.benchmark.timing import quartiles
+from keras_sepvit.classification import task as classification
 from keras_sepvit.training import Trainer, load_recipe
-from keras_sepvit.training import trainer as trainer_module
-from keras_sepvit.training.sources import ArraySource
+from keras_sepvit.training.sources.source import ArraySource
 
 WAYS = ("plain Keras", "trainer", "trainer, erasing and mixing")
 NO_MIXING = (
@@ -76,13 +76,13 @@ def way(name, options):
     """A function that trains for one round."""
     pixels, labels = images(options)
     source = ArraySource("generated", "train", pixels, labels, classes=1000)
-    trainer_module.open_source = lambda *arguments: source
+    classification.open_source = lambda *arguments: source
     changes = () if "mixing" in name else NO_MIXING
     trainer = Trainer(recipe(options, *changes), tempfile.mkdtemp())
     if name != WAYS[0]:
         # All callbacks that act at each batch; files are written at an epoch's end.
         callbacks = trainer._callbacks(0)[:3]
-        data = trainer._training_data(0, 0).map(trainer_module.fit_batch)
+        data = trainer.training_data(0, 0)
         model = trainer.model
     else:
         model = keras_sepvit.SepViT(
@@ -101,7 +101,8 @@ def way(name, options):
             metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(5)],
             jit_compile=trainer.model.jit_compile,
         )
-        data, callbacks = trainer._training_data(0, 0), []
+        data = trainer.training_data(0, 0).map(lambda batch: (batch["image"], batch["label"]))
+        callbacks = []
 
     def run():
         model.fit(

@@ -56,7 +56,7 @@ def head(outputs, bias):
 def build(weights, steps):
     detector = keras_cv.models.RetinaNet(
         backbone=hub.keras_cv_backbone(
-            DIGITS_CONFIG, weights=weights, image_shape=example.IMAGE_SHAPE
+            DIGITS_CONFIG, weights=weights, image_shape=example.IMAGE_SHAPE, drop_path_rate=0.0
         ),
         num_classes=example.CLASSES,
         bounding_box_format="xyxy",

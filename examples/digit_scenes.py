@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_sepvit import hub
 from keras_sepvit.detection.scores import box_scores
-from keras_sepvit.training.scenes import CLASS_NAMES, DigitScenes
+from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
 from keras_sepvit.visualize import detections_beside_truth
 
 CLASSES = len(CLASS_NAMES)

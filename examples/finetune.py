@@ -5,7 +5,7 @@
 makes such a folder of scikit-learn's digits, `even` and `odd`, and teaches the packaged reader of
 ten digits to tell the two apart. It prints, under Keras's progress bars,
 
-    Trained 8 epochs; 99.17% of the validation images right
+    Trained 8 epochs; 99.17 % of the validation images right
     Models, curves and a picture of a batch are in runs/finetune
 
 Your own images and weights:
@@ -72,10 +72,8 @@ def main():
         ]
     recipe = load_recipe("finetune", [f"data.name=folder:{options.images}", *changes])
     result = Trainer(recipe, options.output).train()
-    last = result.history[-1]
-    print(
-        f"Trained {result.epochs} epochs; {last['val_accuracy']:.2%} of the validation images right"
-    )
+    right = result.history[-1]["val_top1"]
+    print(f"Trained {result.epochs} epochs; {right:.2f} % of the validation images right")
     print(f"Models, curves and a picture of a batch are in {result.folder}")
 
 

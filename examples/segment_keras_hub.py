@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from keras_sepvit import hub
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.training.scenes import CLASS_NAMES, DigitScenes
+from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
 from keras_sepvit.visualize import draw_class_map, in_rows
 
 IMAGE_SIZE = (96, 96)
@@ -57,12 +57,12 @@ def build_segmenter(decoder, weights):
     shape = (*IMAGE_SIZE, 3)
     if decoder == "segformer":
         encoder = hub.SegFormerEncoder.from_variant(
-            DIGITS_CONFIG, shape, weights, include_preprocessing=True
+            DIGITS_CONFIG, shape, weights, drop_path_rate=0.0, include_preprocessing=True
         )
         backbone = keras_hub.models.SegFormerBackbone(encoder, projection_filters=128)
         return keras_hub.models.SegFormerImageSegmenter(backbone, CLASSES)
     encoder = hub.SepViTBackbone.from_variant(
-        DIGITS_CONFIG, shape, weights, dense=True, include_preprocessing=True
+        DIGITS_CONFIG, shape, weights, drop_path_rate=0.0, dense=True, include_preprocessing=True
     )
     backbone = keras_hub.models.DeepLabV3Backbone(
         encoder,

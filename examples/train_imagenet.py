@@ -7,8 +7,8 @@ put what). It prints Keras's progress bars, and in the end
 
     best.keras: top-1 ... %, top-5 ... % of 50000 images
 
-Started again after a stop, it goes on. `--try-out` takes one batch of each split through
-everything instead, and prints what a long run would be like. The backend is that of
+Started again after a stop, it goes on. `--try-out` times some batches through everything
+instead, and prints what a long run would be like. The backend is that of
 `KERAS_BACKEND`. `keras-sepvit train imagenet_t` does the same from the shell.
 """
 
@@ -20,7 +20,9 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 
-from keras_sepvit.training import Trainer, evaluate, load_recipe, open_source
+from keras_sepvit.classification import evaluate
+from keras_sepvit.training import Trainer, load_recipe, open_source
+from keras_sepvit.training.dry_run import dry_run
 
 
 def main():
@@ -41,7 +43,7 @@ def main():
     recipe = load_recipe(f"imagenet_{options.variant}", changes)
     trainer = Trainer(recipe, options.output)
     if options.try_out:
-        for what, value in trainer.dry_run().items():
+        for what, value in dry_run(trainer).items():
             print(f"{what}: {value}")
         return
     trainer.train()
@@ -50,8 +52,8 @@ def main():
     source = open_source(recipe.data.name, recipe.data.validation_split, recipe.data.data_dir)
     size = (recipe.model.image_size,) * 2
     result = evaluate(model, source, image_size=size, crop=recipe.data.validation_crop)
-    scores = f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %"
-    print(f"best.keras: {scores} of {result.images} images")
+    scores = f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %"
+    print(f"best.keras: {scores} of {result['images']} images")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.initializers import FanOutNormal
-from keras_sepvit.layers import dense
+from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.validation import check_choice, check_heads, positive_int
 
 GLOBAL_TOKENS = ("first", "average_pooling", "depthwise_conv", None)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class SeparableAttention(layers.Layer):
+class SeparableAttention(CompositeLayer):
     """DSA inside each window, PSA among windows, and an output projection.
 
     DSA (paper, equations 3 and 4) is multi-head self-attention among the tokens
@@ -53,14 +53,14 @@ class SeparableAttention(layers.Layer):
             )
         _, windows, tokens, channels = input_shape
         check_heads(channels, self.num_heads)
-        self.dsa_qkv = dense(3 * channels, "dsa_qkv", self.dtype_policy)
+        self.dsa_qkv = self.dense(3 * channels, "dsa_qkv")
         self.dsa_qkv.build((None, tokens, channels))
         if self.global_token is not None:
             self.win_tokens_norm = layers.LayerNormalization(
                 epsilon=1e-5, dtype=self.dtype_policy, name="win_tokens_norm"
             )
             self.win_tokens_norm.build((None, windows, channels))
-            self.psa_qk = dense(2 * channels, "psa_qk", self.dtype_policy)
+            self.psa_qk = self.dense(2 * channels, "psa_qk")
             self.psa_qk.build((None, windows, channels))
         if self.global_token == "depthwise_conv":
             self.win_kernel = self.add_weight(
@@ -69,7 +69,7 @@ class SeparableAttention(layers.Layer):
                 initializer=FanOutNormal(),
             )
             self.win_bias = self.add_weight(name="win_bias", shape=(channels,), initializer="zeros")
-        self.proj = dense(channels, "proj", self.dtype_policy)
+        self.proj = self.dense(channels, "proj")
         self.proj.build((None, tokens, channels))
 
     def call(self, inputs):

@@ -4,9 +4,14 @@ import keras
 from keras import layers
 
 from keras_sepvit.block import SepViTBlock
-from keras_sepvit.configs import PATCH_EMBEDDINGS, WINDOW_TOKENS, variant_architecture
+from keras_sepvit.configs import (
+    PATCH_EMBEDDINGS,
+    WINDOW_TOKENS,
+    variant_architecture,
+    variant_config,
+)
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
-from keras_sepvit.layers import PEG, PatchEmbedding, imagenet_normalization
+from keras_sepvit.layers import PEG, PatchEmbedding, dtype_config, imagenet_normalization
 from keras_sepvit.names import stage_of
 from keras_sepvit.validation import (
     check_channels_last,
@@ -15,7 +20,7 @@ from keras_sepvit.validation import (
     check_rate,
     positive_int,
 )
-from keras_sepvit.weights import load_pretrained
+from keras_sepvit.weights import check_pretrained, load_pretrained
 
 
 def _argument(name):
@@ -25,8 +30,39 @@ def _argument(name):
     )
 
 
-class BackboneMixin:
-    """What backbones share, on whatever base class: arguments, graph, pyramid and configuration.
+class StagesMixin:
+    """What models of the four stages share, with a head or without: the pyramid, and freezing.
+
+    Stands in front of `keras.Model` among the bases of a class.
+    """
+
+    def freeze(self, stages):
+        """Keeps the weights of the first stages as they are in training, and trains the others.
+
+        Call it before `compile`.
+
+        Args:
+            stages: How many stages, from 0 to 4; 0 undoes it.
+
+        Raises:
+            ValueError: for another number.
+        """
+        check_choice("stages", stages, range(len(STRIDES) + 1))
+        for layer in self.layers:
+            stage = stage_of(layer.name)
+            if stage is not None:
+                layer.trainable = stage > stages
+
+    @property
+    def pyramid_outputs(self):
+        """The stages' outputs: `KerasTensor`s by level, `"P2"` to `"P5"`."""
+        stages = ((stage_of(layer.name), layer) for layer in self.layers)
+        # A stage's last layer, since later ones replace earlier ones.
+        return {f"P{stage + 1}": layer.output for stage, layer in stages if stage is not None}
+
+
+class BackboneMixin(StagesMixin):
+    """What backbones share, on whatever base class: arguments, graph and configuration.
 
     Stands in front of `keras.Model`, or a subclass of it, among the bases of a
     class. See `SepViTBackbone` for the arguments; those that make the architecture
@@ -75,11 +111,11 @@ class BackboneMixin:
             "dense": bool(dense),
             "pad_windows": bool(pad_windows),
         }
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = keras.dtype_policies.get(dtype)  # None is the global policy
         image_shape = check_image_shape(image_shape)
         inputs = keras.Input(image_shape, name="image")
         x = imagenet_preprocessing(image_shape)(inputs) if include_preprocessing else inputs
-        outputs, pyramid_outputs = sepvit_features(x, dtype=policy, **architecture)
+        outputs = sepvit_features(x, dtype=policy, **architecture)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.dtype_policy = policy
         self._config = {
@@ -87,10 +123,11 @@ class BackboneMixin:
             "image_shape": image_shape,
             "include_preprocessing": bool(include_preprocessing),
         }
-        self._pyramid_outputs = pyramid_outputs
 
     @classmethod
-    def from_variant(cls, variant, image_shape=(224, 224, 3), weights=None, **kwargs):
+    def from_variant(
+        cls, variant, image_shape=(224, 224, 3), weights=None, drop_path_rate=None, **kwargs
+    ):
         """The backbone of a variant.
 
         In the classification form windows scale with the image (see
@@ -104,6 +141,7 @@ class BackboneMixin:
                 `SepViT` takes: weights of the backbone or of a classifier, at any
                 image size. Those of a classifier fit the dense form too; a warning
                 tells which were not used, and which of the backbone stay random.
+            drop_path_rate: None for that of the variant's published training recipe.
             **kwargs: Other arguments of `SepViTBackbone`, which override those
                 of the variant.
 
@@ -112,43 +150,25 @@ class BackboneMixin:
                 such as another variant's (naming what differs).
             FileNotFoundError: if the file in `weights` does not exist.
         """
+        check_pretrained(weights)
         image_shape = check_image_shape(image_shape)
         fixed = kwargs.get("dense") or kwargs.get("pad_windows")
         architecture = variant_architecture(variant, image_shape, scale=not fixed)
         if kwargs.get("dense") and architecture["window_tokens"] == "learned":
             architecture["window_tokens"] = "zeros"
-        backbone = cls(**{**architecture, "image_shape": image_shape, **kwargs})
+        if drop_path_rate is None:
+            drop_path_rate = variant_config(variant).drop_path_rate
+        architecture.update(image_shape=image_shape, drop_path_rate=drop_path_rate)
+        backbone = cls(**{**architecture, **kwargs})
         if weights is not None:
             load_pretrained(backbone, weights)
         return backbone
-
-    def freeze(self, stages):
-        """Keeps the weights of the first stages as they are in training, and trains the others.
-
-        Call it before `compile`.
-
-        Args:
-            stages: How many stages, from 0 to 4; 0 undoes it.
-
-        Raises:
-            ValueError: for another number.
-        """
-        check_choice("stages", stages, range(len(STRIDES) + 1))
-        for layer in self.layers:
-            stage = stage_of(layer.name)
-            if stage is not None:
-                layer.trainable = stage > stages
-
-    @property
-    def pyramid_outputs(self):
-        """The stages' outputs: `KerasTensor`s by level, `"P2"` to `"P5"`."""
-        return dict(self._pyramid_outputs)
 
     def get_config(self):
         return {
             "name": self.name,
             "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": dtype_config(self),
             **self._config,
         }
 
@@ -229,11 +249,7 @@ def sepvit_features(
     pad_windows,
     dtype,
 ):
-    """Builds the functional graph of the backbone on a Keras tensor.
-
-    Returns:
-        The output map, and the stages' outputs by pyramid level.
-    """
+    """Builds the functional graph of the backbone on a Keras tensor; returns the output map."""
     check_channels_last()
     _check_stages(hidden_dims, depths, num_heads, window_sizes)
     check_choice("patch_embedding", patch_embedding, PATCH_EMBEDDINGS)
@@ -247,7 +263,6 @@ def sepvit_features(
         check_windows_fit(x.shape[1:3], window_sizes, patch_embedding)
 
     rates = _linear_rates(drop_path_rate, sum(depths))
-    pyramid_outputs = {}
     for stage, (dim, heads, windows, stride) in enumerate(
         zip(hidden_dims, num_heads, window_sizes, STRIDES, strict=True), start=1
     ):
@@ -268,10 +283,7 @@ def sepvit_features(
                 x = PEG(dtype=dtype, name=f"stage{stage}_peg")(x)
         if dense:
             x = _norm(f"stage{stage}_norm", dtype)(x)
-        pyramid_outputs[f"P{stage + 1}"] = x
-    if not dense:
-        x = _norm("norm", dtype)(x)
-    return x, pyramid_outputs
+    return x if dense else _norm("norm", dtype)(x)
 
 
 def check_image_shape(image_shape):

@@ -1,13 +1,17 @@
 """The SepViT block: separable attention over windows of a map, then an MLP."""
 
+import math
+
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.attention import SeparableAttention
 from keras_sepvit.configs import WINDOW_TOKENS
 from keras_sepvit.geometry import window_grid
-from keras_sepvit.layers import MLP, DropPath
+from keras_sepvit.layers import MLP, CompositeLayer, DropPath
+from keras_sepvit.names import WINDOW_GRID
 from keras_sepvit.validation import (
     check_choice,
     check_map,
@@ -20,7 +24,7 @@ from keras_sepvit.windows import pad_to_windows, window_merge, window_partition
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class SepViTBlock(layers.Layer):
+class SepViTBlock(CompositeLayer):
     """A SepViT block: local and global attention in one, on a map of any size.
 
     The map is cut into windows, with a window token in front of each; norm,
@@ -78,7 +82,10 @@ class SepViTBlock(layers.Layer):
         check_map(self.name, input_shape)
         _, height, width, channels = input_shape
         self._check_size(height, width)
-        windows = self.count_windows(height, width)
+        self.window_grid = windows = None
+        if height is not None and width is not None:
+            self.window_grid = window_grid((height, width), self.window_size)
+            windows = math.prod(self.window_grid)
         positions = self.window_size[0] * self.window_size[1]
         dtype = self.dtype_policy
 
@@ -107,17 +114,6 @@ class SepViTBlock(layers.Layer):
         self.mlp.build(input_shape)
         self.drop_path = DropPath(self.drop_path_rate, dtype=dtype, name="drop_path")
         self.drop_path.build(input_shape)
-
-    def count_windows(self, height, width):
-        """Windows that cover a map of this size; None where a side is dynamic."""
-        if height is None or width is None:
-            return None
-        rows, columns = self.window_grid(height, width)
-        return rows * columns
-
-    def window_grid(self, height, width):
-        """Rows and columns of the windows that cover a map of this static size."""
-        return window_grid((height, width), self.window_size)
 
     def call(self, inputs, training=False):
         x = inputs + self._maybe_drop(self._mix_windows(inputs), training)
@@ -186,6 +182,22 @@ class SepViTBlock(layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if hasattr(self, "win_tokens"):
+            store[WINDOW_GRID] = np.array(self.window_grid)
+
+    def load_own_variables(self, store):
+        variables = dict(store)
+        grid = variables.pop(WINDOW_GRID, None)  # older files have none
+        if grid is not None and tuple(grid) != self.window_grid:
+            raise ValueError(
+                f"Block `{self.name}` has tokens of {self.window_grid} windows, and the file of "
+                f"{tuple(map(int, grid))}: (rows, columns). Load it with "
+                "`keras_sepvit.load_weights`, which resizes them."
+            )
+        super().load_own_variables(variables)
 
     def get_config(self):
         return {

@@ -4,11 +4,16 @@ import keras
 from keras import layers
 from keras.applications import imagenet_utils
 
-from keras_sepvit.backbone import check_image_shape, imagenet_preprocessing, sepvit_features
+from keras_sepvit.backbone import (
+    StagesMixin,
+    check_image_shape,
+    imagenet_preprocessing,
+    sepvit_features,
+)
 from keras_sepvit.configs import VARIANTS, variant_architecture, variant_config
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
-from keras_sepvit.weights.load import load_pretrained
+from keras_sepvit.weights import check_pretrained, load_pretrained
 
 _DOCSTRING = """{title}
 
@@ -50,7 +55,7 @@ Output shape: `(batch, classes)` with the head. Without it
 pooling.
 
 Returns:
-    A functional `keras.Model`.
+    A `SepViTClassifier`, a functional `keras.Model` with `pyramid_outputs` and `freeze`.
 
 Raises:
     ValueError: for an argument out of range, a size that the windows do not fit
@@ -62,6 +67,16 @@ Raises:
 _VARIANT_ARGUMENT = """    variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`, `"sepvit_b"`, or a
         `keras_sepvit.SepViTConfig` of your own.
 """
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class SepViTClassifier(StagesMixin, keras.Model):
+    """The functional model that `SepViT` and the constructors of the variants return.
+
+    Its `pyramid_outputs` and `freeze` are those of `SepViTBackbone`.
+    """
+
+    dense = False  # the form, as backbones tell it
 
 
 def SepViT(
@@ -86,6 +101,7 @@ def SepViT(
             "`pooling` is for models without a head. Received: "
             f"pooling={pooling!r}, include_top=True. Drop it, or pass include_top=False."
         )
+    check_pretrained(weights)
     if drop_path_rate is None:
         drop_path_rate = config.drop_path_rate
 
@@ -93,7 +109,7 @@ def SepViT(
     image_shape = check_image_shape(x.shape[1:])
     if include_preprocessing:
         x = imagenet_preprocessing(image_shape)(x)
-    x, _ = sepvit_features(
+    x = sepvit_features(
         x,
         **variant_architecture(config, image_shape, scale=not pad_windows),
         drop_path_rate=check_rate("drop_path_rate", drop_path_rate),
@@ -113,7 +129,7 @@ def SepViT(
             dtype=keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32"),
             name="head",
         )(x)
-    model = keras.Model(inputs, x, name=name)
+    model = SepViTClassifier(inputs, x, name=name)
     if weights is not None:
         load_pretrained(model, weights, skip_head_mismatch=skip_head_mismatch)
     return model

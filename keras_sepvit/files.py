@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Files that are never half written, and the names of those that hold images."""
 
 import contextlib
 import os
@@ -6,6 +6,9 @@ import pathlib
 import re
 import secrets
 import shutil
+
+# Of image files, read by TensorFlow in training and by Pillow elsewhere.
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def check_static_size(height, width):
     """Refuses an image size that the classification form would have to leave open."""
     if height is None or width is None:
         raise ValueError(
-            "The classification form has one token a window and needs a fixed image size. "
+            "The classification form needs a fixed image size, which its windows divide. "
             f"Received: height={height}, width={width}. For images of any size use the dense form: "
             "`SepViTBackbone.from_variant(..., dense=True, image_shape=(None, None, 3))`."
         )

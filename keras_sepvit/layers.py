@@ -9,8 +9,50 @@ from keras_sepvit.initializers import FanOutNormal, TruncatedNormal
 from keras_sepvit.validation import check_choice, check_map, check_rate, positive_int
 
 
+class CompositeLayer(layers.Layer):
+    """A layer of layers, whose configuration says which of them are quantised."""
+
+    def dense(self, units, name):
+        """A `Dense` layer with the authors' initialisation, to be made in `build`."""
+        policy = self.dtype_policy
+        if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+            # Its own alone: Keras cannot save a quantised layer that has the map.
+            policy = policy[f"{self.path}/{name}"]
+        return layers.Dense(units, kernel_initializer=TruncatedNormal(), dtype=policy, name=name)
+
+    def get_config(self):
+        return {**super().get_config(), "dtype": dtype_config(self)}
+
+
+def dtype_config(layer):
+    """The `dtype` in the configuration of a layer or model: its policy.
+
+    With layers in it that are quantised it is a map of their paths to their policies, by
+    which they are built as such again.
+    """
+    if not layer.built:
+        return keras.dtype_policies.serialize(layer.dtype_policy)
+    policy = _own_policy(layer)
+    policies = {
+        inner.path: _own_policy(inner)
+        for inner in layer._flatten_layers(include_self=False)
+        if inner.quantization_mode is not None
+    }
+    if policies:
+        policy = keras.dtype_policies.DTypePolicyMap(policy.name, policies)
+    return keras.dtype_policies.serialize(policy)
+
+
+def _own_policy(layer):
+    """A built layer's policy, of a map that it shares with others its own."""
+    policy = layer.dtype_policy
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy[layer.path or ""]
+    return policy
+
+
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class PatchEmbedding(layers.Layer):
+class PatchEmbedding(CompositeLayer):
     """Divides a map into patches and embeds each: a strided convolution, then a norm.
 
     Overlapping patches (the default) are a convolution of `2 * stride - 1`
@@ -78,7 +120,7 @@ class PatchEmbedding(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class PEG(layers.Layer):
+class PEG(CompositeLayer):
     """Positional encoding generator: `x + DepthwiseConv3x3(x)`.
 
     The conditional position encoding of CPVT (arXiv 2102.10882), as SepViT uses
@@ -113,10 +155,6 @@ class PEG(layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        # Keras would record the arguments of `__init__` by itself, but not a policy as `dtype`.
-        return super().get_config()
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
@@ -163,7 +201,7 @@ class DropPath(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class MLP(layers.Layer):
+class MLP(CompositeLayer):
     """Two dense layers over the channels with an exact GELU between them.
 
     Args:
@@ -181,8 +219,8 @@ class MLP(layers.Layer):
         self.hidden_dim = positive_int("hidden_dim", hidden_dim)
 
     def build(self, input_shape):
-        self.fc1 = dense(self.hidden_dim, "fc1", self.dtype_policy)
-        self.fc2 = dense(input_shape[-1], "fc2", self.dtype_policy)
+        self.fc1 = self.dense(self.hidden_dim, "fc1")
+        self.fc2 = self.dense(input_shape[-1], "fc2")
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden_dim))
 
@@ -197,11 +235,6 @@ class MLP(layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "hidden_dim": self.hidden_dim}
-
-
-def dense(units, name, dtype):
-    """A `Dense` layer with the authors' initialisation."""
-    return layers.Dense(units, kernel_initializer=TruncatedNormal(), dtype=dtype, name=name)
 
 
 def imagenet_normalization(name):

@@ -19,6 +19,9 @@ _PATTERNS = {
     part: re.compile(re.sub(r"{(\w+)}", r"(?P<\1>\\d+)", layer)) for part, layer in LAYERS.items()
 }
 
+# In files of Keras: (rows, columns) of a block's windows, beside the tokens of the windows.
+WINDOW_GRID = "window_grid"
+
 # The weights of PSA, which a block on a single window does not have.
 _PSA = ("win_tokens", "attn/win_tokens_norm/", "attn/psa_qk/")
 

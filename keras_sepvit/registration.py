@@ -25,8 +25,11 @@ REGISTERED = {
     "SeparableAttention": "attention",
     "SepViTBlock": "block",
     "SepViTBackbone": "backbone",
+    "SepViTClassifier": "classifier",
     "LayerwiseAdamW": "training.optimizer",
     "WarmupCosine": "training.schedule",
+    "WarmupPolynomial": "training.schedule",
+    "WarmupSteps": "training.schedule",
 }
 
 

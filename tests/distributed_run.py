@@ -22,22 +22,22 @@ def main():
     import keras
     import numpy as np
 
-    from keras_sepvit.training import trainer as trainer_module
-    from keras_sepvit.training.recipe import load_recipe
+    from keras_sepvit.classification import task
+    from keras_sepvit.training import Trainer, load_recipe
 
     # One block a stage: what takes the time here is compilation.
-    trainer_module.DIGITS_CONFIG = dataclasses.replace(
-        trainer_module.DIGITS_CONFIG,
+    task.DIGITS_CONFIG = dataclasses.replace(
+        task.DIGITS_CONFIG,
         hidden_dims=(8, 8, 16, 16),
         depths=(1, 1, 1, 1),
         num_heads=(1, 1, 2, 2),
         window_sizes=((4,), (2,), (2,), (1,)),
     )
-    trainer = trainer_module.Trainer(load_recipe("digits", settings["changes"]), settings["folder"])
+    trainer = Trainer(load_recipe("digits", settings["changes"]), settings["folder"])
     if settings["killed"] == trainer.distribution.process:
         kill_in_the_last_epoch(trainer)
     result = trainer.train(verbose=0)
-    state = {"history": json.dumps(result.history), "best_accuracy": result.best_accuracy}
+    state = {"history": json.dumps(result.history), "best": result.best}
     for index, variable in enumerate(trainer.model.variables):
         state[f"{index}.{variable.name}"] = keras.ops.convert_to_numpy(variable)
     np.savez(f"{settings['output']}.{trainer.distribution.process}.npz", **state)

@@ -10,8 +10,23 @@ import zipfile
 
 import numpy as np
 
+from keras_sepvit.record import Record
+
 IMAGE_SHAPE = (8, 12, 3)
 CLASSES = 5
+NAMES = ["Ant", "bee", "cat", "dog", "eel \N{LATIN SMALL LETTER E WITH ACUTE}"]
+
+RECORD = Record(
+    task="classification",
+    image_size=IMAGE_SHAPE[:2],
+    channels=3,
+    pixels="imagenet",
+    crop=1.0,
+    interpolation="bilinear",
+    activation="softmax",
+    class_names=tuple(NAMES),
+    version="0.1.0",
+)
 
 
 def random_images(count, seed=0, image_shape=IMAGE_SHAPE):
@@ -70,8 +85,13 @@ def write_litert(path, batch_size=None, integers=None, dtype="float32", image_sh
 
 def pack_labels(path, names):
     """Adds class names to a .tflite file, as TFLite's metadata do."""
+    pack(path, "labels.txt", "".join(f"{name}\n" for name in names))
+
+
+def pack(path, name, text):
+    """Adds a file to a .tflite file, as TFLite's metadata do."""
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("labels.txt", "".join(f"{name}\n" for name in names))
+        archive.writestr(name, text)
 
 
 def write_onnx(
@@ -82,6 +102,7 @@ def write_onnx(
     declared_shape=None,
     softmax=True,
     class_names=None,
+    record=None,
     inputs=1,
 ):
     """Writes an .onnx file.
@@ -94,6 +115,7 @@ def write_onnx(
         declared_shape: What the file says of it, if that is something else.
         softmax: Whether the outputs are probabilities, not logits.
         class_names: Value of the metadata of that name, for JSON.
+        record: Text of the record in the metadata.
         inputs: Number of inputs, of which the first is used.
     """
     import onnx
@@ -121,8 +143,10 @@ def write_onnx(
         [numpy_helper.from_array(kernel(image_shape).astype(computed), "kernel")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    if class_names is not None:
-        helper.set_model_props(model, {"class_names": json.dumps(class_names)})
+    metadata = {} if class_names is None else {"class_names": json.dumps(class_names)}
+    if record is not None:
+        metadata["keras_sepvit.json"] = record
+    helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path

@@ -178,7 +178,8 @@ def test_drop_path_rises_linearly_over_the_blocks():
     backbone = tiny_backbone(drop_path_rate=0.5)
     rates = [layer.drop_path.rate for layer in backbone.layers if "_block" in layer.name]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4, 0.5])
-    assert tiny_backbone().get_layer("stage4_block1").drop_path_rate == 0
+    assert tiny_backbone().get_layer("stage4_block1").drop_path_rate == TINY.drop_path_rate
+    assert tiny_backbone(drop_path_rate=0.0).get_layer("stage4_block1").drop_path_rate == 0
 
 
 def test_a_stage_runs_its_peg_after_its_first_block():
@@ -301,8 +302,9 @@ def test_weights_of_a_classifier_at_another_size(dense, tmp_path):
         np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
-def test_freeze_keeps_the_first_stages():
-    backbone = tiny_backbone(dense=True)
+@pytest.mark.parametrize("build", [lambda: tiny_backbone(dense=True), lambda: SepViT(TINY)])
+def test_freeze_keeps_the_first_stages(build):
+    backbone = build()
     count = len(backbone.trainable_weights)
     backbone.freeze(2)
     frozen = {weight.path for weight in backbone.weights} - {
@@ -310,7 +312,8 @@ def test_freeze_keeps_the_first_stages():
     }
     frozen = {path for path in frozen if "seed_generator" not in path}
     assert frozen and all(path.startswith(("stage1_", "stage2_")) for path in frozen)
-    assert "stage2_norm/gamma" in frozen and "stage1_embed/proj/kernel" in frozen
+    assert {"stage2_block1/norm1/gamma", "stage1_embed/proj/kernel"} < frozen
+    assert ("stage2_norm/gamma" in frozen) == backbone.dense
     assert not any(w.path.startswith(("stage1_", "stage2_")) for w in backbone.trainable_weights)
     backbone.freeze(0)
     assert len(backbone.trainable_weights) == count

@@ -113,8 +113,8 @@ REFUSED = {
         ["250 x 333", "multiples of 32"],
     ),
     "dynamic size in the classification form": (
-        lambda: tiny_backbone((None, 64, 3)),
-        ["fixed image size", "height=None", "dense=True"],
+        lambda: tiny_backbone((None, 64, 3), window_tokens="zeros"),
+        ["fixed image size, which its windows divide", "height=None", "dense=True"],
     ),
     "dynamic size in a classifier": (
         lambda: tiny(input_shape=(None, None, 3)),

@@ -6,15 +6,17 @@ import pytest
 from helpers import BACKEND, TINY, images, to_numpy
 
 from keras_sepvit import SepViT
+from keras_sepvit.classification import BatchAugmentation, Classification
+from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training import checkpoint
 from keras_sepvit.training.checkpoint import load_checkpoint, save_checkpoint
-from keras_sepvit.training.mixing import BatchAugmentation
-from keras_sepvit.training.model import TrainingModel, fit_batch
+from keras_sepvit.training.model import TrainingModel
 
 
 def training_model(classes=4):
     network = SepViT(TINY, classes=classes, classifier_activation=None)
-    model = TrainingModel(network, BatchAugmentation(classes, mixup=0.8, seed=0))
+    task = Classification(load_recipe("digits"))
+    model = TrainingModel(network, task, BatchAugmentation(classes, seed=0))
     model.compile(keras.optimizers.AdamW(1e-3, use_ema=True), jit_compile=BACKEND == "jax")
     model.optimizer.build(model.trainable_variables)
     return model
@@ -22,8 +24,9 @@ def training_model(classes=4):
 
 def step(model, seed):
     pixels = np.clip(images((4, 64, 64, 3), seed) * 60 + 120, 0, 255).astype("uint8")
-    x, y = fit_batch(pixels, np.arange(4, dtype="int32"))
-    return model.train_on_batch(x, y, return_dict=True)["loss"]
+    erased = np.tile(np.array([0, 0, 32, 32], "float32"), (4, 1))
+    batch = {"image": pixels, "label": np.arange(4, dtype="int32"), "erased": erased}
+    return model.train_on_batch(batch, return_dict=True)["loss"]
 
 
 def state(model):

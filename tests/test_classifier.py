@@ -6,7 +6,7 @@ import pytest
 from helpers import TINY, images, randomize, run, to_numpy
 
 import keras_sepvit
-from keras_sepvit import SepViT
+from keras_sepvit import SepViT, SepViTBackbone
 
 VARIANTS = {
     "SepViTLite": ("sepvit_lite", 3_661_128, 0.1),
@@ -152,7 +152,13 @@ def test_a_saved_classifier_loads_with_the_same_outputs(tmp_path):
     model = tiny(name="digits")
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.name == "digits"
+    assert loaded.name == "digits" and type(loaded) is type(model)
+    levels = SepViTBackbone.from_variant(TINY, (64, 64, 3)).pyramid_outputs
+    for classifier in (model, loaded, keras.models.clone_model(model)):
+        found = classifier.pyramid_outputs
+        assert {key: x.shape for key, x in found.items()} == {k: x.shape for k, x in levels.items()}
+        assert keras.Model(classifier.inputs, found).output.keys() == levels.keys()
+        assert found["P5"] is classifier.get_layer("norm").input
     x = 255 * np.abs(images((1, 64, 64, 3)))
     np.testing.assert_allclose(run(loaded, x), run(model, x), atol=1e-5)
 

@@ -159,7 +159,7 @@ def test_summary_of_the_dense_form():
         (["sepvit_t", "--image-size", "250"], ["250 x 250", "multiples of 32"]),
         (["sepvit_t", "--image-size", "0"], ["--image-size", "'0'"]),
         (["sepvit_t", "--image-size", "224,224"], ["--image-size", "'224,224'"]),
-        (["sepvit_t", "--classes", "0"], ["classes=0"]),
+        (["sepvit_t", "--classes", "0"], ["--classes 0"]),
         (["sepvit_t", "--dense", "--classes", "10"], ["--classes", "--dense"]),
     ],
 )

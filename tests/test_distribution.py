@@ -13,8 +13,9 @@ import pytest
 from helpers import BACKEND
 from training_data import write_folder
 
-from keras_sepvit.training import checkpoint, distribution
-from keras_sepvit.training.recipe import Recipe, load_recipe
+from keras_sepvit.recipes import load_recipe
+from keras_sepvit.training import checkpoint, distribution, parallel
+from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.trainer import Trainer
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_run.py")
@@ -44,18 +45,15 @@ CHANGES = (
     "optimizer.layer_decay=0.8",
     "augmentation.auto_augment=null",
     "augmentation.color_jitter=0",
+    "augmentation.mixing_group=2",  # a device's part of a batch, or less
 )
 
-# Copies of the model draw their own numbers; JAX draws those of the global batch.
+# Copies of the model draw their own numbers, of drop path and noise; JAX draws those of the global
+# batch. What is mixed with what is drawn beforehand.
 RANDOM = (
     ("model.drop_path_rate=0.2", "augmentation.erase_rate=0.5")
     if BACKEND == "jax"
-    else (
-        "model.drop_path_rate=0",
-        "augmentation.erase_rate=0",
-        "augmentation.mixup=0",
-        "augmentation.cutmix=0",
-    )
+    else ("model.drop_path_rate=0", "augmentation.erase_rate=0")
 )
 
 torch_or_jax = pytest.mark.skipif(
@@ -108,7 +106,7 @@ class Runs:
             text=True,
         )
 
-    def start_processes(self, name, count=2, **options):
+    def start_processes(self, name, count, **options):
         """Starts a run in several processes, as JAX's and torch's launchers do."""
         port = free_port()
         common = {
@@ -162,12 +160,12 @@ def assert_equal_runs(state, expected):
     history, expected_history = (json.loads(str(run["history"])) for run in (state, expected))
     assert len(history) == len(expected_history) == EPOCHS
     for epoch, expected_epoch in zip(history, expected_history, strict=True):
-        for key in ("loss", "val_loss", "accuracy", "val_accuracy"):
+        for key in ("loss", "val_loss", "val_top1"):
             assert epoch[key] == pytest.approx(expected_epoch[key], rel=1e-5), key
-    assert state["best_accuracy"] == pytest.approx(expected["best_accuracy"])
+    assert state["best"] == pytest.approx(expected["best"])
     for name, value in expected.items():
         if name[0].isdigit() and "seed_generator" not in name:
-            np.testing.assert_allclose(state[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(state[name], value, rtol=1e-3, atol=3e-5, err_msg=name)
 
 
 @pytest.mark.slow
@@ -184,13 +182,14 @@ def test_devices_of_one_process_equal_one_device(runs):
 @pytest.mark.slow
 @torch_or_jax
 def test_processes_equal_one_device_after_a_kill(runs):
-    """One process dies, the other ends too, and the run started again goes on exactly."""
-    with ended(*runs.start_processes("two", killed=1)) as (statuses, outputs):
+    """One process dies, the others end too, and the run started again goes on exactly."""
+    count = 4 if BACKEND == "jax" else 2
+    with ended(*runs.start_processes("some", count, killed=1)) as (statuses, outputs):
         assert statuses[1] == -9
-        assert statuses[0] not in (0, None), outputs[0][-3000:]
-    assert not (runs.folder / "two" / "last.keras").exists()
-    finish(*runs.start_processes("two"))
-    first, second, one = runs.state("two"), runs.state("two", 1), runs.state("one")
+        assert not {0, None} & {*statuses}, outputs[0][-3000:]
+    assert not (runs.folder / "some" / "last.keras").exists()
+    finish(*runs.start_processes("some", count))
+    first, second, one = runs.state("some"), runs.state("some", 1), runs.state("one")
     assert_equal_runs(first, one)
     for name, value in first.items():
         if name[0].isdigit() and "seed_generator" not in name:
@@ -199,14 +198,14 @@ def test_processes_equal_one_device_after_a_kill(runs):
         seeds = [name for name in first if "seed_generator" in name]
         assert seeds
         assert all(first[name][0] != second[name][0] for name in seeds)
-    assert (runs.folder / "two" / "last.keras").exists()
+    assert (runs.folder / "some" / "last.keras").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere there is one loss only")
 def test_a_loss_that_is_not_finite_ends_all_processes(runs):
     changes = ["optimizer.learning_rate=1e30", "optimizer.clip_norm=null", "checkpoint_steps=0"]
-    with ended(*runs.start_processes("diverging", changes=changes)) as (statuses, outputs):
+    with ended(*runs.start_processes("diverging", 2, changes=changes)) as (statuses, outputs):
         assert not {0, None} & set(statuses)
         # The process that is told later may see only that the other one has gone.
         told = ["NonFiniteLossError: The loss is" in output for output in outputs]
@@ -255,7 +254,7 @@ assert variable.numpy() == [0.5], variable.numpy()
 @tensorflow_only
 @pytest.mark.parametrize("setting", ["accumulate=2", "jit_compile=true"])
 def test_mirrored_devices_refuse_what_does_not_work(setting):
-    mirrored = distribution.MirroredDevices(["CPU:0"])
+    mirrored = parallel.MirroredDevices(["CPU:0"])
     mirrored.check(Recipe())
     with pytest.raises(ValueError, match=f"{setting} does not work with TensorFlow"):
         mirrored.check(load_recipe("imagenet_t", [setting]))
@@ -313,7 +312,7 @@ def test_a_number_of_processes_that_is_none(no_launcher):
 
 @pytest.mark.once
 def test_a_batch_must_divide_among_devices(tmp_path, monkeypatch):
-    devices = distribution.SingleDevice()
+    devices = parallel.SingleDevice()
     devices.devices = 3
     monkeypatch.setattr("keras_sepvit.training.trainer.start_distribution", lambda recipe: devices)
     with pytest.raises(ValueError, match="multiple of 6: accumulate=2 times 3 devices"):

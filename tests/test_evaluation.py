@@ -1,7 +1,10 @@
 """Accuracy on validation sets: numbers that can be told beforehand."""
 
+import dataclasses
 import json
+import pathlib
 
+import exported
 import keras
 import numpy as np
 import pytest
@@ -9,10 +12,11 @@ import training_data
 from typer.testing import CliRunner
 
 from keras_sepvit import SepViT
+from keras_sepvit.classification import evaluate
 from keras_sepvit.cli import app
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.training.evaluation import evaluate
-from keras_sepvit.training.sources import ArraySource, open_source
+from keras_sepvit.training.sources.labelled import open_source
+from keras_sepvit.training.sources.source import ArraySource
 
 
 def mean_color_classifier(normalisation, kernel, bias, activation="softmax"):
@@ -39,10 +43,10 @@ def digits_model():
 
 def test_packaged_digits_weights(digits_model):
     result = evaluate(digits_model, open_source("digits", "validation"), image_size=32)
-    assert result.images == 360
-    assert result.top1 == pytest.approx(100 * 359 / 360)  # as the quick start and model card say
-    assert result.top5 == 100
-    assert 0.09 < result.loss < 0.12
+    assert result["images"] == 360
+    assert result["top1"] == pytest.approx(100 * 359 / 360)  # as the quick start and model card say
+    assert result["top5"] == 100
+    assert 0.09 < result["loss"] < 0.12
 
 
 @pytest.mark.parametrize("activation", ["softmax", None])
@@ -54,10 +58,10 @@ def test_top1_top5_and_loss(activation):
     losses = np.log(np.exp(logits).sum()) - logits[labels]
     for batch_size in (4, 10):
         result = evaluate(model, source, image_size=8, batch_size=batch_size)
-        assert result.images == 10
-        assert result.top1 == pytest.approx(30)
-        assert result.top5 == pytest.approx(70)
-        assert result.loss == pytest.approx(losses.mean(), rel=1e-5)
+        assert result["images"] == 10
+        assert result["top1"] == pytest.approx(30)
+        assert result["top5"] == pytest.approx(70)
+        assert result["loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 
 def test_models_without_normalisation_get_normalised_images():
@@ -69,8 +73,8 @@ def test_models_without_normalisation_get_normalised_images():
         mean_color_classifier(layers, np.eye(3), np.zeros(3)) for layers in ([], [normalisation])
     ]
     results = [evaluate(model, source, image_size=8) for model in models]
-    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5)
-    assert results[0].loss != pytest.approx(np.log(3), rel=1e-3)
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)
+    assert results[0]["loss"] != pytest.approx(np.log(3), rel=1e-3)
 
 
 def test_imagenet_validation():
@@ -78,15 +82,15 @@ def test_imagenet_validation():
     source = open_source("imagenet2012", "validation", training_data.imagenet())
     model = constant_classifier(1000, best=(970, 3, 57, 4, 65, 230))
     result = evaluate(model, source, image_size=8)
-    assert (result.images, result.unreadable) == (6, 0)
-    assert result.top1 == pytest.approx(100 / 6)
-    assert result.top5 == pytest.approx(100 * 3 / 6)
+    assert (result["images"], result["unreadable"]) == (6, 0)
+    assert result["top1"] == pytest.approx(100 / 6)
+    assert result["top5"] == pytest.approx(100 * 3 / 6)
 
 
 def test_imagenet_v2():
     source = open_source("imagenet_v2/matched-frequency", "test", training_data.imagenet_v2())
     result = evaluate(constant_classifier(1000, best=(10,)), source, image_size=8)
-    assert (result.images, result.top1) == (4, 50)
+    assert (result["images"], result["top1"]) == (4, 50)
 
 
 def test_real_labels():
@@ -94,9 +98,9 @@ def test_real_labels():
     source = open_source("imagenet2012_real", "validation", training_data.imagenet_real(labels))
     model = constant_classifier(1000, best=(970, 0, 65, 2, 3, 5))
     result = evaluate(model, source, image_size=8, batch_size=3)
-    assert (result.images, result.unlabelled, result.loss) == (5, 2, None)
-    assert result.top1 == pytest.approx(100 * 2 / 5)
-    assert result.top5 == pytest.approx(100 * 3 / 5)
+    assert (result["images"], result["unlabelled"], result["loss"]) == (5, 2, None)
+    assert result["top1"] == pytest.approx(100 * 2 / 5)
+    assert result["top5"] == pytest.approx(100 * 3 / 5)
 
 
 def test_unreadable_images_are_left_out(tmp_path):
@@ -105,13 +109,13 @@ def test_unreadable_images_are_left_out(tmp_path):
     (tmp_path / "b" / "1.jpg").write_text("not an image")
     model = constant_classifier(3, best=(0,))
     result = evaluate(model, open_source(str(tmp_path), "validation"), image_size=8)
-    assert (result.images, result.unreadable) == (7, 2)
-    assert result.top1 == pytest.approx(100 * 2 / 7)
-    assert result.top5 == 100
+    assert (result["images"], result["unreadable"]) == (7, 2)
+    assert result["top1"] == pytest.approx(100 * 2 / 7)
+    assert "top5" not in result  # of three classes
 
     for file in tmp_path.glob("*/*.jpg"):
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match="nothing to evaluate in .*9 images could not be read"):
+    with pytest.raises(ValueError, match="nothing to evaluate: 9 images could not be read"):
         evaluate(model, open_source(str(tmp_path), "validation"), image_size=8)
 
 
@@ -140,7 +144,7 @@ def test_command(digits_model, tmp_path):
     for wrong, message in (
         (["--data", str(tmp_path / "images")], "The model has 10 classes"),
         (["--split", "test"], "no split 'test'"),
-        (["--crop", "1.5"], "crop=1.5"),
+        (["--crop", "1.5"], "--crop 1.5"),
         (["--image-size", "64"], "the model takes images of 32 x 32"),
     ):
         result = CliRunner().invoke(app, [*arguments, *wrong])
@@ -148,3 +152,35 @@ def test_command(digits_model, tmp_path):
         assert result.stderr.startswith("Error: ") and message in result.stderr
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "none.keras")])
     assert (result.exit_code, "File not found" in result.stderr) == (2, True)
+
+
+def test_exported_files_are_evaluated_like_the_model(tmp_path):
+    files = pathlib.Path(__file__).parent / "data" / "0.1.0"
+    training_data.write_folder(tmp_path, "abc", 2)
+    results = []
+    for kind in ("keras", "tflite", "onnx"):
+        path = str(files / f"classifier.{kind}")
+        result = CliRunner().invoke(app, ["evaluate", path, "--data", str(tmp_path), "--json"])
+        assert result.exit_code == 0, result.output
+        results.append(json.loads(result.stdout))
+    assert results[0]["images"] == 6 and results[0]["image_size"] == [32, 32]
+    for other in results[1:]:
+        assert other.pop("loss") == pytest.approx(results[0]["loss"], rel=1e-4)
+        assert other.items() <= results[0].items()
+
+
+def test_the_record_of_a_file_says_how_it_is_evaluated(tmp_path):
+    training_data.write_folder(tmp_path / "images", "abcde", 2)
+    record = dataclasses.replace(exported.RECORD, pixels="0..255", crop=0.3)
+    recorded = exported.write_onnx(tmp_path / "recorded.onnx", record=record.to_json())
+    bare = exported.write_onnx(tmp_path / "bare.onnx")
+
+    def loss(path, *options):
+        arguments = ["evaluate", str(path), "--data", str(tmp_path / "images"), "--json", *options]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["loss"]
+
+    small = ("--crop", "0.3", "--interpolation", "bilinear")
+    assert loss(recorded) == loss(bare, *small) != loss(bare)
+    assert loss(recorded, "--crop", "0.875", "--interpolation", "bicubic") == loss(bare)

@@ -1,5 +1,6 @@
 """What all exports share: the deployed model, the check, writing, reports and processes."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -12,12 +13,15 @@ import pytest
 from export_helpers import CLASSES, linear_model, noise, predict, tiny_classifier, tiny_dense
 from helpers import BACKEND, tiny_backbone
 
+import keras_sepvit
 from keras_sepvit import export
-from keras_sepvit.export import ExportError, ExportReport, default_images
+from keras_sepvit.export import ExportError, ExportReport, default_images, driver
 from keras_sepvit.export.check import compare, size_of, writing
-from keras_sepvit.export.images import batches, check_calibration_images, check_images
+from keras_sepvit.export.driver import Format, OpenFile
+from keras_sepvit.export.images import batches, check_calibration_images, check_images, run_batches
 from keras_sepvit.export.model import prepare
 from keras_sepvit.export.worker import convert_on
+from keras_sepvit.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +189,8 @@ def test_agreement_is_measured_on_logits(linear):
         exponentials = np.exp(logits)
         return {"probabilities": exponentials / exponentials.sum(axis=1, keepdims=True)}
 
-    agreement = compare(shifted, linear, images, "float16", batch_size=2)
+    found = run_batches(shifted, images, 2)
+    agreement = compare(found, linear, images, "float16")
     assert agreement.images == 5
     assert agreement.max_error == pytest.approx(0.002, rel=0.01)  # of 0.003, less the mean
     logits = np.log(expected) - np.log(expected).mean(axis=1, keepdims=True)
@@ -193,12 +198,7 @@ def test_agreement_is_measured_on_logits(linear):
         0.003 * np.sqrt(5 * (4 + 1 + 1) / 9) / np.linalg.norm(logits), rel=0.02
     )
     with pytest.raises(ExportError, match="float32 model disagrees.*largest error 0.002"):
-        compare(shifted, linear, images, "float32")
-    with pytest.warns(UserWarning, match="disagrees"):
-        assert compare(shifted, linear, images, "float32", check="warn") == agreement
-    assert compare(shifted, linear, images, "float32", check=False).max_error is None
-    with pytest.raises(ValueError, match="check='no'"):
-        compare(shifted, linear, images, "float32", check="no")
+        compare(found, linear, images, "float32")
 
 
 @pytest.mark.once
@@ -214,7 +214,184 @@ def test_agreement_is_measured_on_logits(linear):
 )
 def test_other_outputs_are_refused(linear, found, message):
     with pytest.raises(ExportError, match=message):
-        compare(lambda _: found, linear, noise(2, (8, 8, 3)), "int8", batch_size=2)
+        images = noise(2, (8, 8, 3))
+        compare(run_batches(lambda _: found, images, 2), linear, images, "int8")
+
+
+# What a format brings, and what is done for all
+
+
+@dataclasses.dataclass
+class Weights(Format):
+    """A format for the tests: the weights of `linear_model` as NumPy has them."""
+
+    factor: float = 1.0  # of the logits; 1 for a file that agrees
+    fails_in: str = ""
+
+    name = "weights"
+    suffix = ".npz"
+
+    def write(self, deployment, record, path):
+        kernel, bias = deployment.model.get_weights()
+        with open(path, "wb") as file:
+            np.savez(file, kernel=kernel * self.factor, bias=bias, record=record.to_json())
+        self.fail("write")
+
+    def open(self, path):
+        self.fail("open")
+        with np.load(path) as file:
+            kernel, bias = file["kernel"], file["bias"]
+
+        def run(batch):
+            exponentials = np.exp(batch.reshape(len(batch), -1) / 255 @ kernel + bias)
+            return {"probabilities": exponentials / exponentials.sum(axis=1, keepdims=True)}
+
+        return OpenFile(run, self.batch_size)
+
+    def facts(self, path, opened, deployment):
+        self.fail("facts")
+        return {"operators": {"Dense": 1}}
+
+    def fail(self, where):
+        if where == self.fails_in:
+            raise KeyboardInterrupt
+
+
+class Sidecar(Weights):
+    has_place_for_record = False
+
+
+@pytest.mark.once
+def test_an_export_is_written_run_compared_and_reported(tmp_path, capsys):
+    path = tmp_path / "model.npz"
+    images = noise(5, (8, 8, 3))
+    names = ("a", "b", "c")
+    report = driver.export(
+        Weights(batch_size=2),
+        linear_model(),
+        path,
+        images=images,
+        class_names=names,
+        crop=1,
+        interpolation="bilinear",
+    )
+    assert str(report) in capsys.readouterr().out
+    assert (report.format, report.precision, report.path) == ("weights", "float32", str(path))
+    assert report.max_error < 1e-4 and report.top1_agreement == 1 and report.images == 5
+    assert report.size_bytes == path.stat().st_size and report.operators == {"Dense": 1}
+    with np.load(path) as file:
+        record = Record.from_json(str(file["record"]), path)
+    assert record == Record(
+        task="classification",
+        image_size=(8, 8),
+        channels=3,
+        pixels="0..255",
+        crop=1.0,
+        interpolation="bilinear",
+        activation="softmax",
+        class_names=names,
+        version=keras_sepvit.__version__,
+    )
+    driver.export(Sidecar(), linear_model(), path, overwrite=True, verbose=False)
+    beside = tmp_path / "model.npz.keras_sepvit.json"
+    assert Record.from_json(beside.read_text(), beside).class_names is None
+
+
+@pytest.mark.once
+def test_a_file_that_disagrees_is_not_left(tmp_path):
+    path = tmp_path / "model.npz"
+    path.write_text("precious")
+    for format in (Weights(factor=1.1), Sidecar(factor=1.1)):
+        with pytest.raises(FileExistsError, match="overwrite=True"):
+            driver.export(format, linear_model(), path)
+        with pytest.raises(ExportError, match="disagrees with the Keras model: largest error"):
+            driver.export(format, linear_model(), path, overwrite=True)
+        assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
+    kept = {"overwrite": True, "verbose": False}
+    with pytest.warns(UserWarning, match="disagrees") as caught:
+        report = driver.export(Weights(factor=1.1), linear_model(), path, check="warn", **kept)
+    assert report.max_error > 1e-4 and len(caught) == 1
+    report = driver.export(Weights(factor=1.1), linear_model(), path, check=False, **kept)
+    assert report.max_error is None and report.images == 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("where", ["write", "open", "facts"])
+def test_an_interrupted_export_leaves_nothing(tmp_path, where):
+    path = tmp_path / "model.npz"
+    path.write_text("precious")
+    with pytest.raises(KeyboardInterrupt):
+        driver.export(Sidecar(fails_in=where), linear_model(), path, overwrite=True)
+    assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
+
+
+FEW = {"calibration_images": np.zeros((31, 8, 8, 3))}
+WRONG = [
+    ("to_litert", {"quantize": "int4"}, "Unknown `quantize`: 'int4'. Expected one of None, 'fl"),
+    ("to_litert", {"quantize": "int8"}, "pass `calibration_images`, at least 32"),
+    ("to_litert", {"quantize": "full_int8", **FEW}, "at least 32 .*Received: 31"),
+    ("to_litert", {"path": "model.onnx"}, "`path` must end with '.tflite'. Received: '.*.onnx'"),
+    ("to_litert", {"path": "absent/model.tflite"}, "no folder"),
+    ("to_litert", {"images": np.zeros((2, 9, 8, 3))}, r"`images` must be.*\(count, 8, 8, 3\)"),
+    ("to_litert", {"check": "maybe"}, "check='maybe'"),
+    ("to_litert", {"crop": 1.5}, "`crop` must be a share above 0 and at most 1.*crop=1.5"),
+    ("to_litert", {"interpolation": "cubic"}, "Unknown `interpolation`: 'cubic'"),
+    ("to_litert", {"class_names": ["one"]}, "3 classes. Received: 1 names"),
+    (
+        "to_onnx",
+        {"quantize": "int4"},
+        "Unknown `quantize`: 'int4'. Expected one of None",
+    ),
+    ("to_onnx", {"opset": 17}, "`opset` must be from 18 to 20 .*Received: opset=17"),
+    ("to_onnx", {"opset": 21}, "`opset` must be from 18 to 20"),
+    (
+        "to_onnx",
+        {"quantize": "int8", "calibration_images": np.zeros((40, 32, 32, 3))},
+        r"`calibration_images` must be an array of shape \(count, 8, 8, 3\)",
+    ),
+    ("to_onnx", FEW, "are for `quantize='int8'` only. Received: quantize=None"),
+    ("to_onnx", {"path": "tiny.pb"}, "`path` must end with '.onnx'"),
+    ("to_stablehlo", {"platforms": ("gpu",)}, "Unknown `platforms`: 'gpu'. Expected one of 'cpu'"),
+    ("to_stablehlo", {"platforms": ()}, "`platforms` must name at least one"),
+    ("to_stablehlo", {"path": "tiny.mlir"}, "`path` must end with '.stablehlo'"),
+    ("to_torch", {"path": "tiny.pt"}, "`path` must end with '.pt2'"),
+    *(
+        (name, {"batch_size": 0}, "`batch_size` must be a positive integer")
+        for name in ("to_litert", "to_onnx", "to_saved_model", "to_stablehlo", "to_torch")
+    ),
+]
+ENDINGS = {"to_litert": ".tflite", "to_onnx": ".onnx", "to_stablehlo": ".stablehlo"}
+ENDINGS |= {"to_torch": ".pt2"}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("function", "arguments", "message"), WRONG)
+def test_wrong_arguments_are_refused(tmp_path, function, arguments, message):
+    arguments = dict(arguments)
+    path = tmp_path / arguments.pop("path", f"model{ENDINGS.get(function, '')}")
+    with pytest.raises(ValueError, match=message):
+        getattr(export, function)(linear_model(), path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("function", "module", "extra", "arguments"),
+    [
+        ("to_litert", "ai_edge_litert.interpreter", "export", {}),
+        ("to_litert", "ai_edge_quantizer.quantizer", "export", {"quantize": "int8"}),
+        ("to_onnx", "onnxruntime", "export", {}),
+        ("to_stablehlo", "jax", "jax", {}),
+        ("to_torch", "torch", "torch", {}),
+    ],
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, function, module, extra, arguments):
+    monkeypatch.setitem(sys.modules, module, None)
+    if arguments:
+        arguments = {**arguments, "calibration_images": noise(32, (8, 8, 3))}
+    with pytest.raises(ImportError, match=rf"`{module}`.*keras-sepvit\[{extra}\]"):
+        getattr(export, function)(linear_model(), tmp_path / f"x{ENDINGS[function]}", **arguments)
+    assert not list(tmp_path.iterdir())
 
 
 # Writing

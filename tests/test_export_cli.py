@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keras_sepvit.cli import app
-from keras_sepvit.export import default_images
+from keras_sepvit.export import ExportReport, default_images
 
 pytestmark = pytest.mark.once
 
@@ -52,6 +52,57 @@ def test_a_model_is_exported_and_predicts(folder, monkeypatch):
     assert "against Keras" in result.stdout and "any.tflite" in result.stdout
 
 
+def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):
+    """Names, crop and interpolation of the run's folder; what is typed goes first."""
+    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.runtime import Predictor
+    from keras_sepvit.training.recipe import save_recipe
+
+    model = tmp_path / "best.keras"
+    model.write_bytes((folder / "linear.keras").read_bytes())
+    save_recipe(load_recipe("digits"), tmp_path / "recipe.yaml")
+    (tmp_path / "classes.txt").write_text("zero\none\ntwo\n")
+    path = tmp_path / "best.tflite"
+    arguments = [model, "--format", "litert", "--output", path]
+    arguments += ["--images", folder / "photos", "--json"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["images"] == 32
+    predictor = Predictor(path)
+    assert (predictor.crop, predictor.interpolation) == (1.0, "bilinear")
+    assert predictor.class_names == ["zero", "one", "two"]
+    photo = folder / "photos" / "0.png"
+    for file in (model, path):
+        shown = CliRunner().invoke(app, ["predict", str(file), str(photo), "--json"])
+        (guess, *_) = json.loads(shown.stdout)[0]["predictions"]
+        assert guess["label"] == predictor.top(photo)[0].label
+        assert guess["probability"] == pytest.approx(predictor.top(photo)[0].probability, abs=1e-5)
+
+    result = run(*arguments, "--overwrite", "--crop", "0.5", "--labels", folder / "labels.txt")
+    assert result.exit_code == 0, result.output
+    predictor = Predictor(path)
+    assert (predictor.crop, predictor.interpolation) == (0.5, "bilinear")
+    assert predictor.class_names == ["one", "two", "three"]
+
+
+def test_options_become_arguments(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    found = {}
+
+    def exporter(model, path, *, batch_size=1, batch_sizes=None, opset=None, **options):
+        found.update(options, batch_size=batch_size, batch_sizes=batch_sizes, opset=opset)
+        return ExportReport("x", "x", "float32", 1, {})
+
+    for name in ("to_onnx", "to_tensorrt"):
+        monkeypatch.setattr(f"keras_sepvit.export.{name}", exporter, raising=False)
+    result = run("linear.keras", "--format", "onnx", "--opset", "18", "--check", "warn")
+    assert result.exit_code == 0, result.output
+    assert (found["opset"], found["check"], found["batch_size"]) == (18, "warn", 1)
+    result = run("linear.keras", "--format", "tensorrt", "--batch-size", "1,8", "--check", "off")
+    assert result.exit_code == 0, result.output
+    assert (found["batch_sizes"], found["check"]) == ((1, 8), False)
+
+
 def test_registered_weights_have_a_name(tmp_path):
     path = tmp_path / "digits.tflite"
     result = run("digits", "--format", "litert", "--output", path, "--json")
@@ -59,7 +110,9 @@ def test_registered_weights_have_a_name(tmp_path):
     assert json.loads(result.stdout)["max_error"] < 1e-4
     from keras_sepvit.runtime import Predictor
 
-    assert Predictor(path).predict(np.zeros((1, 32, 32, 3))).shape == (1, 10)
+    predictor = Predictor(path)
+    assert predictor.predict(np.zeros((1, 32, 32, 3))).shape == (1, 10)
+    assert (predictor.crop, predictor.interpolation) == (1.0, "bilinear")  # as they were measured
 
 
 @pytest.mark.parametrize(
@@ -74,6 +127,16 @@ def test_registered_weights_have_a_name(tmp_path):
             "--quantize is not for --format saved_model",
         ),
         (["linear.keras", "--format", "litert", "--calibration", "absent"], "folder not found"),
+        (["linear.keras", "--format", "litert", "--images", "absent"], "--images: folder not"),
+        (["linear.keras", "--format", "litert", "--batch-size", "1,8"], "litert takes one"),
+        (["linear.keras", "--format", "litert", "--opset", "18"], "--opset is not for --format"),
+        (["linear.keras", "--format", "litert", "--check", "x"], "--check must be one of error"),
+        (["linear.keras", "--format", "litert", "--crop", "2"], "--crop must be a share"),
+        (
+            ["linear.keras", "--format", "litert", "--quantize", "int8"],
+            "--quantize int8 fixes the ranges of activations from images: pass --calibration, at",
+        ),
+        (["linear.keras", "--format", "onnx", "--opset", "3"], "Received: --opset 3"),
         (["linear.keras", "--format", "litert", "--variant", "sepvit_t"], "is a whole model"),
         (["digits", "--format", "litert", "--classes", "3"], "leave out --variant and --classes"),
         (["linear.keras", "--format", "litert", "--labels", "photos"], "File not found: photos"),

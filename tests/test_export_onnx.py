@@ -19,6 +19,7 @@ from keras_sepvit.export import ExportError, to_onnx
 from keras_sepvit.export import onnx as onnx_module
 from keras_sepvit.export.images import default_images
 from keras_sepvit.export.tensorrt import supported_operators
+from keras_sepvit.record import Record
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -52,13 +53,6 @@ def classifier(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     report = to_onnx(model, path, batch_size=None, class_names=CLASSES, verbose=False)
     return model, path, report
-
-
-@pytest.fixture
-def written(classifier, monkeypatch):
-    """The classifier, whose file `to_onnx` takes instead of converting again."""
-    convert_by_copying(classifier[1], monkeypatch)
-    return classifier[0]
 
 
 def convert_by_copying(source, monkeypatch):
@@ -103,6 +97,8 @@ def test_graph_has_standard_operators_and_no_trace_of_the_machine(classifier):
     assert set(report.operators) <= supported_operators("tensorrt")
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(properties["class_names"]) == list(CLASSES)
+    record = Record.from_json(properties["keras_sepvit.json"], path)
+    assert (record.pixels, record.class_names) == ("0..255", CLASSES)
     assert str(pathlib.Path(__file__).parents[1]).encode() not in path.read_bytes()
 
 
@@ -263,94 +259,11 @@ def test_openvino_reads_the_file(classifier):
     )
 
 
-# Wrong uses, and exports that go wrong.
-
-
 @pytest.mark.once
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"quantize": "int4"}, "Unknown `quantize`: 'int4'. Expected one of None, 'float16'"),
-        ({"opset": 17}, "`opset` must be from 18 to 20 .*Received: opset=17"),
-        ({"opset": 21}, "`opset` must be from 18 to 20"),
-        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
-        ({"quantize": "int8"}, "pass `calibration_images`, at least 32"),
-        (
-            {"quantize": "int8", "calibration_images": np.zeros((31, 64, 64, 3))},
-            "at least 32 .* Received: 31",
-        ),
-        (
-            {"quantize": "int8", "calibration_images": np.zeros((40, 32, 32, 3))},
-            r"`calibration_images` must be an array of shape \(count, 64, 64, 3\)",
-        ),
-        (
-            {"calibration_images": np.zeros((40, 64, 64, 3))},
-            "are for `quantize='int8'` only. Received: quantize=None",
-        ),
-        ({"class_names": ["one"]}, "5 classes. Received: 1 names"),
-        ({"path": "tiny.pb"}, "`path` must end with '.onnx'. Received: '.*tiny.pb'"),
-        ({"path": "nowhere/tiny.onnx"}, "there is no folder '.*nowhere'"),
-    ],
-)
-def test_bad_arguments_are_refused(tmp_path, arguments, message):
-    arguments = dict(arguments)
-    path = tmp_path / arguments.pop("path", "tiny.onnx")
-
-    with pytest.raises(ValueError, match=message):
-        to_onnx(tiny_classifier(classes=len(CLASSES)), path, **arguments)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.once
-def test_missing_packages_are_named_with_their_extra(tmp_path, monkeypatch):
-    path = tmp_path / "tiny.onnx"
+def test_without_an_exporter_both_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="neither pair is installed.*export,tensorflow"):
-        to_onnx(tiny_classifier(classes=len(CLASSES)), path)
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"`onnxruntime`.*keras-sepvit\[export\]"):
-        to_onnx(tiny_classifier(classes=len(CLASSES)), path)
-
-
-@pytest.mark.once
-def test_an_existing_file_is_replaced_only_on_request(written, tmp_path, capsys):
-    path = tmp_path / "tiny.onnx"
-    path.write_bytes(b"precious")
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        to_onnx(written, path, batch_size=None)
-    assert path.read_bytes() == b"precious"
-
-    to_onnx(written, path, batch_size=None, overwrite=True)
-
-    assert "probabilities" in run_onnx(path, np.zeros((1, 64, 64, 3)))
-    assert "onnx, float32" in capsys.readouterr().out
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_export_leaves_nothing(written, tmp_path, monkeypatch, error):
-    def interrupted(*arguments):
-        raise error
-
-    monkeypatch.setattr(onnx_module, "_check_graph", interrupted)
-    with pytest.raises(error):
-        to_onnx(written, tmp_path / "tiny.onnx", batch_size=None)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.once
-def test_a_file_that_disagrees_is_not_left(written, tmp_path):
-    path = tmp_path / "tiny.onnx"
-    head = written.get_layer("head")
-    head.kernel.assign(head.kernel * 1.01)  # so that the file is of other weights
-
-    with pytest.raises(ExportError, match="disagrees .*largest error .* 1e-04|0.0001"):
-        to_onnx(written, path, batch_size=None)
-    assert not list(tmp_path.iterdir())
-    with pytest.warns(UserWarning, match="disagrees"):
-        to_onnx(written, path, batch_size=None, check="warn")
-    assert path.exists()
-    head.kernel.assign(head.kernel / 1.01)
+        to_onnx(tiny_classifier(classes=len(CLASSES)), tmp_path / "tiny.onnx")
 
 
 @pytest.mark.once

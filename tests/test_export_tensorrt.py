@@ -24,7 +24,9 @@ from keras_sepvit.export import tensorrt as tensorrt_module
 from keras_sepvit.export import tftrt as tftrt_module
 from keras_sepvit.export.images import default_images
 from keras_sepvit.export.model import prepare
+from keras_sepvit.export.onnx import Onnx
 from keras_sepvit.export.tensorrt import supported_operators
+from keras_sepvit.record import Record
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -201,7 +203,9 @@ def test_result_of_tftrt_is_compared_and_reported(frozen, converter, tmp_path, m
 
     assert report.max_error < 1e-4 and report.precision == "float32"
     assert report.not_delegated == report.operators == frozen[2]
-    assert (path / "assets.extra" / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
+    extra = path / "assets.extra"
+    assert (extra / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
+    assert Record.from_json((extra / "keras_sepvit.json").read_text(), extra).pixels == "0..255"
     assert "format        tftrt, float32" in capsys.readouterr().out
 
 
@@ -519,16 +523,15 @@ def test_model_goes_through_onnx_and_is_compared_with_keras(trt, classifier, tmp
     model, onnx_path = classifier
     exports = []
 
-    def export(model, path, **arguments):
-        inspect.signature(onnx_module.to_onnx).bind(model, path, **arguments)
-        exports.append(arguments)
+    def write(self, deployment, record, path):
+        exports.append(self)
         shutil.copy(onnx_path, path)
 
-    monkeypatch.setattr(tensorrt_module, "to_onnx", export)
+    monkeypatch.setattr(onnx_module.Onnx, "write", write)
     report = to_tensorrt(
         model, tmp_path / "tiny.engine", quantize="float16", batch_sizes=3, verbose=False
     )
-    assert (exports[0]["quantize"], exports[0]["batch_size"]) == ("float16", 3)
+    assert (exports[0].quantize, exports[0].batch_size) == ("float16", 3)
     assert report.precision == "float16" and report.top1_agreement == 1.0
 
     head = model.get_layer("head")
@@ -536,8 +539,11 @@ def test_model_goes_through_onnx_and_is_compared_with_keras(trt, classifier, tmp
     with pytest.raises(ExportError, match="disagrees with the Keras model"):
         to_tensorrt(model, tmp_path / "other.engine", batch_sizes=(1, 2))
     head.kernel.assign(-head.kernel)
-    assert exports[1]["batch_size"] is None
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.engine"]
+    assert exports[1].batch_size is None
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "tiny.engine",
+        "tiny.engine.keras_sepvit.json",
+    }
     assert not trt.cuda.memory and not trt.cuda.streams
 
 
@@ -550,6 +556,22 @@ def test_what_tensorrt_refuses_is_said_and_leaves_nothing(trt, classifier, tmp_p
     with pytest.raises(ExportError, match="could not build an engine"):
         to_tensorrt(classifier[1], path)
     assert not list(tmp_path.iterdir())
+
+
+def test_engine_of_a_file_takes_what_its_record_says(trt, classifier, tmp_path):
+    """Such as normalised images, and not numbers of 0..255."""
+    path = tmp_path / "bare.onnx"
+    bare = prepare(tiny_classifier(classes=5, include_preprocessing=False))
+    onnx_module.write_with_tf2onnx(bare.model, path, batch_size=None, opset=18)
+    record = Onnx().record(bare, crop=1.0, interpolation="bilinear")
+    onnx_module._finish(path, record)
+
+    to_tensorrt(path, tmp_path / "bare.engine", verbose=False)
+
+    assert not tensorrt_module.OnnxReference(path).takes_pixels
+    beside = tmp_path / "bare.engine.keras_sepvit.json"
+    assert Record.from_json(beside.read_text(), beside) == record
+    assert record.pixels == "imagenet" and record.crop == 1.0
 
 
 def test_unsuitable_files_are_refused(trt, classifier, tmp_path):

@@ -1,14 +1,11 @@
 """Export by `torch.export`: files that PyTorch runs without Keras, from every backend."""
 
-import sys
-
 import numpy as np
 import pytest
 from export_helpers import outputs_without_keras, tiny_classifier
 from helpers import BACKEND, randomize, tiny_backbone
 
 from keras_sepvit.export import to_torch
-from keras_sepvit.export import torch_export as torch_module
 
 torch = pytest.importorskip("torch")
 
@@ -16,9 +13,10 @@ torch = pytest.importorskip("torch")
 PLAIN_TORCH = """
 import json, sys
 import numpy as np, torch
-extra = {"class_names.json": ""}
+extra = {"class_names.json": "", "keras_sepvit.json": ""}
 model = torch.export.load(sys.argv[1], extra_files=extra).module()
 assert json.loads(extra["class_names.json"]) == list("abcde")
+assert json.loads(extra["keras_sepvit.json"])["class_names"] == list("abcde")
 images = torch.from_numpy(np.load(sys.argv[2]))
 with torch.no_grad():
     outputs = [model(batch)["probabilities"].numpy() for batch in (images[:1], images)]
@@ -59,43 +57,3 @@ def test_dense_form_of_a_fixed_batch(tmp_path):
     outputs = torch.export.load(path).module()(torch.zeros(2, 56, 72, 3))
     assert list(outputs) == ["P2", "P3", "P4", "P5"]
     assert outputs["P5"].shape == (2, 2, 3, 32)
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"batch_size": 1.5}, "`batch_size` must be a positive integer"),
-        ({"class_names": ["a"]}, "5 classes. Received: 1 names"),
-        ({"path": "tiny.pt"}, "`path` must end with '.pt2'"),
-    ],
-)
-def test_bad_arguments_are_refused(tmp_path, arguments, message):
-    arguments = dict(arguments)
-    with pytest.raises(ValueError, match=message):
-        to_torch(
-            tiny_classifier(classes=5), tmp_path / arguments.pop("path", "tiny.pt2"), **arguments
-        )
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.once
-def test_missing_torch_is_named_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"`torch`.*keras-sepvit\[torch\]"):
-        to_torch(tiny_classifier(classes=5), tmp_path / "tiny.pt2")
-
-
-@pytest.mark.once
-def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "tiny.pt2"
-    path.write_bytes(b"precious")
-
-    def interrupted(backend, function, model, output, **arguments):
-        output.write_bytes(b"half a file")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch_module, "convert_on", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        to_torch(tiny_classifier(classes=5), path, overwrite=True)
-    assert path.read_bytes() == b"precious" and [path] == list(tmp_path.iterdir())

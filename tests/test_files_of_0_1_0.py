@@ -130,12 +130,12 @@ def test_an_exported_file(kind, outputs):
 
 
 def test_a_runs_checkpoint(outputs, tmp_path, monkeypatch):
-    from keras_sepvit.training import trainer
-    from keras_sepvit.training.recipe import load_recipe
+    from keras_sepvit.classification import task
+    from keras_sepvit.training import Trainer, load_recipe
 
-    monkeypatch.setattr(trainer, "DIGITS_CONFIG", CONFIG)  # no recipe is for so small a network
+    monkeypatch.setattr(task, "DIGITS_CONFIG", CONFIG)  # no recipe is for so small a network
     shutil.copy(FOLDER / "checkpoint.npz", tmp_path)
-    run = trainer.Trainer(load_recipe("digits", RECIPE), tmp_path)
+    run = Trainer(load_recipe("digits", RECIPE), tmp_path)
     if BACKEND != "tensorflow":
         with pytest.raises(ValueError, match="written with the tensorflow backend"):
             run.train(verbose=0)

@@ -12,11 +12,12 @@ import pytest
 from helpers import BACKEND, SMALL
 
 from keras_sepvit import SepViT
+from keras_sepvit.classification import BatchAugmentation, Classification
+from keras_sepvit.classification.mixing import draw_erasing, draw_mixing
 from keras_sepvit.policy import dtype_policy
-from keras_sepvit.training.mixing import BatchAugmentation
-from keras_sepvit.training.model import TrainingModel, fit_batch
+from keras_sepvit.recipes import RECIPES
+from keras_sepvit.training.model import TrainingModel
 from keras_sepvit.training.optimizer import build_optimizer
-from keras_sepvit.training.recipe import RECIPES
 
 CLASSES = 10
 BATCH = 4
@@ -25,10 +26,9 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 # Recipes that differ in more than the network's size.
 DIFFERENT = ("digits", "imagenet_t", "finetune", "frozen_backbone")
-MIXING = [name for name in DIFFERENT if RECIPES[name].augmentation.mixup]
 
 
-def training_model(name, policy="float32", mixing=True, scaled=True, **compile_arguments):
+def training_model(name, policy="float32", scaled=True, **compile_arguments):
     """The model that a recipe trains, with a small network, compiled."""
     recipe = RECIPES[name]
     with dtype_policy(policy):
@@ -36,16 +36,9 @@ def training_model(name, policy="float32", mixing=True, scaled=True, **compile_a
     if recipe.model.frozen_backbone:
         for layer in network.layers:
             layer.trainable = layer.name == "head"
-    settings = recipe.augmentation
-    augmentation = BatchAugmentation(
-        classes=CLASSES,
-        erase_rate=settings.erase_rate,
-        mixup=settings.mixup if mixing else 0.0,
-        cutmix=settings.cutmix if mixing else 0.0,
-        label_smoothing=settings.label_smoothing,
-        seed=0,
-    )
-    model = TrainingModel(network, augmentation)
+    smoothing = recipe.augmentation.label_smoothing
+    augmentation = BatchAugmentation(CLASSES, smoothing, group=BATCH, seed=0)
+    model = TrainingModel(network, Classification(recipe), augmentation)
     optimizer = build_optimizer(recipe, network, steps_per_epoch=10)
     if policy == "mixed_float16" and scaled:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -54,31 +47,27 @@ def training_model(name, policy="float32", mixing=True, scaled=True, **compile_a
     return model
 
 
-def batch():
-    shape = (BATCH, SMALL.image_size, SMALL.image_size, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype="uint8")
-    return fit_batch(images, np.arange(BATCH, dtype="int32"))
+def batch(name="imagenet_t"):
+    """A batch of a recipe with what is drawn beforehand."""
+    size = (SMALL.image_size,) * 2
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, *size, 3), dtype="uint8")
+    settings = RECIPES[name].augmentation
+    draws = {}
+    if settings.erase_rate:
+        draws["erased"] = draw_erasing((0, 0), BATCH, size, settings.erase_rate)
+    if settings.mixup:
+        draws |= draw_mixing((0, 1), BATCH, size, BATCH, settings.mixup, settings.cutmix, 0.5)
+    draws = {key: value.numpy() for key, value in draws.items()}
+    return {"image": images, "label": np.arange(BATCH, dtype="int32"), **draws}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA compiles this step on TensorFlow's GPUs")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                name in MIXING, strict=True, reason="XLA has no kernel of keras.random.beta"
-            ),
-        )
-        for name in DIFFERENT
-    ],
-)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_xla_compiles_the_step_of_every_recipe(name):
     model = training_model(name, jit_compile=True)
     before = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_variables]
-    inputs, labels = batch()
-    loss = model.train_on_batch(inputs, labels, return_dict=True)["loss"]
+    loss = model.train_on_batch(batch(name), return_dict=True)["loss"]
     assert np.isfinite(loss)
     after = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_variables]
     assert any((x != y).any() for x, y in zip(before, after, strict=True))
@@ -90,7 +79,6 @@ def test_jax_lowers_the_step_for_cuda(policy):
     import jax
 
     model = training_model("imagenet_t", policy)
-    inputs, labels = batch()
     state = [
         [variable.value for variable in variables]
         for variables in (
@@ -100,7 +88,7 @@ def test_jax_lowers_the_step_for_cuda(policy):
             model.metrics_variables,
         )
     ]
-    step = jax.jit(model.train_step).trace(tuple(state), (inputs, labels))
+    step = jax.jit(model.train_step).trace(tuple(state), batch())
     lowered = step.lower(lowering_platforms=("cuda",))
     assert "stablehlo.dot_general" in lowered.as_text()
 
@@ -115,10 +103,10 @@ def test_torch_steps_on_an_accelerator(policy, monkeypatch):
     import torch
 
     with accelerator(monkeypatch) as operations:
-        model = training_model("imagenet_t", policy, mixing=False, scaled=False)
-        inputs, labels = keras.tree.map_structure(keras.ops.convert_to_tensor, batch())
+        model = training_model("imagenet_t", policy, scaled=False)
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch())
         operations.clear()
-        logs = model.train_step((inputs, labels))
+        logs = model.train_step(inputs)
     assert logs["loss"].device == torch.device(ACCELERATOR)
     half = getattr(torch, policy.removeprefix("mixed_"))
     seen = {}

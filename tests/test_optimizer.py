@@ -9,8 +9,8 @@ from helpers import TINY, to_numpy
 from keras import ops
 
 from keras_sepvit import SepViT
+from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training.optimizer import LayerwiseAdamW, build_optimizer, decays, layer_scales
-from keras_sepvit.training.recipe import load_recipe
 from keras_sepvit.training.schedule import WarmupCosine
 
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_sepvit.training import randaugment  # noqa: E402
-from keras_sepvit.training.randaugment import OPERATIONS, RandAugment  # noqa: E402
+from keras_sepvit.classification import randaugment  # noqa: E402
+from keras_sepvit.classification.randaugment import OPERATIONS, RandAugment  # noqa: E402
 
 pytestmark = pytest.mark.once
 

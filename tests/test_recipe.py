@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from keras_sepvit import training
-from keras_sepvit.training.recipe import RECIPES, Recipe, load_recipe, save_recipe
+from keras_sepvit.classification import ClassificationRecipe
+from keras_sepvit.recipes import RECIPES, load_recipe
+from keras_sepvit.training.recipe import save_recipe
 
 pytestmark = pytest.mark.once
 
@@ -98,7 +100,7 @@ def test_unknown_recipes(tmp_path):
 
 
 def test_a_recipe_is_a_recipe():
-    assert load_recipe(Recipe()) == Recipe()
+    assert load_recipe(ClassificationRecipe()) == ClassificationRecipe()
 
 
 def test_public_names():

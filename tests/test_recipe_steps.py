@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from keras_sepvit import SepViT
-from keras_sepvit.training.recipe import RECIPES, load_recipe
+from keras_sepvit.recipes import RECIPES, load_recipe
 from keras_sepvit.training.trainer import Trainer
 
 
@@ -40,9 +40,9 @@ def one_step(name, folder, *changes):
         *changes,
     ]
     trainer = Trainer(load_recipe(name, changes), folder / "not written")
-    images, labels = next(iter(trainer._training_data(0, 0)))
+    batch = trainer.first_batch()
     before = [keras.ops.convert_to_numpy(v) for v in trainer.network.trainable_variables]
-    loss = trainer.train_step(images.numpy(), labels.numpy())
+    loss = trainer.train_step(batch)
     after = [keras.ops.convert_to_numpy(v) for v in trainer.network.trainable_variables]
     changed = [not np.array_equal(x, y) for x, y in zip(before, after, strict=True)]
     assert all(np.isfinite(x).all() for x in after)

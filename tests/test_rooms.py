@@ -9,13 +9,13 @@ ROOT = pathlib.Path(__file__).parents[1] / "keras_sepvit"
 
 pytestmark = pytest.mark.once
 
-DATA = {"configs", "geometry", "names", "validation", "files"}
+DATA = {"configs", "geometry", "names", "validation", "files", "record"}
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "windows", "initializers", "layers", "attention", "block", "backbone"),
     "classifier",
 }
-BESIDE = {"policy", "scores"}
+BESIDE = {"policy", "scores", "processes"}
 
 # What the modules of a room, or a file at the top, may import of this package.
 ALLOWED = {
@@ -24,18 +24,21 @@ ALLOWED = {
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
     "conversion": {*WEIGHTS, *NETWORK},
-    "runtime": {"runtime"},
+    "runtime": {"configs", "record", "runtime"},
+    "inference": {*DATA, *BESIDE, "classifier", "runtime"},
     "visualize": set(),
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
-    "training": {*DATA, *BESIDE, "classifier", "training"},
-    "export": {*DATA, *BESIDE, "functional", "layers", "runtime", "export"},
+    "training": {*DATA, "training"},
+    "classification": {*DATA, *BESIDE, "classifier", "training", "classification"},
+    "recipes": {"training", "classification"},
+    "export": {*DATA, *BESIDE, "functional", "layers", "classifier", "runtime", "export"},
     "hub": {*DATA, *BESIDE, "backbone", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {
-    *("configs", "geometry", "names", "files", "runtime", "visualize"),
-    *("detection.scores", "training.digits", "training.scenes"),
+    *("configs", "geometry", "names", "files", "record", "processes", "runtime", "visualize"),
+    *("detection.scores", "training.sources.digits", "training.sources.scenes"),
 }
 ANYTHING = {"__init__", "cli", "default_backend", "registration"}
 

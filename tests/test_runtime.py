@@ -1,5 +1,6 @@
 """Predictions with exported models, in their own runtimes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,6 +11,9 @@ import pytest
 from exported import (
     CLASSES,
     IMAGE_SHAPE,
+    NAMES,
+    RECORD,
+    pack,
     pack_labels,
     probabilities,
     random_images,
@@ -19,13 +23,12 @@ from exported import (
 from PIL import Image
 
 from keras_sepvit import SepViT
-from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.configs import DIGITS_CONFIG, IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.export import to_litert
+from keras_sepvit.record import Record
 from keras_sepvit.runtime import Predictor, read_image
 
 pytestmark = pytest.mark.once
-
-NAMES = ["Ant", "bee", "cat", "dog", "eel \N{LATIN SMALL LETTER E WITH ACUTE}"]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,88 @@ def test_class_names(folder, litert_file, onnx_file, kind):
     labels = folder / "labels.txt"
     labels.write_text("\n".join(NAMES), encoding="utf-8")
     assert Predictor(bare, labels=labels).class_names == NAMES
+
+
+@pytest.fixture(params=["litert", "onnx"])
+def recorded(request, tmp_path, litert_file):
+    """A function that writes a model file with a record, or with the text of one."""
+
+    def write(record):
+        text = record if isinstance(record, str) else record.to_json()
+        if request.param == "onnx":
+            return write_onnx(tmp_path / "recorded.onnx", record=text)
+        path = tmp_path / "recorded.tflite"
+        path.write_bytes(litert_file.read_bytes())
+        pack(path, "keras_sepvit.json", text)
+        return path
+
+    return write
+
+
+def test_the_record_is_followed(recorded, folder):
+    """Pixels, crop and interpolation are what the file says, unless others are given."""
+    path = recorded(RECORD)
+    predictor = Predictor(path)
+    images = random_images(3)
+    normalized = (images - np.array(IMAGENET_MEAN)) / np.sqrt(IMAGENET_VARIANCE)
+    np.testing.assert_allclose(predictor.predict(images), probabilities(normalized), atol=1e-6)
+    assert np.abs(probabilities(normalized) - probabilities(images)).max() > 0.1
+    photo = folder / "recorded.png"
+    Image.fromarray(random_images(1, image_shape=(30, 20, 3))[0]).save(photo)
+    expected = read_image(photo, *IMAGE_SHAPE, crop=1.0, interpolation="bilinear")
+    np.testing.assert_array_equal(predictor.read_image(photo), expected)
+    assert predictor.top(photo) == predictor.top(expected)
+
+    unknown = Predictor(recorded(dataclasses.replace(RECORD, crop=None, interpolation=None)))
+    assert (unknown.crop, unknown.interpolation) == (0.875, "bicubic")
+    path = recorded(RECORD)
+    given = Predictor(path, pixels="0..255", crop=0.5, interpolation="bicubic")
+    np.testing.assert_allclose(given.predict(images), probabilities(images), atol=1e-6)
+    expected = read_image(photo, *IMAGE_SHAPE, crop=0.5)
+    np.testing.assert_array_equal(given.read_image(photo), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixels": "unknown"}, "does not tell what pixels it takes.*give `pixels`"),
+        ({"activation": "linear"}, "gives logits, no probabilities"),
+        ({"task": "features", "activation": None}, "gives features, no probabilities"),
+        ({"crop": 0}, "record.*cannot be read.*crop=0"),
+        ({"interpolation": "x"}, "record.*cannot be read.*Unknown `interpolation`"),
+        (None, "record.*cannot be read.*no record"),
+    ],
+)
+def test_refuses_records(recorded, change, message):
+    path = recorded("no record" if change is None else dataclasses.replace(RECORD, **change))
+    with pytest.raises(ValueError, match=message):
+        Predictor(path)
+    if change == {"pixels": "unknown"}:
+        assert Predictor(path, pixels="0..255").predict(random_images(1)).shape == (1, CLASSES)
+
+
+def test_a_record_of_a_later_version_is_read():
+    text = json.dumps({**json.loads(RECORD.to_json()), "invented_later": 1})
+    assert Record.from_json(text, "file") == RECORD
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of LiteRT's own
+def test_what_runs_a_file_can_be_chosen(litert_file, onnx_file):
+    images = random_images(2)
+    predictor = Predictor(onnx_file, threads=2, providers=("CPUExecutionProvider",))
+    np.testing.assert_allclose(predictor.predict(images), probabilities(images), atol=1e-6)
+    for path, arguments, message in (
+        (onnx_file, {"providers": ("NoProvider",)}, "`providers` must be of.*CPU.*'NoProvider'"),
+        (onnx_file, {"providers": ()}, "`providers` must be of those"),
+        (litert_file, {"delegates": ("absent.so",)}, "`delegates` cannot be loaded.*absent.so"),
+        (litert_file, {"providers": ("CPUExecutionProvider",)}, "are ONNX Runtime's"),
+        (onnx_file, {"delegates": ("absent.so",)}, "are LiteRT's"),
+        (onnx_file, {"pixels": "0..1"}, "Unknown `pixels`: '0..1'. Expected one of '0..255'"),
+        (onnx_file, {"crop": 2}, "crop=2"),
+        (onnx_file, {"interpolation": "nearest"}, "'nearest'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Predictor(path, **arguments)
 
 
 def test_top(folder, litert_file):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_sepvit.training.digits import load_digits_split
-from keras_sepvit.training.scenes import DigitScenes
+from keras_sepvit.training.sources.digits import load_digits_split
+from keras_sepvit.training.sources.scenes import DigitScenes
 
 pytestmark = pytest.mark.once
 

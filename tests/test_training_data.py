@@ -10,16 +10,19 @@ import pytest
 import training_data
 from PIL import Image
 
+from keras_sepvit.classification.images import EvalTransform, TrainTransform
+from keras_sepvit.classification.task import labelled
 from keras_sepvit.training import images
-from keras_sepvit.training.images import EvalTransform, TrainTransform
 from keras_sepvit.training.pipeline import (
-    DataReport,
     batch_names,
     evaluation_batches,
     steps_per_epoch,
     training_stream,
 )
-from keras_sepvit.training.sources import ArraySource, Shard, open_source, tf
+from keras_sepvit.training.report import DataReport
+from keras_sepvit.training.sources.labelled import open_source
+from keras_sepvit.training.sources.source import ArraySource, Shard
+from keras_sepvit.training.tensorflow import tf
 
 pytestmark = pytest.mark.once
 
@@ -54,8 +57,25 @@ def names(source, epoch=0, seed=0, shuffle=True, **kwargs):
 
 
 def batches(source, count, transform=shifted, batch_size=4, seed=5, **kwargs):
-    stream = training_stream(source, transform, batch_size=batch_size, seed=seed, **kwargs)
-    return list(stream.take(count).as_numpy_iterator())
+    """Images and labels of a source's first batches."""
+
+    def example(loaded, seed):
+        return labelled(source, loaded, transform(loaded["image"], seed))
+
+    stream = training_stream(source, example, batch_size=batch_size, seed=seed, **kwargs)
+    return [(batch["image"], batch["label"]) for batch in stream.take(count).as_numpy_iterator()]
+
+
+def batches_to_evaluate(source, transform, **kwargs):
+    """Images, labels and which ones count of all batches."""
+
+    def example(loaded):
+        return labelled(source, loaded, transform(loaded["image"]))
+
+    return [
+        (batch["image"], batch["label"], batch["counts"])
+        for batch in evaluation_batches(source, example, **kwargs).as_numpy_iterator()
+    ]
 
 
 def assert_same(batches, expected):
@@ -250,9 +270,7 @@ def test_disguised_images_are_read(image_folder, tmp_path):
     damage(damaged)
     source = open_source(str(damaged), "train")
     transform = EvalTransform(image_size=(40, 48), crop=1.0)
-    (pictures, _, weights), *_ = evaluation_batches(
-        source, transform, batch_size=27
-    ).as_numpy_iterator()
+    ((pictures, _, weights),) = batches_to_evaluate(source, transform, batch_size=27)
     in_order = names(source, shuffle=False)
     for name in ("b/3.jpg", "c/4.jpg"):
         slot = in_order.index(name)
@@ -311,16 +329,12 @@ def test_evaluation_sees_every_image_once(source, count):
     transform = EvalTransform(image_size=8)
     seen = []
     for index in range(count):
-        shard = list(
-            evaluation_batches(
-                source, transform, batch_size=5, shard=Shard(index, count)
-            ).as_numpy_iterator()
-        )
+        shard = batches_to_evaluate(source, transform, batch_size=5, shard=Shard(index, count))
         assert len(shard) == -(-source.size // (5 * count))
         for pictures, labels, weights in shard:
             assert (pictures.shape, labels.shape, weights.shape) == ((5, 8, 8, 3), (5,), (5,))
-            assert (pictures.dtype, labels.dtype, weights.dtype) == ("uint8", "int32", "float32")
-            seen += list(labels[weights == 1])
+            assert (pictures.dtype, labels.dtype, weights.dtype) == ("uint8", "int32", "bool")
+            seen += list(labels[weights])
     expected = source.examples(0, seed=0, shuffle=False).as_numpy_iterator()
     assert sorted(seen) == sorted(example["label"] for example in expected)
 
@@ -330,8 +344,9 @@ def test_evaluation_gives_unreadable_images_no_weight(image_folder, tmp_path):
     unreadable = damage(tmp_path / "images")
     source = open_source(str(tmp_path / "images"), "validation")
     report = DataReport()
-    data = evaluation_batches(source, EvalTransform(image_size=8), batch_size=4, report=report)
-    weights = np.concatenate([weights for _, _, weights in data.as_numpy_iterator()])
+    transform = EvalTransform(image_size=8)
+    data = batches_to_evaluate(source, transform, batch_size=4, report=report)
+    weights = np.concatenate([weights for _, _, weights in data])
     in_order = names(source, shuffle=False)
     assert [name for name, weight in zip(in_order, weights, strict=False) if not weight] == [
         name for name in in_order if name in unreadable
@@ -397,12 +412,12 @@ def test_a_set_that_cannot_be_prepared_tells_how_to(tmp_path, monkeypatch):
 def test_arguments_out_of_range(image_folder):
     source = open_source(str(image_folder), "train")
     with pytest.raises(ValueError, match="do not make a batch of 40.*batch_size=20 for 2 proc"):
-        training_stream(source, shifted, batch_size=20, seed=0, shard=Shard(1, 2))
+        batches(source, 1, batch_size=20, shard=Shard(1, 2))
     with pytest.raises(ValueError, match="`start_step` must .* has 6. Received: 7"):
-        training_stream(source, shifted, batch_size=4, seed=0, start_step=7)
+        batches(source, 1, start_step=7)
     with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
-        evaluation_batches(source, EvalTransform(image_size=8), batch_size=0)
+        batches_to_evaluate(source, EvalTransform(image_size=8), batch_size=0)
     with pytest.raises(ValueError, match="Received: index=2, count=2"):
         Shard(2, 2)
-    with pytest.raises(ValueError, match="uint8 images of a shape known.*Received: float32"):
-        training_stream(source, lambda image, seed: tf.zeros((4, 4, 3)), batch_size=4, seed=0)
+    with pytest.raises(ValueError, match="shapes known beforehand. Received: 'image' of shape"):
+        batches(source, 1, lambda image, seed: images.decode(image))

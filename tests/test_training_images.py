@@ -9,8 +9,10 @@ from PIL import Image, ImageEnhance
 
 tf = pytest.importorskip("tensorflow")
 
+from keras_sepvit.classification import images as classification  # noqa: E402
+from keras_sepvit.classification.images import EvalTransform, TrainTransform  # noqa: E402
 from keras_sepvit.training import images  # noqa: E402
-from keras_sepvit.training.images import EvalTransform, TrainTransform, decode  # noqa: E402
+from keras_sepvit.training.images import decode  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -217,7 +219,7 @@ def test_crop_windows_are_distributed_as_torchvisions(size):
     from scipy import stats
 
     number = 3000
-    ours = collect(seeds(number).map(lambda seed: images.random_resized_crop(size, seed)))
+    ours = collect(seeds(number).map(lambda seed: classification.random_resized_crop(size, seed)))
     theirs = reference_windows(number, *size)
     assert ours.dtype == np.int32 and ours.min() >= 0 and ours[:, 2:].min() >= 1
     assert np.all(ours[:, :2] + ours[:, 2:] <= size)
@@ -243,7 +245,7 @@ def test_crop_windows_are_distributed_as_torchvisions(size):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (2, 3)], ids=str)
 def test_crop_windows_of_tiny_images_are_inside(size):
-    windows = collect(seeds(100).map(lambda seed: images.random_resized_crop(size, seed)))
+    windows = collect(seeds(100).map(lambda seed: classification.random_resized_crop(size, seed)))
     assert windows[:, 2:].min() >= 1 and np.all(windows[:, :2] + windows[:, 2:] <= size)
 
 
@@ -303,7 +305,7 @@ def test_color_jitter_acts_without_auto_augment_or_where_forced():
 def test_color_jitter_is_torchvisions():
     # Of one grey, contrast and saturation change nothing: the brightness factor shows.
     grey = np.full((4, 4, 3), 100, "uint8")
-    factors = collect(seeds(1000).map(lambda seed: images._color_jitter(grey, 0.4, seed)))
+    factors = collect(seeds(1000).map(lambda seed: classification._color_jitter(grey, 0.4, seed)))
     factors = factors[:, 0, 0, 0] / 100
     assert 0.59 <= factors.min() < 0.61 and 1.38 < factors.max() <= 1.4
     assert abs(np.mean(factors) - 1) < 0.03 and abs(np.std(factors) - 0.8 / math.sqrt(12)) < 0.01
@@ -315,7 +317,7 @@ def test_color_jitter_is_torchvisions():
     for i in range(40):
         seed = tf.constant([1, i])
         factors = 1 + 0.4 * (2 * tf.random.stateless_uniform([2, 3], seed, alg="philox")[0] - 1)
-        ours = images._color_jitter(image, 0.4, seed).numpy()
+        ours = classification._color_jitter(image, 0.4, seed).numpy()
         for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
             result = Image.fromarray(image)
             for j in order:

@@ -192,15 +192,69 @@ def test_windows_of_another_number_need_padding(source):
     assert "pad_windows=True" in message
 
 
-def test_tokens_of_a_rectangle_fit_only_its_own_grid(tmp_path):
-    """From 4 x 6 windows: neither square, nor, at 64 x 64, as many."""
-    wide = classifier(input_shape=(64, 96, 3), pad_windows=True, seed=2)
-    path = save_h5(wide, tmp_path / "wide.weights.h5")
+@pytest.fixture(scope="module")
+def wide():
+    """Of blocks with 4 x 6 and 2 x 3 windows."""
+    return classifier(input_shape=(64, 96, 3), pad_windows=True, seed=2)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+@pytest.mark.parametrize("size, rows, columns, blocks", [((96, 64), 6, 4, 6), ((64, 64), 4, 4, 4)])
+def test_files_tell_the_grid_of_tokens(wide, suffix, size, rows, columns, blocks, tmp_path):
+    """As many windows the other way round are no reason to copy their tokens as they are."""
+    path = tmp_path / f"wide{suffix}"
+    write(wide, path)
     again = classifier(input_shape=(64, 96, 3), pad_windows=True)
-    load_quietly(again, path)
+    assert load_quietly(again, path).resized == ()
     assert_same(values(again), values(wide))
+
+    other = classifier(input_shape=(*size, 3), pad_windows=True)
+    resized = load_weights(other, path).resized
+    assert len(resized) == blocks and "stage1_block1/win_tokens" in resized
+    tokens = values(wide)["stage1_block1/win_tokens"].reshape(4, 6, -1)
+    found = values(other)["stage1_block1/win_tokens"].reshape(rows, columns, -1)
+    np.testing.assert_allclose(found, bilinear(tokens, rows, columns), atol=1e-6)
+
+
+def test_keras_itself_refuses_tokens_of_another_grid(wide, tmp_path):
+    path = save_h5(wide, tmp_path / "wide.weights.h5")
+    wide.load_weights(path)
+    other = classifier(input_shape=(96, 64, 3), pad_windows=True)
+    with pytest.raises(ValueError, match=r"of \(6, 4\) windows, and the file of \(4, 6\)"):
+        other.load_weights(path)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_files_without_the_grid_of_tokens_warn_where_it_matters(wide, suffix, source, tmp_path):
+    """Those of older versions, and of PyTorch."""
+    path = tmp_path / f"wide{suffix}"
+    write(wide, path)
+    square = tmp_path / "square.weights.h5"
+    square.write_bytes(source[1].read_bytes())
+    for old in (path, square):
+        if old.suffix == ".h5":
+            with h5py.File(old, "r+") as file:
+                for group in file["layers"].values():
+                    group["vars"].pop("window_grid", None)
+    load_quietly(classifier(), square)
+    for size in ((64, 96), (96, 64)):
+        other = classifier(input_shape=(*size, 3), pad_windows=True)
+        with pytest.warns(UserWarning, match="does not tell the rows and columns"):
+            report = load_weights(other, path)
+        assert report.resized == ()
+        assert_same(values(other), values(wide))
     message = refused(classifier(pad_windows=True), path, "do not fit model")
     assert "stage1_block1/win_tokens: (1, 24, 1, 8) in the file, (1, 16, 1, 8)" in message
+
+
+@pytest.mark.once
+def test_a_grid_that_contradicts_the_tokens_is_damage(source, tmp_path, untouched):
+    path = tmp_path / "damaged.weights.h5"
+    path.write_bytes(source[1].read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["layers/sep_vi_t_block/vars/window_grid"]
+        file["layers/sep_vi_t_block/vars/window_grid"] = [3, 5]
+    refused(untouched, path, "incomplete or damaged")
 
 
 @pytest.mark.parametrize(

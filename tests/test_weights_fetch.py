@@ -13,6 +13,7 @@ from weights_helpers import (
     values,
 )
 
+from keras_sepvit import SepViT, SepViTBackbone
 from keras_sepvit.weights import load_weights
 
 pytestmark = pytest.mark.once
@@ -112,3 +113,24 @@ def test_a_download_with_another_checksum_is_refused(server, source):
 def test_a_failed_download_is_told(server):
     with pytest.raises(OSError, match="cannot be downloaded: no route to host"):
         classifier(weights=f"https://example.org/tiny.weights.h5#sha256={CHECKSUM}")
+
+
+@pytest.mark.parametrize("build", [SepViT, SepViTBackbone.from_variant])
+def test_weights_are_checked_before_a_model_is_built(build, tmp_path, monkeypatch):
+    def built(*args, **kwargs):
+        raise AssertionError("a model is built")
+
+    for module in ("backbone", "classifier"):
+        monkeypatch.setattr(f"keras_sepvit.{module}.sepvit_features", built)
+    (tmp_path / "picture.keras").write_bytes(b"\x89PNG and so on")
+    for weights, error, match in (
+        ("no_such_name", ValueError, "Unknown `weights`"),
+        (3, ValueError, "Received: int"),
+        (tmp_path / "missing.weights.h5", FileNotFoundError, "No such weights file"),
+        (tmp_path / "picture.keras", ValueError, "a PNG image"),
+        (tmp_path / "weights.txt", ValueError, "Unknown kind of weights file"),
+    ):
+        with pytest.raises(error, match=match):
+            build("sepvit_t", weights=weights)
+    with pytest.raises(AssertionError, match="a model is built"):
+        build("sepvit_t")

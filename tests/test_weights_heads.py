@@ -209,17 +209,6 @@ def test_layers_at_the_same_place_with_names_of_their_own_are_not_confused(tmp_p
     assert "colours/kernel" in message and "shapes/kernel: not in the file" in message
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
-def test_a_quantised_model_loads_its_own_file_but_no_float_one(tmp_path):
-    model, plain = classifier(SMALL, seed=1), classifier(SMALL, seed=1)
-    model.quantize("int8")
-    path = save_h5(model, tmp_path / "int8.weights.h5")
-    expected = values(model)
-    load_quietly(model, path)
-    assert_same(values(model), expected)
-    refused(model, save_h5(plain, tmp_path / "float.weights.h5"), "do not fit|as float32")
-
-
 @pytest.mark.once
 def test_a_file_leads_to_no_attribute_but_layers(untouched, source, tmp_path):
     """Names in a file are looked up in the model: none may reach its insides, or raise."""

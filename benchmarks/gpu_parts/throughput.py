@@ -65,8 +65,8 @@ def product(size):
 
 def uncompiled(job, sizes, rows):
     """Models built once in each precision, at all batch sizes."""
-    for name in names(job, sizes):
-        for precision in sizes.precisions:
+    for precision in sizes.precisions:
+        for name in names(job, sizes):
             made = {}
             for batch_size in sizes.batches:
                 measure = functools.partial(

@@ -8,6 +8,7 @@ import functools
 import itertools
 import tempfile
 import time
+import types
 
 import keras
 import numpy as np
@@ -15,12 +16,13 @@ import numpy as np
 from gpu_parts import peers_of_torch
 from gpu_parts.syncs import count_syncs
 from keras_sepvit import SepViT
+from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
+from keras_sepvit.classification.mixing import BatchAugmentation
 from keras_sepvit.policy import dtype_policy
+from keras_sepvit.recipes import RECIPES
 from keras_sepvit.training import device
-from keras_sepvit.training.mixing import BatchAugmentation
-from keras_sepvit.training.model import TrainingModel, fit_batch
+from keras_sepvit.training.model import TrainingModel
 from keras_sepvit.training.optimizer import build_optimizer
-from keras_sepvit.training.recipe import RECIPES
 
 CLASSES = 1000
 WARM_UP_STEPS = 3
@@ -67,14 +69,25 @@ def run(job, sizes, rows):
 
 def on_device(made, sizes, precision, batch_size):
     """Trains on one batch that stays on the device; leaves the model and the batch in `made`."""
-    model = training_model(sizes, precision)
-    shape = (batch_size, sizes.image_size, sizes.image_size, 3)
-    rng = np.random.default_rng(0)
-    images = keras.ops.convert_to_tensor(rng.integers(0, 256, shape, dtype="uint8"))
-    labels = keras.ops.convert_to_tensor(rng.integers(0, CLASSES, batch_size), "int32")
-    batch = fit_batch(images, labels)
+    model = training_model(sizes, precision, batch_size)
+    batch = keras.tree.map_structure(keras.ops.convert_to_tensor, random_batch(sizes, batch_size))
     made |= {"model": model, "batch": batch}
-    return fit_steps(model, lambda: (batch for _ in itertools.count()), sizes.steps, batch_size)
+    return fit_steps(model, lambda: ((batch,) for _ in itertools.count()), sizes.steps, batch_size)
+
+
+def random_batch(sizes, batch_size):
+    """Images and labels, a quarter of the images erased, mixup in one half, CutMix in the other."""
+    rng = np.random.default_rng(0)
+    side = sizes.image_size
+    second = np.arange(batch_size) >= batch_size // 2
+    box = np.array([0, 0, side // 2, side // 2], "float32")
+    return {
+        "image": rng.integers(0, 256, (batch_size, side, side, 3), dtype="uint8"),
+        "label": rng.integers(0, CLASSES, batch_size).astype("int32"),
+        "erased": box * (np.arange(batch_size) % 4 == 0)[:, None].astype("float32"),
+        "kept": np.where(second, 1.0, 0.7).astype("float32"),
+        "box": box * second[:, None].astype("float32"),
+    }
 
 
 def one_step(step):
@@ -82,7 +95,7 @@ def one_step(step):
     return {**count_syncs(step)[1], **kernels(step)}
 
 
-def training_model(sizes, precision):
+def training_model(sizes, precision, batch_size):
     """The model that `Trainer` would train by the recipe, without its data.
 
     Made by hand, since the trainer's data need TensorFlow.
@@ -96,17 +109,13 @@ def training_model(sizes, precision):
             classes=CLASSES,
             classifier_activation=None,
         )
-    settings = recipe.augmentation
     augmentation = BatchAugmentation(
-        classes=CLASSES,
-        erase_rate=settings.erase_rate,
-        mixup=settings.mixup,
-        cutmix=settings.cutmix,
-        cutmix_rate=settings.cutmix_rate,
-        label_smoothing=settings.label_smoothing,
-        seed=recipe.seed,
+        CLASSES, recipe.augmentation.label_smoothing, group=batch_size, seed=recipe.seed
     )
-    model = TrainingModel(network, augmentation)
+    task = types.SimpleNamespace(
+        loss_names=("loss",), losses=soft_cross_entropy, answers=probabilities
+    )
+    model = TrainingModel(network, task, augmentation)
     optimizer = build_optimizer(recipe, network, STEPS_PER_EPOCH)
     model.compile(optimizer=optimizer, jit_compile=device.best_jit_compile())
     optimizer.build(model.trainable_variables)
@@ -120,8 +129,9 @@ def through_tf_data(sizes, precision, batch_size):
         ImportError: without TensorFlow.
     """
     try:
-        from keras_sepvit.training import trainer as trainer_module
-        from keras_sepvit.training.sources import ArraySource
+        from keras_sepvit.classification import task
+        from keras_sepvit.training import Trainer, load_recipe
+        from keras_sepvit.training.sources.source import ArraySource
     except ImportError as error:
         raise ImportError("TensorFlow is not installed") from error
     rng = np.random.default_rng(0)
@@ -129,8 +139,8 @@ def through_tf_data(sizes, precision, batch_size):
     pixels = rng.integers(0, 256, shape, dtype="uint8")
     labels = rng.integers(0, CLASSES, len(pixels))
     source = ArraySource("generated", "train", pixels, labels, classes=CLASSES)
-    trainer_module.open_source = lambda *arguments: source
-    recipe = trainer_module.load_recipe(
+    task.open_source = lambda *arguments: source
+    recipe = load_recipe(
         "imagenet_t",
         [
             "data.name=generated",
@@ -142,8 +152,8 @@ def through_tf_data(sizes, precision, batch_size):
         ],
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_module.Trainer(recipe, folder)
-        data = trainer._training_data(0, 0).map(fit_batch)
+        trainer = Trainer(recipe, folder)
+        data = trainer.training_data(0, 0)
         return fit_steps(trainer.model, lambda: data, sizes.steps, batch_size)
 
 

@@ -3,10 +3,9 @@
 import datetime
 import json
 import os
-import subprocess
-import sys
 
 from keras_sepvit.benchmark.machine import machine
+from keras_sepvit.processes import run_module
 
 # How a backend runs a model; the first is the default. `export` is `torch.compile` of the
 # program that `torch.export` makes of a model, for inference. Exported files alone need no
@@ -69,18 +68,10 @@ def run_worker(worker, job):
         BackendError: if it fails, with its message.
     """
     variables = {"KERAS_BACKEND": job["backend"]}
-    variables["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     variables["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
     if job["threads"] is not None:
         variables |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(job["threads"]))
-    process = subprocess.run(
-        [sys.executable, "-m", worker, json.dumps(job)],
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
+    process = run_module(worker, json.dumps(job), **variables)
     if process.returncode:
         raise BackendError(
             f"The process ended with code {process.returncode}; see above. (A negative code is a "

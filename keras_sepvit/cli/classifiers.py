@@ -3,11 +3,11 @@
 import pathlib
 
 import keras
-import numpy as np
 
 from keras_sepvit import classifier
-from keras_sepvit.cli.common import check_files_exist, check_image_size, whole_model_error
-from keras_sepvit.runtime import labels as naming
+from keras_sepvit.cli.common import check_files_exist, whole_model_error
+from keras_sepvit.inference import evaluation_of_run
+from keras_sepvit.inference import image_shape as image_shape  # for the commands
 from keras_sepvit.weights.load import assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
 from keras_sepvit.weights.registry import registered_weights
@@ -47,31 +47,20 @@ def load_classifier(weights, variant=None, classes=None, size=None):
     return _load_whole_model(path)
 
 
-def image_shape(model, size=None):
-    """(height, width, channels) of the images for a classifier; `size` where it takes any."""
-    inputs = [tensor.shape for tensor in model.inputs]
-    outputs = [tensor.shape for tensor in model.outputs]
-    if [*map(len, inputs)] != [4] or [*map(len, outputs)] != [2]:
-        raise ValueError(
-            "The model is no image classifier: expected one input (batch, height, width, channels) "
-            f"and one output (batch, classes). Received: {inputs} and {outputs}."
-        )
-    height, width, channels = inputs[0][1:]
-    if channels not in (1, 3):
-        raise ValueError(f"The model takes images of {channels} channels; expected 1 or 3.")
-    if size is None and None in (height, width):
-        raise ValueError("The model takes images of any size: say which with --image-size.")
-    height, width = height or size[0], width or size[1]
-    check_image_size(size, height, width)
-    return height, width, channels
+def evaluation_of(weights):
+    """How weights are evaluated: `labels`, `crop` and `interpolation`, as far as is known.
+
+    Args:
+        weights: As for `load_classifier`.
+    """
+    registered = registered_weights().get(str(weights))
+    return evaluation_of_run(weights) if registered is None else how(registered)
 
 
-def class_names(labels, classes):
-    """The names of the classes: from a text file, ImageNet's, or their numbers."""
-    if labels is not None:
-        return naming.class_names(labels, classes)
-    names = _imagenet_names() if classes == 1000 else None
-    return names or naming.numbered(classes)
+def how(source):
+    """Crop and interpolation of registered weights or a `Record`, as far as they are known."""
+    known = {name: getattr(source, name, None) for name in ("crop", "interpolation")}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _load_whole_model(path):
@@ -103,12 +92,3 @@ def _load_weights(path, variant, classes, size):
         )
         assign_weights(model, arrays, path)
     return model
-
-
-def _imagenet_names():
-    """ImageNet's 1000 class names, which Keras downloads once; None if it cannot."""
-    try:
-        rows = classifier.decode_predictions(np.eye(1000), top=1)
-    except Exception:  # Keras raises a plain Exception where the download fails
-        return None
-    return [name for ((_, name, _),) in rows]

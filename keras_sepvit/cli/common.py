@@ -4,6 +4,7 @@ Imports nothing slow; what needs Keras is in `keras_sepvit.cli.classifiers`.
 """
 
 import functools
+import inspect
 import pathlib
 import re
 from typing import Annotated
@@ -34,6 +35,27 @@ Labels = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+Crop = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of a photo's shorter side that the centre crop keeps.",
+        show_default="the model's, else 0.875",
+    ),
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        help="bicubic or bilinear, of the resize of photos.",
+        show_default="the model's, else bicubic",
+    ),
+]
+
+# Options by the arguments that they become, where the names differ.
+_RENAMED = {"calibration_images": "calibration", "class_names": "labels", "path": "output"}
+_RENAMED |= {"batch_sizes": "batch_size"}
+_QUOTES = "'\"(),"
+
+
 def reports_bad_input(command):
     """Makes a command end with one line on stderr and exit code 2 on input it cannot use."""
 
@@ -42,10 +64,37 @@ def reports_bad_input(command):
         try:
             return command(*args, **kwargs)
         except (ValueError, OSError, ImportError) as error:
-            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            message = as_typed(" ".join(str(error).split()), command)
+            typer.echo(f"Error: {message}", err=True)
             raise typer.Exit(2) from error
 
     return wrapper
+
+
+def as_typed(message, command):
+    """An error's message with a command's options in place of the arguments that they become."""
+    options = {
+        name: f"--{name.replace('_', '-')}"
+        for name, parameter in inspect.signature(command).parameters.items()
+        if any(
+            isinstance(part, typer.models.OptionInfo)
+            for part in getattr(parameter.annotation, "__metadata__", ())
+        )
+    }
+    options |= {name: options[new] for name, new in _RENAMED.items() if new in options}
+
+    def typed(match):
+        name, value = match.groups()
+        if name not in options:
+            return match[0]
+        if value in (None, "True"):
+            return options[name]
+        return (
+            f"no {options[name]}" if value == "None" else f"{options[name]} {value.strip(_QUOTES)}"
+        )
+
+    message = re.sub(r"`(\w+)(?:=([^`]*))?`", typed, message)
+    return re.sub(r"\b(\w+)=('[^']*'|\([^)]*\)|[\w.]+)", typed, message)
 
 
 def parse_image_size(text, option="--image-size"):

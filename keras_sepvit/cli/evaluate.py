@@ -1,6 +1,5 @@
 """`keras-sepvit evaluate`: the accuracy of a classifier on a data set."""
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -11,10 +10,13 @@ import typer
 from keras_sepvit.cli.common import (
     Classes,
     ImageSize,
+    Interpolation,
     Json,
     Variant,
     Weights,
+    check_image_size,
     parse_image_size,
+    whole_model_error,
 )
 
 
@@ -34,35 +36,48 @@ def evaluate(
         float | None,
         typer.Option(
             help="Share of the shorter side that the centre crop keeps.",
-            show_default="0.875, and 1 for digits",
+            show_default="the model's, else 0.875, and 1 for digits",
         ),
     ] = None,
-    interpolation: Annotated[str, typer.Option(help="bicubic or bilinear.")] = "bicubic",
+    interpolation: Interpolation = None,
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
     variant: Variant = None,
     classes: Classes = None,
     as_json: Json = False,
 ):
-    """Measure a classifier's accuracy.
+    """Measure a classifier's accuracy; that of exported files (.tflite, .onnx), too.
 
     On a validation set: ImageNet's (imagenet2012), ImageNet V2
     (imagenet_v2/matched-frequency with --split test), ReaL labels
     (imagenet2012_real, where a prediction is right if it is among an image's
-    labels), or a folder. Images that cannot be read are counted and left out.
+    labels), or a folder. Images that cannot be read are counted and left out. Crop and
+    interpolation are the model's where its file tells: an exported one, or one in its
+    training folder.
     """
     size = parse_image_size(image_size) if image_size else None
 
     import keras
 
+    from keras_sepvit import runtime
+    from keras_sepvit.classification.evaluation import evaluate as measure
     from keras_sepvit.cli import classifiers
-    from keras_sepvit.training.evaluation import evaluate as measure
-    from keras_sepvit.training.pipeline import DataReport
-    from keras_sepvit.training.sources import open_source
+    from keras_sepvit.record import INTERPOLATION
+    from keras_sepvit.training.report import DataReport
+    from keras_sepvit.training.sources.labelled import open_source
 
     keras.config.disable_interactive_logging()
-    model = classifiers.load_classifier(weights, variant, classes, size)
+    if weights.lower().endswith(runtime.SUFFIXES):
+        if variant is not None or classes is not None:
+            raise whole_model_error(weights)
+        model = runtime.Predictor(weights)
+        known = classifiers.how(model.record)
+        height, width, channels = model.image_shape
+        check_image_size(size, height, width)
+    else:
+        model = classifiers.load_classifier(weights, variant, classes, size)
+        known = classifiers.evaluation_of(weights)
+        height, width, channels = classifiers.image_shape(model, size)
     source = open_source(data, split, data_dir)
-    height, width, channels = classifiers.image_shape(model, size)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
     report = DataReport()
@@ -71,8 +86,8 @@ def evaluate(
         source,
         image_size=(height, width),
         batch_size=batch_size,
-        crop=crop,
-        interpolation=interpolation,
+        crop=known.get("crop") if crop is None else crop,
+        interpolation=interpolation or known.get("interpolation", INTERPOLATION),
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )
@@ -80,20 +95,21 @@ def evaluate(
         "data": source.name,
         "split": source.split,
         "image_size": (height, width),
-        **dataclasses.asdict(result),
+        **result,
         "unreadable_names": report.names,
     }
     typer.echo(json.dumps(record, indent=2) if as_json else _as_text(source, result, report))
 
 
 def _as_text(source, result, report):
-    lines = [f"{source.name} ({source.split}), {result.images:,} images"]
-    lines.append(f"  top-1  {result.top1:6.2f} %")
-    lines.append(f"  top-5  {result.top5:6.2f} %")
-    if result.loss is not None:
-        lines.append(f"  loss   {result.loss:6.4f}")
-    if result.unlabelled:
-        lines.append(f"  {result.unlabelled:,} images without labels left out")
-    if result.unreadable:
+    lines = [f"{source.name} ({source.split}), {result['images']:,} images"]
+    lines.append(f"  top-1  {result['top1']:6.2f} %")
+    if "top5" in result:
+        lines.append(f"  top-5  {result['top5']:6.2f} %")
+    if result["loss"] is not None:
+        lines.append(f"  loss   {result['loss']:6.4f}")
+    if result["unlabelled"]:
+        lines.append(f"  {result['unlabelled']:,} images without labels left out")
+    if result["unreadable"]:
         lines.append(f"  left out: {report}")
     return "\n".join(lines)

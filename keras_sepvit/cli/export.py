@@ -8,7 +8,9 @@ import typer
 
 from keras_sepvit.cli.common import (
     Classes,
+    Crop,
     ImageSize,
+    Interpolation,
     Json,
     Labels,
     Variant,
@@ -17,6 +19,7 @@ from keras_sepvit.cli.common import (
     parse_image_size,
 )
 from keras_sepvit.export import FORMATS
+from keras_sepvit.files import IMAGE_SUFFIXES
 
 # What is added to the name of the weights by default.
 _ENDINGS = {
@@ -28,20 +31,11 @@ _ENDINGS = {
     "tftrt": "_tftrt",
     "tensorrt": ".engine",
 }
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_CHECKS = {"error": True, "warn": "warn", "off": False}
 
 # More images than this change no range of an activation, and take long.
-_MAX_CALIBRATION_IMAGES = 500
+_MAX_IMAGES = 500
 _COMPARED_IMAGES = 32
-
-# The options by the arguments that they become, which not all formats have.
-_OPTIONS = {
-    "quantize": "--quantize",
-    "batch_size": "--batch-size",
-    "batch_sizes": "--batch-size",
-    "class_names": "--labels",
-    "calibration_images": "--calibration",
-}
 
 
 def export(
@@ -62,13 +56,34 @@ def export(
         pathlib.Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Images to fix the ranges of 8-bit activations with, and to compare on.",
+            help="Images to fix the ranges of 8-bit activations with.",
         ),
     ] = None,
+    images: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Images to compare on.",
+            show_default="32 of --calibration, else synthetic ones",
+        ),
+    ] = None,
+    check: Annotated[
+        str, typer.Option(help="Where results disagree: error, warn; off does not compare.")
+    ] = "error",
     labels: Labels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     batch_size: Annotated[
         str | None,
-        typer.Option(metavar="N|any", help="Images in a batch.", show_default="the format's"),
+        typer.Option(
+            metavar="N|any|N,...",
+            help="Images in a batch; several sizes for tftrt and tensorrt.",
+            show_default="the format's",
+        ),
+    ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(help="Version of ONNX's operators.", show_default="the exporter's newest"),
     ] = None,
     variant: Variant = None,
     classes: Classes = None,
@@ -79,18 +94,22 @@ def export(
     """Export a model to another runtime, run it there, and compare it with the model.
 
     The exported model takes images of 0..255 (a model without a Normalization or
-    Rescaling layer gets ImageNet's normalisation) and gives probabilities. Prints a
-    report: size, operators, agreement with the model, latency. Nothing is written
-    where the results disagree.
+    Rescaling layer gets ImageNet's normalisation) and gives probabilities. It carries a
+    record of how photos go in; names of classes, crop and interpolation of a model in
+    its training folder are those of the training. Prints a report: size, operators,
+    agreement with the model, latency. Nothing is written where the results disagree.
     """
     if format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}. Received: {format!r}.")
+    if check not in _CHECKS:
+        raise ValueError(f"--check must be one of {', '.join(_CHECKS)}. Received: {check!r}.")
     options = _batch_option(format, batch_size)
-    if quantize is not None:
-        options["quantize"] = quantize
+    given = {"quantize": quantize, "opset": opset, "crop": crop, "interpolation": interpolation}
+    options |= {name: value for name, value in given.items() if value is not None}
     check_files_exist(labels)
-    if calibration is not None and not calibration.is_dir():
-        raise FileNotFoundError(f"--calibration: folder not found: {calibration}.")
+    for option, folder in (("--calibration", calibration), ("--images", images)):
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(f"{option}: folder not found: {folder}.")
     size = parse_image_size(image_size) if image_size else None
     name = pathlib.Path(weights).name.removesuffix(".weights.h5").removesuffix(".keras")
     output = output or pathlib.Path(name + _ENDINGS[format])
@@ -105,21 +124,26 @@ def export(
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
     to_format = getattr(exporting, FORMATS[format])
+    known = inspect.signature(to_format).parameters.keys() | exporting.Options.__annotations__
+    for argument in options.keys() - known:
+        raise ValueError(f"`{argument}` is not for --format {format}. Leave it out.")
     model = classifiers.load_classifier(weights, variant, classes, size)
     height, width, channels = classifiers.image_shape(model, size)
-    options["normalize"] = not normalizes_images(model) and channels == 3
+    options = {**classifiers.evaluation_of(weights), **options}
+    names = options.pop("labels", None)
     if labels is not None:
-        options["class_names"] = labels.read_text(encoding="utf-8").splitlines()
+        names = labels.read_text(encoding="utf-8").splitlines()
+    options |= {"class_names": names, "check": _CHECKS[check], "overwrite": overwrite}
+    options["normalize"] = not normalizes_images(model) and channels == 3
+    how = {name: options[name] for name in ("crop", "interpolation") if name in options}
     if calibration is not None:
-        images = _read_folder(calibration, height, width, channels)
-        options["images"] = images[:_COMPARED_IMAGES]
+        pictures = _read_folder("--calibration", calibration, height, width, channels, how)
+        options["images"] = pictures[:_COMPARED_IMAGES]
         if quantize in ("int8", "full_int8"):
-            options["calibration_images"] = images
-    known = inspect.signature(to_format).parameters
-    for argument in options.keys() - known.keys():
-        option = _OPTIONS[argument]
-        raise ValueError(f"{option} is not for --format {format}. Leave it out.")
-    report = to_format(model, output, overwrite=overwrite, verbose=False, **options)
+            options["calibration_images"] = pictures
+    if images is not None:
+        options["images"] = _read_folder("--images", images, height, width, channels, how)
+    report = to_format(model, output, verbose=False, **options)
     typer.echo(report.to_json() if as_json else str(report))
 
 
@@ -127,24 +151,27 @@ def _batch_option(format, text):
     """`--batch-size` as the argument of a format's function."""
     if text is None:
         return {}
-    if text != "any" and not (text.isdecimal() and int(text) > 0):
+    sizes = [part.strip() for part in text.split(",")]
+    if text != "any" and not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise ValueError(f"--batch-size must be a number above 0, or 'any'. Received: {text!r}.")
     if format in ("tftrt", "tensorrt"):  # which build an engine for each of several sizes
         if text == "any":
             raise ValueError(f"--batch-size: {format} needs a number.")
-        return {"batch_sizes": (int(text),)}
+        return {"batch_sizes": tuple(map(int, sizes))}
+    if len(sizes) > 1:
+        raise ValueError(f"--batch-size: {format} takes one. Received: {text!r}.")
     return {"batch_size": None if text == "any" else int(text)}
 
 
-def _read_folder(folder, height, width, channels):
+def _read_folder(option, folder, height, width, channels, how):
     """The images in a folder and the folders in it, in the order of their paths."""
     import numpy as np
 
     from keras_sepvit.runtime import read_image
 
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise ValueError(f"--calibration: no images ({', '.join(_IMAGE_SUFFIXES)}) in {folder}.")
+        raise ValueError(f"{option}: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}.")
     # Spread over the folder, where each class often has a part of its own.
-    chosen = np.linspace(0, len(paths) - 1, min(len(paths), _MAX_CALIBRATION_IMAGES)).astype(int)
-    return np.stack([read_image(paths[i], height, width, channels) for i in chosen])
+    chosen = np.linspace(0, len(paths) - 1, min(len(paths), _MAX_IMAGES)).astype(int)
+    return np.stack([read_image(paths[i], height, width, channels, **how) for i in chosen])

@@ -8,7 +8,9 @@ import typer
 
 from keras_sepvit.cli.common import (
     Classes,
+    Crop,
     ImageSize,
+    Interpolation,
     Json,
     Labels,
     Variant,
@@ -32,67 +34,68 @@ def predict(
     classes: Classes = None,
     image_size: ImageSize = None,
     labels: Labels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    pixels: Annotated[
+        str | None,
+        typer.Option(
+            help="What a .tflite or .onnx file takes: 0..255, or imagenet (normalised).",
+            show_default="the file's",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="How many classes to print for an image.")] = 5,
     as_json: Json = False,
 ):
     """Print the most probable classes of images.
 
-    Images are resized (bicubic) and cropped at the centre as in the evaluation
-    on ImageNet: the crop keeps 87.5 % of the shorter side. A model without a
-    Normalization or Rescaling layer gets them normalised with ImageNet's mean
-    and standard deviation. Without --labels, the names are those in a .tflite
-    or .onnx file, and 1000 classes of other files are taken for those of
-    ImageNet.
+    Images are resized and cropped at the centre as in the model's evaluation, where
+    the file tells (one that `export` wrote, a model in its training folder), else as in
+    that on ImageNet: bicubic, the crop keeps 87.5 % of the shorter side. A model
+    without a Normalization or Rescaling layer gets them normalised with ImageNet's mean
+    and standard deviation. Without --labels, the names are those in a .tflite or .onnx
+    file or in the training folder, and 1000 classes of other files are taken for those
+    of ImageNet.
     """
     if top < 1:
         raise ValueError(f"--top must be at least 1. Received: {top}.")
     check_files_exist(weights, *images, labels)
     size = parse_image_size(image_size) if image_size else None
 
+    import numpy as np
+
     from keras_sepvit import runtime
 
+    given = {"labels": labels, "crop": crop, "interpolation": interpolation}
+    given = {name: value for name, value in given.items() if value is not None}
     if weights.suffix.lower() in runtime.SUFFIXES:
         if variant is not None or classes is not None:
             raise whole_model_error(weights)
-        probabilities, names = _predict_exported(weights, images, size, labels)
+        predictor = runtime.Predictor(weights, pixels=pixels, **given)
+        check_image_size(size, *predictor.image_shape[:2])
     else:
-        probabilities, names = _predict_with_keras(weights, images, variant, classes, size, labels)
+        if pixels is not None:
+            raise ValueError("--pixels is for .tflite and .onnx files. Leave it out.")
+        predictor = _keras_predictor(weights, variant, classes, size, given)
+    batch = np.stack([predictor.read_image(path) for path in images])
     results = [
-        {"image": str(path), "predictions": _records(runtime.best_classes(scores, names, top))}
-        for path, scores in zip(images, probabilities, strict=True)
+        {
+            "image": str(path),
+            "predictions": _records(runtime.best_classes(scores, predictor.class_names, top)),
+        }
+        for path, scores in zip(images, predictor.predict(batch), strict=True)
     ]
     typer.echo(json.dumps(results, indent=2) if as_json else _as_text(results))
 
 
-def _predict_exported(path, images, size, labels):
-    """Probabilities and class names of a .tflite or .onnx file."""
-    import numpy as np
-
-    from keras_sepvit.runtime import Predictor, read_image
-
-    predictor = Predictor(path, labels=labels)
-    height, width, channels = predictor.image_shape
-    check_image_size(size, height, width)
-    batch = np.stack([read_image(path, height, width, channels) for path in images])
-    return predictor.predict(batch), predictor.class_names
-
-
-def _predict_with_keras(path, images, variant, classes, size, labels):
-    """Probabilities and class names of a Keras model."""
+def _keras_predictor(weights, variant, classes, size, given):
     import keras
-    import numpy as np
 
-    from keras_sepvit import scores
     from keras_sepvit.cli import classifiers
-    from keras_sepvit.runtime import read_image
+    from keras_sepvit.inference import KerasPredictor
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
-    model = classifiers.load_classifier(path, variant, classes, size)
-    height, width, channels = classifiers.image_shape(model, size)
-    batch = np.stack([read_image(path, height, width, channels) for path in images])
-    outputs = model.predict(scores.preprocess(model, batch), batch_size=16, verbose=0)
-    probabilities = scores.probabilities(model, outputs)
-    return probabilities, classifiers.class_names(labels, probabilities.shape[-1])
+    model = classifiers.load_classifier(weights, variant, classes, size)
+    return KerasPredictor(model, image_size=size, **{**classifiers.evaluation_of(weights), **given})
 
 
 def _records(predictions):

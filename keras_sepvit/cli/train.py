@@ -35,7 +35,7 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Take one batch through everything, and write nothing."),
+        typer.Option("--dry-run", help="Time some batches through everything, and write nothing."),
     ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe as YAML, and train nothing.")
@@ -43,26 +43,28 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ):
-    """Train a classifier by a recipe.
+    """Train by a recipe.
 
     The folder gets the models best.keras and last.keras, history.csv, TensorBoard
     logs, a picture of an augmented batch, the recipe, and a checkpoint: the same
     command goes on with a run that was stopped, at whatever moment.
     """
-    from keras_sepvit.training.recipe import load_recipe, recipe_yaml
+    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.training.recipe import recipe_yaml
 
     settings = load_recipe(recipe, changes or ())
     if show:
         typer.echo(recipe_yaml(settings), nl=False)
         return
 
+    from keras_sepvit.training.dry_run import dry_run as describe
     from keras_sepvit.training.trainer import Trainer
 
     if output is None:
         output = pathlib.Path("runs") / pathlib.Path(recipe).stem
     trainer = Trainer(settings, output)
     if dry_run:
-        description = trainer.dry_run()
+        description = describe(trainer)
         typer.echo(json.dumps(description, indent=2) if as_json else _as_text(description))
         return
     try:
@@ -73,7 +75,7 @@ def train(
     if as_json:
         typer.echo(json.dumps(vars(result), indent=2))
         return
-    best = "" if result.best_accuracy is None else f"; best accuracy {result.best_accuracy:.2%}"
+    best = "" if result.best is None else f"; best {trainer.task.best} {result.best:.2f} %"
     typer.echo(f"{result.epochs} epochs in {result.folder}{best}")
     if result.unreadable:
         names = ", ".join(result.unreadable_names)

@@ -11,6 +11,7 @@ import importlib
 _MODULES = {
     "ExportError": "errors",
     "ExportReport": "report",
+    "Options": "driver",
     "default_images": "images",
     "to_litert": "litert",
     "to_onnx": "onnx",

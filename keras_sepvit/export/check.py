@@ -13,7 +13,6 @@ import warnings
 import numpy as np
 
 from keras_sepvit.export.errors import ExportError
-from keras_sepvit.export.images import check_images, run_batches
 from keras_sepvit.files import replacing
 
 # Probabilities below this count as equal to it where logits are compared: half
@@ -65,7 +64,13 @@ class Agreement:
         return dataclasses.asdict(self)
 
 
-def compare(run, deployment, images, precision, check=True, batch_size=1):
+def check_mode(check):
+    """Refuses another way to check than `CHECKS`."""
+    if check not in CHECKS:
+        raise ValueError(f"`check` must be True, 'warn' or False. Received: check={check!r}.")
+
+
+def compare(found, deployment, images, precision, check=True):
     """Compares an exported file with the Keras model, and refuses it where they disagree.
 
     The probabilities of a softmax are compared as the logits that they stand for
@@ -75,15 +80,12 @@ def compare(run, deployment, images, precision, check=True, batch_size=1):
     multiples of 1/256, the probabilities themselves are compared.
 
     Args:
-        run: Runs the file in its real runtime on a batch, float32 of shape
-            (batch_size, height, width, channels), and returns arrays by output
-            name.
+        found: The file's outputs for `images`, arrays by name.
         deployment: The `Deployment` that was converted.
-        images: Array of images as the file takes them; None for `default_images`.
+        images: Array of images as the file takes them.
         precision: A key of `TOLERANCES`.
         check: True for an error beyond the tolerance, `"warn"` for a warning,
             False for no comparison at all.
-        batch_size: Images in a batch of the file; None for any number.
 
     Returns:
         An `Agreement`.
@@ -92,30 +94,20 @@ def compare(run, deployment, images, precision, check=True, batch_size=1):
         ExportError: if the outputs differ beyond the tolerance, in number, name or
             shape, or are not finite.
     """
-    if check not in CHECKS:
-        raise ValueError(f"`check` must be True, 'warn' or False. Received: check={check!r}.")
     if not check:
         return Agreement()
-    images = check_images(deployment, images)
     expected = deployment.predict(images)
-    # A file for any batch size runs a batch of two, which one with a fixed 1 would refuse.
-    found = run_batches(run, images, batch_size or 2)
     agreement = measure_agreement(expected, found, deployment, precision)
     excess = _excess(agreement, expected, TOLERANCES[precision])
     if excess:
+        top1 = agreement.top1_agreement
         message = (
             f"The exported {precision} model disagrees with the Keras model: {excess}, on "
-            f"{len(images)} images"
-            + (
-                ""
-                if agreement.top1_agreement is None
-                else f" (top-1 agreement {agreement.top1_agreement:.2%})"
-            )
-            + "."
+            f"{len(images)} images" + ("." if top1 is None else f" (top-1 agreement {top1:.2%}).")
         )
         if check is True:
             raise ExportError(f"{message} No file was left. To keep it, pass check='warn'.")
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
     return agreement
 
 

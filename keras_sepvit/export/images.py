@@ -100,6 +100,15 @@ def check_calibration_images(deployment, images, precision):
     return images
 
 
+def refuse_unused_calibration(format):
+    """Refuses calibration images for a precision that has no use for them."""
+    if format.calibration_images is not None and format.quantize not in format.calibrated:
+        raise ValueError(
+            f"`calibration_images` are for `quantize='int8'` only. Received: "
+            f"quantize={format.quantize!r}."
+        )
+
+
 def batches(images, batch_size):
     """Cuts images into batches of one size, the last one filled up with its last image.
 

@@ -2,35 +2,28 @@
 
 import contextlib
 import functools
-import io
 import os
 import pathlib
 import re
 import tempfile
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sepvit import functional
-from keras_sepvit.export import litert_runtime
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import batches
+from keras_sepvit.export.quiet import quiet
+
+SIGNATURE = "serving_default"
 
 
 def convert(model, output, batch_size, precision="float32", calibration=None):
-    """Converts a deployed model with TensorFlow's converter; for the TensorFlow backend.
+    """Converts a deployed model to a file with TensorFlow's converter. Runs on TensorFlow.
 
-    Args:
-        model: Functional model of one input, `image`, and a dict of outputs.
-        output: File to write.
-        batch_size: Images in a batch; None for any number.
-        precision: `"float32"`, `"float16"`, `"dynamic_int8"` or `"full_int8"`.
-        calibration: For `"full_int8"`, the `.npy` file of images.
-
-    Raises:
-        ExportError: if the converter fails, naming operators that it does not know.
+    The precisions are those of LiteRT but `"int8"`; `calibration` is, for `"full_int8"`, the
+    `.npy` file of images. An error names operators that the converter does not know.
     """
     import tensorflow as tf
 
@@ -62,7 +55,7 @@ def convert(model, output, batch_size, precision="float32", calibration=None):
             converter.inference_input_type = tf.uint8
             converter.inference_output_type = tf.uint8
         try:
-            with _quiet():
+            with quiet(streams=True):
                 content = converter.convert()
         except Exception as error:  # of several kinds, all from the converter's C++ code
             raise ExportError(_conversion_failure(error)) from error
@@ -104,12 +97,6 @@ def quantize_static(source, destination, images, batch_size):
 
     All else stays in float32: attention's products and norms take little time, and
     so the whole graph stays one XNNPACK partition.
-
-    Args:
-        source: The float32 file.
-        destination: File to write.
-        images: Images to calibrate with.
-        batch_size: Images in a batch of the file; None for any number.
     """
     from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
@@ -123,28 +110,16 @@ def quantize_static(source, destination, images, batch_size):
             weight_num_bits=8,
         )
     samples = [{"image": batch} for batch, _ in batches(images, batch_size or 1)]
-    with _quiet():
+    with quiet(streams=True):
         # Ranges over all images: the quantiser's own calibration takes moving averages of
         # each image's, which later images exceed by far.
         ranges = calibrator.Calibrator(
             str(source), num_threads=os.cpu_count() or 1, qsv_update_func=qsv_utils.min_max_update
         )
-        ranges.calibrate({litert_runtime.SIGNATURE: samples}, recipe)
+        ranges.calibrate({SIGNATURE: samples}, recipe)
         tool = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
         content = tool.quantize(ranges.get_model_qsvs()).quantized_model
     pathlib.Path(destination).write_bytes(content)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Hides progress bars, summaries, and warnings that are about the tools' own code."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _conversion_failure(error):

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_sepvit.classifier import SepViTClassifier
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.scores import final_activation, normalizes_images
@@ -27,8 +28,8 @@ class Deployment:
         takes_pixels: Whether images are of 0..255. If not, they must be
             normalised as the Keras model's are.
         outputs: Shape of each output by name, without the batch.
-        is_classifier: Whether the one output scores classes.
-        is_softmax: Whether these scores are the probabilities of a softmax.
+        activation: `"softmax"`, `"sigmoid"` or `"linear"` (logits) where the one output
+            scores classes, else None.
         class_names: Names of the classes, or None.
     """
 
@@ -36,9 +37,18 @@ class Deployment:
     image_shape: tuple
     takes_pixels: bool
     outputs: dict
-    is_classifier: bool
-    is_softmax: bool
+    activation: str | None
     class_names: tuple | None
+
+    @property
+    def is_classifier(self):
+        """Whether the one output scores classes."""
+        return self.activation is not None
+
+    @property
+    def is_softmax(self):
+        """Whether these scores are the probabilities of a softmax."""
+        return self.activation == "softmax"
 
     def predict(self, images, batch_size=8):
         """The Keras model's outputs for images, as float32 arrays by name.
@@ -90,16 +100,14 @@ def prepare(model, *, probabilities=True, normalize=False, class_names=None):
 
     with dtype_policy("float32"):
         deployed, activation = _deployed(_in_float32(model), normalize, probabilities)
-    is_classifier = activation is not None
     outputs = deployed.output
     return Deployment(
         model=deployed,
         image_shape=(height, width, channels),
         takes_pixels=normalizes or normalize,
         outputs={name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()},
-        is_classifier=is_classifier,
-        is_softmax=activation == "softmax",
-        class_names=_check_class_names(class_names, outputs, is_classifier),
+        activation=activation,
+        class_names=_check_class_names(class_names, outputs, activation is not None),
     )
 
 
@@ -136,7 +144,7 @@ def _deployed(model, normalize, probabilities):
     """The deployed model, and the activation of a classifier's output, None for others."""
     image = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="image")
     x = imagenet_normalization("normalization")(image) if normalize else image
-    if hasattr(model, "pyramid_outputs"):
+    if hasattr(model, "pyramid_outputs") and not isinstance(model, SepViTClassifier):
         model = keras.Model(model.inputs, model.pyramid_outputs, name=model.name)
     outputs = model(x)
     activation = None

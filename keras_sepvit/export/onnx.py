@@ -1,19 +1,27 @@
 """Exports models to ONNX: float32, float16 or static int8, of standard operators only."""
 
 import collections
+import dataclasses
 import importlib.util
 import json
+from typing import Unpack
 
-from keras_sepvit.export.check import compare, median_latency_ms, size_of, writing
+from keras_sepvit.export.driver import (
+    Format,
+    Options,
+    export,
+    latency_by_threads,
+    open_with_runtime,
+)
 from keras_sepvit.export.errors import ExportError, require
-from keras_sepvit.export.images import check_calibration_images
-from keras_sepvit.export.model import prepare
+from keras_sepvit.export.images import refuse_unused_calibration
 from keras_sepvit.export.onnx_quantize import to_float16, to_int8
 from keras_sepvit.export.quiet import quiet
-from keras_sepvit.export.report import ExportReport
 from keras_sepvit.export.torch_export import traceable
 from keras_sepvit.export.worker import convert_on
-from keras_sepvit.validation import check_choice, positive_int
+from keras_sepvit.record import RECORD_NAME
+from keras_sepvit.runtime.onnx import CLASS_NAMES_KEY
+from keras_sepvit.validation import positive_int
 
 QUANTIZE = (None, "float16", "int8")
 
@@ -31,13 +39,7 @@ def to_onnx(
     batch_size=1,
     opset=None,
     calibration_images=None,
-    probabilities=True,
-    normalize=False,
-    class_names=None,
-    images=None,
-    check=True,
-    overwrite=False,
-    verbose=True,
+    **options: Unpack[Options],
 ):
     """Exports a model to ONNX, runs the file in ONNX Runtime, and compares it with the model.
 
@@ -47,7 +49,8 @@ def to_onnx(
     as their parts, which ONNX Runtime puts together again).
 
     The file takes `image`, float32, and gives `probabilities` (or the outputs that
-    the model has), float32, at every precision.
+    the model has), float32, at every precision. Its metadata hold its record
+    (`keras_sepvit.json`) and the names of classes (`class_names`, a JSON list).
 
     Args:
         model: A built Keras model of one image input of static size.
@@ -62,81 +65,62 @@ def to_onnx(
             default.
         calibration_images: For `quantize="int8"`: at least 32 images as the file
             takes them, of the kind that the model will see.
-        probabilities: Give a classifier whose head has no activation a softmax.
-        normalize: Put ImageNet's normalisation in front of a model that takes
-            normalised images; the file then takes images of 0..255.
-        class_names: Optional names of the classes, in order: stored in the file's
-            metadata as `class_names`, a JSON list.
-        images: Images to compare on, of shape (count, height, width, channels) as
-            the file takes them; some synthetic ones by default.
-        check: True for an error where the outputs differ beyond the precision's
-            tolerance (`keras_sepvit.export.check.TOLERANCES`), `"warn"` for a
-            warning, False for no comparison.
-        overwrite: Replace an existing file.
-        verbose: Print the report.
+        **options: See `keras_sepvit.export.Options`.
 
     Returns:
-        An `ExportReport`.
-
-    Raises:
-        ImportError: if a package is missing, naming the extra.
-        ExportError: if the conversion fails or the file disagrees with the model.
-        FileExistsError: if there is a file at `path`, unless `overwrite`.
-        TypeError: if `model` is no Keras model.
-        ValueError: for an argument out of range, or a model that cannot be exported.
+        An `ExportReport`. Errors are those of `keras_sepvit.export.driver.export`.
     """
-    check_choice("quantize", quantize, QUANTIZE)
-    batch_size = None if batch_size is None else positive_int("batch_size", batch_size)
-    if calibration_images is not None and quantize != "int8":
-        raise ValueError(
-            f"`calibration_images` are for `quantize='int8'` only. Received: quantize={quantize!r}."
-        )
-    precision = quantize or "float32"
-    require("onnx")
-    require("onnxruntime")
-    exporter = _find_exporter()
-    opset = _check_opset(opset, exporter)
-    deployment = prepare(
-        model, probabilities=probabilities, normalize=normalize, class_names=class_names
-    )
-    if quantize == "int8":
-        calibration_images = check_calibration_images(deployment, calibration_images, quantize)
-    with writing(path, overwrite, suffix=".onnx") as temporary:
+    return export(Onnx(quantize, batch_size, calibration_images, opset), model, path, **options)
+
+
+@dataclasses.dataclass
+class Onnx(Format):
+    """ONNX's `.onnx`, as ONNX Runtime runs it."""
+
+    opset: int | None = None
+
+    name = "onnx"
+    suffix = ".onnx"
+    precisions = QUANTIZE
+    calibrated = ("int8",)
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_unused_calibration(self)
+
+    def require(self):
+        require("onnx")
+        require("onnxruntime")
+        self._exporter = _find_exporter()
+        self.opset = _check_opset(self.opset, self._exporter)
+
+    def write(self, deployment, record, path):
         backend, write = {
             "torch": ("torch", write_with_torch),
             "tf2onnx": ("tensorflow", write_with_tf2onnx),
-        }[exporter]
-        convert_on(backend, write, deployment.model, temporary, batch_size=batch_size, opset=opset)
-        _finish(temporary, deployment, quantize, calibration_images, batch_size)
-        _check_graph(temporary)
-        agreement = compare(runner(temporary), deployment, images, precision, check, batch_size)
-        latency = _latency(temporary, deployment, batch_size or 1)
-        operators = count_operators(temporary)
-        size = size_of(temporary)
-    report = ExportReport(
-        format="onnx",
-        path=str(path),
-        precision=precision,
-        size_bytes=size,
-        operators=operators,
-        latency_ms=latency,
-        notes=(f"Written by the exporter of {exporter}, opset {opset}.",),
-        **agreement.report_fields(),
-    )
-    if verbose:
-        print(report)
-    return report
+        }[self._exporter]
+        form = {"batch_size": self.batch_size, "opset": self.opset}
+        convert_on(backend, write, deployment.model, path, **form)
+        if self.quantize == "float16":
+            to_float16(path)
+        elif self.quantize == "int8":
+            to_int8(path, self.calibration_images, self.batch_size)
+        _finish(path, record)
+        _check_graph(path)
+
+    def open(self, path):
+        return open_with_runtime(path, self.batch_size)
+
+    def facts(self, path, opened, deployment):
+        return {
+            "operators": count_operators(path),
+            "latency_ms": latency_by_threads(path, deployment, self.batch_size),
+            "notes": (f"Written by the exporter of {self._exporter}, opset {self.opset}.",),
+        }
 
 
 def write_with_torch(model, output, batch_size, opset):
-    """Writes a deployed model in ONNX. Runs on the torch backend.
-
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path to write to.
-        batch_size: Images in a batch; None for any number.
-        opset: Version of ONNX's operators.
-    """
+    """Writes a deployed model to a path in ONNX. Runs on the torch backend."""
     import torch
 
     module, example, dynamic_shapes = traceable(model, batch_size)
@@ -155,26 +139,12 @@ def write_with_torch(model, output, batch_size, opset):
 
 
 def write_with_tf2onnx(model, output, batch_size, opset):
-    """Writes a deployed model in ONNX. Runs on the TensorFlow backend.
-
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path to write to.
-        batch_size: Images in a batch; None for any number.
-        opset: Version of ONNX's operators.
-    """
-    import tensorflow as tf
+    """As `write_with_torch`, on the TensorFlow backend."""
     import tf2onnx
 
-    def named(image):
-        outputs = model(image, training=False)
-        return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
-
-    image = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")
-    function = tf.function(named, input_signature=[image]).get_concrete_function()
     with quiet("tensorflow", "tf2onnx"):
         proto, _ = tf2onnx.convert.from_graph_def(
-            frozen_graph(function),
+            frozen_graph(model, batch_size),
             input_names=["image:0"],
             output_names=[f"{name}:0" for name in model.output],
             opset=opset,
@@ -189,23 +159,24 @@ def write_with_tf2onnx(model, output, batch_size, opset):
         file.write(proto.SerializeToString())
 
 
-def frozen_graph(function):
-    """A TensorFlow function as a graph without variables.
+def frozen_graph(model, batch_size):
+    """A deployed model on TensorFlow as a `GraphDef` without variables.
 
+    From the placeholder `image` follow operations of the outputs' names.
     `convert_variables_to_constants_v2` leaves constants that were made outside of
-    the function, such as those of Keras's Normalization, as inputs without value.
-
-    Args:
-        function: A concrete function.
-
-    Returns:
-        A `GraphDef`.
+    a function, such as those of Keras's Normalization, as inputs without value.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
+    def named(image):
+        outputs = model(image, training=False)
+        return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
+
+    image = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")
+    function = tf.function(named, input_signature=[image]).get_concrete_function()
     graph = convert_variables_to_constants_v2(function).graph.as_graph_def()
     values = {
         inner.op.name: outer
@@ -220,27 +191,6 @@ def frozen_graph(function):
             node.attr["dtype"].type = value.dtype.as_datatype_enum
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy()))
     return graph
-
-
-def runner(path, threads=0):
-    """Runs an ONNX file in ONNX Runtime on the CPU.
-
-    Args:
-        path: Path of the file.
-        threads: Number of threads; 0 for ONNX Runtime's choice.
-
-    Returns:
-        A function from a batch of images, float32, to arrays by output name.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    (image,) = session.get_inputs()
-    return lambda batch: dict(zip(names, session.run(names, {image.name: batch}), strict=True))
 
 
 def _find_exporter():
@@ -276,19 +226,17 @@ def _check_opset(opset, exporter):
     return opset
 
 
-def _finish(path, deployment, quantize, calibration_images, batch_size):
-    """Quantises a float32 file in place, and puts the metadata in."""
+def _finish(path, record):
+    """Takes traces of the machine out of a file, and puts the metadata in."""
     import onnx
 
-    if quantize == "float16":
-        to_float16(path)
-    elif quantize == "int8":
-        to_int8(path, calibration_images, batch_size)
     proto = onnx.load(path)
     _remove_traces(proto)
-    if deployment.class_names is not None:
-        names = json.dumps(deployment.class_names, ensure_ascii=False)
-        proto.metadata_props.add(key="class_names", value=names)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata[RECORD_NAME] = record.to_json()
+    if record.class_names is not None:
+        metadata[CLASS_NAMES_KEY] = json.dumps(record.class_names, ensure_ascii=False)
+    onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, path)
 
 
@@ -322,17 +270,6 @@ def _check_graph(path):
     foreign = sorted({f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain})
     if foreign or proto.functions:
         raise ExportError(f"The ONNX file has operators that are not of the standard: {foreign}.")
-
-
-def _latency(path, deployment, batch_size):
-    import numpy as np
-
-    image = np.zeros((batch_size, *deployment.image_shape), "float32")
-    latency = {}
-    for threads in (1, 2):
-        run = runner(path, threads)
-        latency[threads] = median_latency_ms(lambda run=run: run(image))
-    return latency
 
 
 def _rename(graph, names):

@@ -3,125 +3,89 @@
 import json
 import pathlib
 import tempfile
+from typing import Unpack
 
 import keras
 import numpy as np
 
-from keras_sepvit.export.check import compare, size_of, writing
+from keras_sepvit.export.driver import Format, OpenFile, Options, export, write_beside_model
 from keras_sepvit.export.errors import ExportError
-from keras_sepvit.export.images import check_images
-from keras_sepvit.export.model import prepare
-from keras_sepvit.export.report import ExportReport
-from keras_sepvit.export.worker import convert_on, last_lines, run_module
-from keras_sepvit.runtime.images import CROP
-from keras_sepvit.validation import positive_int
+from keras_sepvit.export.worker import OWN_PROCESS, convert_on
+from keras_sepvit.processes import last_lines, run_module
+from keras_sepvit.record import CROP, INTERPOLATION
+
+_KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
 
 
-def to_saved_model(
-    model,
-    path,
-    *,
-    batch_size=None,
-    probabilities=True,
-    normalize=False,
-    class_names=None,
-    images=None,
-    check=True,
-    overwrite=False,
-    verbose=True,
-):
+def to_saved_model(model, path, *, batch_size=None, **options: Unpack[Options]):
     """Exports a model to a SavedModel, which plain TensorFlow and its servers run.
 
     Its signatures, from which follow the outputs by name:
 
     - `serving_default`, from `image`: float32 (batch, height, width, channels);
     - `encoded`, from `image_bytes`: strings (batch,), each a JPEG or PNG file, which
-      is decoded, cropped and resized as in the evaluation on ImageNet (crop of
-      87.5 % of the shorter side at the centre, bicubic; the orientation that a
-      camera noted is not applied). Only in models that take images of 0..255 with
-      1 or 3 channels.
+      is decoded, cropped and resized as in the model's evaluation (`crop`,
+      `interpolation`; the orientation that a camera noted is not applied). Only in
+      models that take images of 0..255 with 1 or 3 channels.
 
-    Conversion needs TensorFlow; with another Keras backend it happens in a process
-    of its own. The check runs the folder in a process without Keras.
+    Its record is in `assets.extra/keras_sepvit.json`, the names of classes are in
+    `assets.extra/labels.txt`, one a line. Conversion needs TensorFlow; with another
+    Keras backend it happens in a process of its own. The check runs the folder in a
+    process without Keras.
 
     Args:
         model: A built Keras model of one image input of static size, under any
             dtype policy. See `keras_sepvit.export.model.prepare` for its outputs.
         path: Folder to write.
         batch_size: Images in a batch; None for any number.
-        probabilities: Give a classifier whose head has no activation a softmax.
-        normalize: Put ImageNet's normalisation in front of a model that takes
-            normalised images, so that the SavedModel takes images of 0..255.
-        class_names: Optional names of the classes, written to
-            `assets.extra/labels.txt`, one a line.
-        images: Array of images to compare on, as the model takes them; None for
-            seeded pictures (`default_images`).
-        check: True: raise an error, and leave nothing, where the outputs disagree
-            with the Keras model's. `"warn"`: warn. False: do not compare.
-        overwrite: Replace an existing folder.
-        verbose: Print the report.
+        **options: See `keras_sepvit.export.Options`.
 
     Returns:
-        An `ExportReport`.
-
-    Raises:
-        TypeError: if `model` is no Keras model.
-        ValueError: for a model or an argument that does not suit.
-        FileExistsError: if `path` exists, unless `overwrite`.
-        ImportError: if TensorFlow is not installed.
-        ExportError: if the outputs disagree.
+        An `ExportReport`. Errors are those of `keras_sepvit.export.driver.export`.
     """
-    if batch_size is not None:
-        positive_int("batch_size", batch_size)
-    deployment = prepare(
-        model, probabilities=probabilities, normalize=normalize, class_names=class_names
-    )
-    images = check_images(deployment, images)
-    has_encoded = deployment.takes_pixels and deployment.image_shape[-1] in (1, 3)
+    return export(SavedModel(batch_size=batch_size), model, path, **options)
 
-    with writing(path, overwrite, folder=True) as temporary:
+
+class SavedModel(Format):
+    """TensorFlow's SavedModel."""
+
+    name = "saved_model"
+    is_folder = True
+
+    def write(self, deployment, record, path):
         convert_on(
             "tensorflow",
             convert,
             deployment.model,
-            temporary,
-            batch_size=batch_size,
-            has_encoded=has_encoded,
+            path,
+            batch_size=self.batch_size,
+            has_encoded=_has_encoded(deployment),
+            crop=record.crop or CROP,
+            interpolation=record.interpolation or INTERPOLATION,
         )
-        if class_names is not None:
-            folder = temporary / "assets.extra"
-            folder.mkdir()
-            (folder / "labels.txt").write_text(
-                "\n".join(deployment.class_names) + "\n", encoding="utf-8"
-            )
-        outputs, facts = _run_in_plain_tensorflow(temporary, images, batch_size)
-        agreement = compare(
-            lambda _: outputs, deployment, images, "float32", check, batch_size=len(images)
-        )
-        notes = () if has_encoded else ("It has no signature for encoded images.",)
-        report = ExportReport(
-            format="saved_model",
-            path=str(path),
-            precision="float32",
-            size_bytes=size_of(temporary),
-            operators=facts["operators"],
-            latency_ms={facts["threads"]: facts["latency_ms"]},
-            notes=notes,
-            **agreement.report_fields(),
-        )
-    if verbose:
-        print(report)
-    return report
+        write_beside_model(path, record)
+
+    def open(self, path):
+        return PlainTensorFlow(path, self.batch_size)
+
+    def facts(self, path, opened, deployment):
+        notes = () if _has_encoded(deployment) else ("It has no signature for encoded images.",)
+        facts = opened.facts
+        return {
+            "operators": facts["operators"],
+            "latency_ms": {facts["threads"]: facts["latency_ms"]},
+            "notes": notes,
+        }
 
 
-def convert(model, output, batch_size, has_encoded):
-    """Writes a deployed model as a SavedModel; for the TensorFlow backend.
+def _has_encoded(deployment):
+    return deployment.takes_pixels and deployment.image_shape[-1] in (1, 3)
 
-    Args:
-        model: Functional model of one input, `image`, and a dict of outputs.
-        output: Folder to write to.
-        batch_size: Images in a batch; None for any number.
-        has_encoded: Whether to write the signature for encoded images.
+
+def convert(model, output, batch_size, has_encoded, crop, interpolation):
+    """Writes a deployed model to a folder. Runs on the TensorFlow backend.
+
+    Where it `has_encoded` images, they are read as `runtime.read_image` does.
     """
     import tensorflow as tf
 
@@ -133,7 +97,7 @@ def convert(model, output, batch_size, has_encoded):
 
     def serve_encoded(image_bytes):
         images = tf.map_fn(
-            lambda data: _decode(data, height, width, channels),
+            lambda data: _decode(data, height, width, channels, crop, interpolation),
             image_bytes,
             fn_output_signature=tf.TensorSpec((height, width, channels), tf.float32),
         )
@@ -150,7 +114,7 @@ def convert(model, output, batch_size, has_encoded):
     archive.write_out(output, verbose=False)
 
 
-def _decode(data, height, width, channels):
+def _decode(data, height, width, channels, crop, interpolation):
     """An encoded image as float32 pixels, cropped and resized as `runtime.read_image` does."""
     import tensorflow as tf
 
@@ -158,7 +122,7 @@ def _decode(data, height, width, channels):
     image = tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE")
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     # The largest box of the result's proportions, without the border that is cut off.
-    scale = tf.reduce_max(tf.constant([height, width], tf.float32) / (CROP * size))
+    scale = tf.reduce_max(tf.constant([height, width], tf.float32) / (crop * size))
     box = tf.constant([height, width], tf.float32) / scale
     corner = (size - box) / 2
     pixels = tf.raw_ops.ScaleAndTranslate(
@@ -166,26 +130,36 @@ def _decode(data, height, width, channels):
         size=(height, width),
         scale=tf.stack([scale, scale]),
         translation=-corner * scale,
-        kernel_type="keyscubic",
+        kernel_type=_KERNELS[interpolation],
         antialias=True,
     )[0]
     return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
 
 
-def _run_in_plain_tensorflow(path, images, batch_size):
-    """Outputs of `serving_default` by name, and facts of the run."""
-    with tempfile.TemporaryDirectory(prefix="keras_sepvit_saved_model_") as folder:
-        folder = pathlib.Path(folder)
-        np.save(folder / "images.npy", images)
-        process = run_module(
-            "keras_sepvit.export.saved_model_runtime",
-            str(path),
-            str(folder),
-            str(batch_size or min(2, len(images))),
-        )
-        if process.returncode:
-            raise ExportError(
-                f"The SavedModel fails in plain TensorFlow:\n{last_lines(process.stdout)}"
+class PlainTensorFlow(OpenFile):
+    """A SavedModel, run in a process that has TensorFlow and no Keras.
+
+    Attributes:
+        facts: Operators and latency, once it has run.
+    """
+
+    def __init__(self, path, batch_size):
+        self._path, self.batch_size, self.facts = path, batch_size, None
+
+    def __call__(self, images):
+        with tempfile.TemporaryDirectory(prefix="keras_sepvit_saved_model_") as folder:
+            folder = pathlib.Path(folder)
+            np.save(folder / "images.npy", images)
+            size = str(self.batch_size or min(2, len(images)))
+            process = run_module(
+                "keras_sepvit.export.saved_model_runtime",
+                *(str(self._path), str(folder), size),
+                **OWN_PROCESS,
             )
-        with np.load(folder / "outputs.npz") as outputs:
-            return dict(outputs), json.loads((folder / "facts.json").read_text())
+            if process.returncode:
+                raise ExportError(
+                    f"The SavedModel fails in plain TensorFlow:\n{last_lines(process.stdout)}"
+                )
+            self.facts = json.loads((folder / "facts.json").read_text())
+            with np.load(folder / "outputs.npz") as outputs:
+                return dict(outputs)

@@ -1,22 +1,22 @@
 """Builds TensorRT engines from ONNX files, on a machine with an NVIDIA GPU."""
 
-import contextlib
 import importlib
 import importlib.resources
 import json
 import os
 import pathlib
 import tempfile
+from typing import Unpack
 
 import numpy as np
 
-from keras_sepvit.export.check import compare, median_latency_ms, size_of, writing
+from keras_sepvit.export.check import median_latency_ms
+from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.errors import ExportError, require
-from keras_sepvit.export.images import run_batches
-from keras_sepvit.export.model import prepare
-from keras_sepvit.export.onnx import QUANTIZE, count_operators, runner, to_onnx
-from keras_sepvit.export.report import ExportReport
-from keras_sepvit.validation import check_choice, positive_int
+from keras_sepvit.export.images import refuse_unused_calibration
+from keras_sepvit.export.onnx import QUANTIZE, Onnx, count_operators
+from keras_sepvit.runtime import open_model
+from keras_sepvit.validation import positive_int
 
 # Networks of fixed types by name, as this module makes them, came with this release.
 MIN_VERSION = (10, 0)
@@ -35,100 +35,99 @@ def to_tensorrt(
     quantize=None,
     batch_sizes=(1,),
     calibration_images=None,
-    probabilities=True,
-    normalize=False,
-    images=None,
-    check=True,
-    overwrite=False,
-    verbose=True,
+    **options: Unpack[Options],
 ):
     """Builds a TensorRT engine, runs it, and compares it with the model.
 
     It needs an NVIDIA GPU and the extra `tensorrt` (TensorRT 10 or newer). The
     engine runs on this kind of GPU with this version of TensorRT only. The model
     goes through ONNX; the network is strongly typed, so that the types of the ONNX
-    file are those of the engine, and float32 is not rounded to TF32.
+    file are those of the engine, and float32 is not rounded to TF32. The record lies
+    beside the engine, as `model.engine.keras_sepvit.json`.
 
     Args:
         model: A built Keras model of one image input of static size, or the path of
-            an `.onnx` file that `to_onnx` wrote.
+            an `.onnx` file that `to_onnx` wrote, which an engine of it is compared with
+            in ONNX Runtime, and whose record it keeps.
         path: Path of the engine, ending with `.engine`.
         quantize: None, `"float16"` or `"int8"`, as for `to_onnx`. None for a file,
             which has its precision already.
         batch_sizes: Sizes of the batches that the engine will take; it is optimised
             for each of them. For a file of a fixed batch, that one.
         calibration_images: As for `to_onnx`, with a Keras model.
-        probabilities: As for `to_onnx`, with a Keras model.
-        normalize: As for `to_onnx`, with a Keras model.
-        images: Images to compare on, of shape (count, height, width, channels);
-            some synthetic ones by default. An engine of a file is compared with
-            that file in ONNX Runtime.
-        check: True for an error where the outputs differ beyond the precision's
-            tolerance, `"warn"` for a warning, False for no comparison.
-        overwrite: Replace an existing file.
-        verbose: Print the report.
+        **options: See `keras_sepvit.export.Options`.
 
     Returns:
         An `ExportReport`.
 
     Raises:
         ExportError: if TensorRT, CUDA or the GPU is missing, each with a message of
-            its own; if the file cannot be read or built; if the engine disagrees
-            with the model.
-        ImportError: if another package is missing, naming the extra.
-        FileExistsError: if there is a file at `path`, unless `overwrite`.
-        TypeError: if `model` is neither a Keras model nor a path.
-        ValueError: for an argument out of range, or a model that cannot be exported.
+            its own; if the file cannot be read or built. Other errors are those of
+            `keras_sepvit.export.driver.export`.
     """
-    check_choice("quantize", quantize, QUANTIZE)
-    batch_sizes = check_batch_sizes(batch_sizes)
-    trt, cuda = find_tensorrt()
-    with (
-        writing(path, overwrite, suffix=".engine") as temporary,
-        tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder,
-    ):
+    return export(TensorRT(quantize, batch_sizes, calibration_images), model, path, **options)
+
+
+class EngineFormat(Format):
+    """A format with engines for batches of several sizes, `batch_sizes`, in ascending order."""
+
+    precisions = QUANTIZE
+    calibrated = ("int8",)
+
+    def __init__(self, quantize, batch_sizes, calibration_images):
+        self.batch_sizes = check_batch_sizes(batch_sizes)
+        super().__init__(quantize, self.batch_sizes[-1], calibration_images)
+        refuse_unused_calibration(self)
+
+
+class TensorRT(EngineFormat):
+    """TensorRT's engines."""
+
+    name = "tensorrt"
+    suffix = ".engine"
+    has_place_for_record = False
+
+    def require(self):
+        self._trt, self._cuda = find_tensorrt()
+
+    def prepare(self, model, **options):
         if isinstance(model, str | os.PathLike):
-            onnx_path, reference = model, _check_file(model, quantize, batch_sizes)
-            precision = reference.precision
-        else:
-            onnx_path = pathlib.Path(folder, "model.onnx")
-            form = {"probabilities": probabilities, "normalize": normalize}
-            to_onnx(
-                model,
-                onnx_path,
-                quantize=quantize,
-                batch_size=batch_sizes[0] if len(batch_sizes) == 1 else None,
-                calibration_images=calibration_images,
-                images=images,
-                check=check,
-                verbose=False,
-                **form,
-            )
-            reference = prepare(model, **form)
-            precision = quantize or "float32"
-        build_engine(trt, onnx_path, temporary, batch_sizes)
-        batch_size = batch_sizes[-1]
-        with contextlib.closing(Engine(trt, cuda, temporary, batch_sizes)) as engine:
-            agreement = compare(engine.run, reference, images, precision, check, batch_size)
-            example = np.zeros((batch_size, *reference.image_shape), "float32")
-            latency = median_latency_ms(lambda: engine.run(example))
-        operators = count_operators(onnx_path)
-        size = size_of(temporary)
-    report = ExportReport(
-        format="tensorrt",
-        path=str(path),
-        precision=precision,
-        size_bytes=size,
-        operators=operators,
-        notes=(
-            f"Built by TensorRT {trt.__version__}, for this kind of GPU only.",
-            f"A batch of {batch_size} takes {latency:.2f} ms, with the copies to and from the GPU.",
-        ),
-        **agreement.report_fields(),
-    )
-    if verbose:
-        print(report)
-    return report
+            self._onnx, reference = None, _check_file(model, self.quantize, self.batch_sizes)
+            self.quantize = reference.precision
+            return reference
+        size = self.batch_size if len(self.batch_sizes) == 1 else None
+        self._onnx = Onnx(self.quantize, size, self.calibration_images)
+        self._onnx.require()
+        return self._onnx.prepare(model, **options)
+
+    def record(self, deployment, crop, interpolation):
+        own = deployment.record if self._onnx is None else None
+        return own or super().record(deployment, crop, interpolation)
+
+    def write(self, deployment, record, path):
+        with tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder:
+            if self._onnx is None:
+                source = deployment.path
+            else:
+                source = pathlib.Path(folder, "model.onnx")
+                self._onnx.write(deployment, record, source)
+            build_engine(self._trt, source, path, self.batch_sizes)
+            self._operators = count_operators(source)
+
+    def open(self, path):
+        return Engine(self._trt, self._cuda, path, self.batch_sizes)
+
+    def facts(self, path, opened, deployment):
+        example = np.zeros((self.batch_size, *deployment.image_shape), "float32")
+        latency = median_latency_ms(lambda: opened.run(example))
+        return {
+            "operators": self._operators,
+            "notes": (
+                f"Built by TensorRT {self._trt.__version__}, for this kind of GPU only.",
+                f"A batch of {self.batch_size} takes {latency:.2f} ms, with the copies to and from "
+                "the GPU.",
+            ),
+        }
 
 
 def _check_file(path, quantize, batch_sizes):
@@ -158,15 +157,10 @@ def check_batch_sizes(batch_sizes):
 
 
 def supported_operators(runtime):
-    """The operators that a runtime's published list has.
+    """Names of the operators in a runtime's published list.
 
-    Args:
-        runtime: `"tensorrt"` for those of ONNX that TensorRT reads, or `"tftrt"`
-            for those of TensorFlow that TF-TRT converts. The version and the source
-            stand in the file, `keras_sepvit/export/data/<runtime>_operators.json`.
-
-    Returns:
-        A frozenset of names.
+    `"tensorrt"` reads those of ONNX, `"tftrt"` converts those of TensorFlow. The version and
+    the source stand in `keras_sepvit/export/data/<runtime>_operators.json`.
     """
     file = importlib.resources.files("keras_sepvit.export") / "data" / f"{runtime}_operators.json"
     return frozenset(json.loads(file.read_text())["operators"])
@@ -175,9 +169,7 @@ def supported_operators(runtime):
 def find_tensorrt():
     """The modules `tensorrt` and `cuda.bindings.runtime`, where there is a GPU to use them.
 
-    Raises:
-        ExportError: saying which of TensorRT's package, its library, its version,
-            CUDA's package, or the GPU is missing.
+    The error says which of the packages, their libraries, the version, or the GPU is missing.
     """
     install = 'Install it with `pip install "keras-sepvit[tensorrt]"`.'
     trt = _import("tensorrt", "TensorRT's Python package `tensorrt` is not installed.", install)
@@ -213,17 +205,7 @@ def _import(name, missing, advice):
 
 
 def build_engine(trt, onnx_path, path, batch_sizes):
-    """Builds the engine of an ONNX file.
-
-    Args:
-        trt: The module `tensorrt`.
-        onnx_path: Path of the file.
-        path: Path to write the engine to.
-        batch_sizes: Where the file takes any batch, the sizes to optimise for.
-
-    Raises:
-        ExportError: if TensorRT cannot read the file or build the engine.
-    """
+    """Writes the engine of an ONNX file; one of any batch is optimised for `batch_sizes`."""
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -253,21 +235,12 @@ def build_engine(trt, onnx_path, path, batch_sizes):
     pathlib.Path(path).write_bytes(engine)
 
 
-class Engine:
+class Engine(OpenFile):
     """A TensorRT engine, run on buffers in the GPU's memory."""
 
     def __init__(self, trt, cuda, path, batch_sizes):
-        """Loads the engine.
-
-        Args:
-            trt: The module `tensorrt`.
-            cuda: The module `cuda.bindings.runtime`.
-            path: Path of the engine.
-            batch_sizes: What it was built for.
-
-        Raises:
-            ExportError: if the engine cannot be loaded, or CUDA reports an error.
-        """
+        """Loads the engine, built for `batch_sizes`, with the modules of `find_tensorrt`."""
+        self.batch_size = batch_sizes[-1]
         self._trt, self._cuda, self._batch_sizes = trt, cuda, batch_sizes
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(pathlib.Path(path).read_bytes())
@@ -278,11 +251,7 @@ class Engine:
         self._stream = self._call("cudaStreamCreate")
 
     def run(self, batch):
-        """The outputs for a batch of images, as arrays by name.
-
-        Args:
-            batch: float32, of a batch size that the engine was built for.
-        """
+        """The outputs, by name, for a batch of a size that the engine was built for."""
         to_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         from_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         inputs = [name for name in self._names if self._is_input(name)]
@@ -337,30 +306,15 @@ class Engine:
 
 
 class OnnxReference:
-    """An ONNX file to compare an engine with: what `compare` uses of a `Deployment`.
+    """An ONNX file to compare an engine with, run by ONNX Runtime: its attributes are those
+    that an export uses of a `Deployment`, and `path`, `record`, `batch_size`, `precision`.
 
-    Attributes:
-        image_shape: (height, width, channels) of the images.
-        batch_size: Images in a batch; None for any number.
-        precision: `"float32"`, `"float16"` or `"int8"`.
-        takes_pixels: True: the file does not tell, and those of `to_onnx` are
-            nearly always for images of 0..255.
-        is_classifier: Whether the one output scores classes.
-        is_softmax: Whether these scores are probabilities.
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no ONNX file of one input of images.
     """
 
-    takes_pixels = True
-
     def __init__(self, path):
-        """Reads the file.
-
-        Args:
-            path: Path of a file that `to_onnx` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is no ONNX file of one input of images.
-        """
         onnx = require("onnx")
         require("onnxruntime")
         if not pathlib.Path(path).is_file():
@@ -370,27 +324,27 @@ class OnnxReference:
             onnx.checker.check_graph(graph)
         except Exception as error:  # of protobuf's and of ONNX's classes
             raise ValueError(f"'{path}' is no valid ONNX file: {error}") from error
-        shapes = [
-            tuple(side.dim_value or None for side in value.type.tensor_type.shape.dim)
-            for value in graph.input
-        ]
+        model = open_model(path)
+        shapes = model.input_shapes
         if len(shapes) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
             raise ValueError(
                 f"'{path}' must have one input of images, (batch, height, width, channels), of a "
                 f"fixed size. Its inputs have the shapes {shapes}."
             )
+        self.path, self.record, self.class_names = path, model.record, model.class_names
         self.batch_size, *image_shape = shapes[0]
         self.image_shape = tuple(image_shape)
-        operators = {node.op_type for node in graph.node}
+        self.predict = OpenFile(model.outputs, self.batch_size)
         types = {tensor.data_type for tensor in graph.initializer}
         self.precision = "float16" if onnx.TensorProto.FLOAT16 in types else "float32"
-        if "QuantizeLinear" in operators:
+        if any(node.op_type == "QuantizeLinear" for node in graph.node):
             self.precision = "int8"
-        outputs = {output.name for output in graph.output}
-        self.is_softmax = outputs == {"probabilities"}
-        self.is_classifier = self.is_softmax or outputs == {"logits"}
-        self._run = runner(path)
-
-    def predict(self, images):
-        """The file's outputs for images in ONNX Runtime, as arrays by name."""
-        return run_batches(self._run, images, self.batch_size)
+        if self.record is not None:
+            self.takes_pixels = self.record.pixels == "0..255"
+            self.activation = self.record.activation
+        else:  # files of before there were records, nearly all for images of 0..255
+            outputs = tuple(output.name for output in graph.output)
+            activations = {("probabilities",): "softmax", ("logits",): "linear"}
+            self.takes_pixels, self.activation = True, activations.get(outputs)
+        self.is_classifier = self.activation is not None
+        self.is_softmax = self.activation == "softmax"

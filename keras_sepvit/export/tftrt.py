@@ -4,18 +4,16 @@ import collections
 import contextlib
 import pathlib
 import tempfile
+from typing import Unpack
 
 import numpy as np
 
-from keras_sepvit.export.check import compare, size_of, writing
+from keras_sepvit.export.driver import OpenFile, Options, export, write_beside_model
 from keras_sepvit.export.errors import ExportError, require
-from keras_sepvit.export.images import batches, check_calibration_images, check_images
-from keras_sepvit.export.model import prepare
-from keras_sepvit.export.onnx import QUANTIZE, frozen_graph
-from keras_sepvit.export.report import ExportReport
-from keras_sepvit.export.tensorrt import ONNX_ROUTE, check_batch_sizes
+from keras_sepvit.export.images import batches, check_images
+from keras_sepvit.export.onnx import frozen_graph
+from keras_sepvit.export.tensorrt import ONNX_ROUTE, EngineFormat
 from keras_sepvit.export.worker import convert_on
-from keras_sepvit.validation import check_choice
 
 # TensorFlow's builds have TensorRT up to this release.
 LAST_VERSION = (2, 17)
@@ -30,20 +28,15 @@ def to_tftrt(
     quantize=None,
     batch_sizes=(1,),
     calibration_images=None,
-    probabilities=True,
-    normalize=False,
-    class_names=None,
-    images=None,
-    check=True,
-    overwrite=False,
-    verbose=True,
+    **options: Unpack[Options],
 ):
     """Converts a model with TF-TRT, builds its engines, runs it, and compares it with the model.
 
     It needs TensorFlow 2.17 or older, built with TensorRT, TensorRT's library, and an
     NVIDIA GPU. The result is a SavedModel whose signature `serving_default` takes
     `image`; its engines are for this kind of GPU. Batches of other sizes than
-    `batch_sizes` run in TensorFlow.
+    `batch_sizes` run in TensorFlow. The record and the names of classes are where
+    `to_saved_model` puts them.
 
     Args:
         model: A built Keras model of one image input of static size.
@@ -53,97 +46,86 @@ def to_tftrt(
         batch_sizes: Sizes of the batches to build engines for.
         calibration_images: For `quantize="int8"`: at least 32 images as the model
             takes them, of the kind that it will see.
-        probabilities: Give a classifier whose head has no activation a softmax.
-        normalize: Put ImageNet's normalisation in front of a model that takes
-            normalised images; the result then takes images of 0..255.
-        class_names: Optional names of the classes, written to
-            `assets.extra/labels.txt`, one a line.
-        images: Images to compare on, of shape (count, height, width, channels);
-            some synthetic ones by default.
-        check: True for an error where the outputs differ beyond the precision's
-            tolerance, `"warn"` for a warning, False for no comparison.
-        overwrite: Replace an existing folder.
-        verbose: Print the report.
+        **options: See `keras_sepvit.export.Options`.
 
     Returns:
         An `ExportReport`; `not_delegated` counts the operators left to TensorFlow.
 
     Raises:
-        ImportError: if TensorFlow is not installed, naming the extra.
         ExportError: if TensorFlow's version, its build, TensorRT's library or the
             GPU does not do, each with a message of its own; if TF-TRT makes no
             engine; if the result disagrees with the model.
-        FileExistsError: if there is a folder at `path`, unless `overwrite`.
-        TypeError: if `model` is no Keras model.
-        ValueError: for an argument out of range, or a model that cannot be exported.
     """
-    check_choice("quantize", quantize, QUANTIZE)
-    batch_sizes = check_batch_sizes(batch_sizes)
-    if calibration_images is not None and quantize != "int8":
-        raise ValueError(
-            f"`calibration_images` are for `quantize='int8'` only. Received: quantize={quantize!r}."
-        )
-    tf = require("tensorflow", extra="tensorflow")
-    check_platform(**_platform(tf))
-    deployment = prepare(
-        model, probabilities=probabilities, normalize=normalize, class_names=class_names
-    )
-    examples = check_images(deployment, images)
-    if quantize == "int8":
-        calibration_images = check_calibration_images(deployment, calibration_images, quantize)
-    with (
-        writing(path, overwrite, folder=True) as temporary,
-        tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder,
-    ):
-        frozen = pathlib.Path(folder, "frozen")
-        operators = convert_on("tensorflow", save_frozen, deployment.model, frozen)
-        with _exact_float32(tf):
-            build_engines(frozen, temporary, quantize, batch_sizes, examples, calibration_images)
-            if class_names is not None:
-                labels = temporary / "assets.extra" / "labels.txt"
-                labels.parent.mkdir()
-                labels.write_text("".join(f"{name}\n" for name in deployment.class_names), "utf-8")
-            loaded = tf.saved_model.load(str(temporary))
-            predict = loaded.signatures["serving_default"]
-            left = count_operators(predict.graph.as_graph_def())
-            if not left.pop("TRTEngineOp", 0):
-                raise ExportError(f"TF-TRT made no engine: {left} stay as they were.")
+    return export(TFTRT(quantize, batch_sizes, calibration_images), model, path, **options)
 
-            def run(batch):
-                outputs = predict(image=tf.constant(batch))
-                return {name: output.numpy() for name, output in outputs.items()}
 
-            agreement = compare(
-                run, deployment, images, quantize or "float32", check, batch_sizes[-1]
-            )
-        size = size_of(temporary)
-    report = ExportReport(
-        format="tftrt",
-        path=str(path),
-        precision=quantize or "float32",
-        size_bytes=size,
-        operators=operators,
-        not_delegated=left,
-        notes=("The engines are for this kind of GPU only.",),
-        **agreement.report_fields(),
-    )
-    if verbose:
-        print(report)
-    return report
+class TFTRT(EngineFormat):
+    """SavedModels with TensorRT's engines."""
+
+    name = "tftrt"
+    is_folder = True
+
+    def require(self):
+        check_platform(**_platform(require("tensorflow", extra="tensorflow")))
+
+    def write(self, deployment, record, path):
+        examples = check_images(deployment, None)
+        with tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder:
+            frozen = pathlib.Path(folder, "frozen")
+            self._operators = convert_on("tensorflow", save_frozen, deployment.model, frozen)
+            with _exact_float32():
+                build_engines(
+                    *(frozen, path, self.quantize, self.batch_sizes, examples),
+                    self.calibration_images,
+                )
+        write_beside_model(path, record)
+
+    def open(self, path):
+        return SavedEngines(path, self.batch_size)
+
+    def facts(self, path, opened, deployment):
+        return {
+            "operators": self._operators,
+            "not_delegated": opened.not_delegated,
+            "notes": ("The engines are for this kind of GPU only.",),
+        }
+
+
+class SavedEngines(OpenFile):
+    """A SavedModel with engines; float32 products are exact while it is open.
+
+    Attributes:
+        not_delegated: How often TensorFlow computes each operator, by name.
+    """
+
+    def __init__(self, path, batch_size):
+        import tensorflow as tf
+
+        # Kept: the functions of a model that is gone do not run.
+        self._loaded = tf.saved_model.load(str(path))
+        predict = self._loaded.signatures["serving_default"]
+        self.not_delegated = count_operators(predict.graph.as_graph_def())
+        if not self.not_delegated.pop("TRTEngineOp", 0):
+            raise ExportError(f"TF-TRT made no engine: {self.not_delegated} stay as they were.")
+
+        def run(batch):
+            outputs = predict(image=tf.constant(batch))
+            return {name: output.numpy() for name, output in outputs.items()}
+
+        super().__init__(run, batch_size)
+        self._mode = contextlib.ExitStack()
+        self._mode.enter_context(_exact_float32())
+
+    def close(self):
+        """Puts TensorFlow's products back to what they were."""
+        self._mode.close()
 
 
 def check_platform(version, is_built, linked_version, is_found, gpus):
-    """Refuses a platform that TF-TRT cannot run on, saying what is missing.
+    """Refuses a platform that TF-TRT cannot run on, saying what is missing first.
 
-    Args:
-        version: TensorFlow's version.
-        is_built: Whether TensorFlow was built with TensorRT.
-        linked_version: The version of TensorRT that it was built with, of three numbers.
-        is_found: Whether TensorRT's library can be loaded.
-        gpus: Number of GPUs that TensorFlow can use.
-
-    Raises:
-        ExportError: for the first of these that does not do.
+    Of TensorFlow: its version, whether it was built with TensorRT, the version of that, of three
+    numbers, whether TensorRT's library can be loaded, and the number of GPUs.
     """
     last = ".".join(map(str, LAST_VERSION))
     if not is_built and tuple(map(int, version.split(".")[:2])) > LAST_VERSION:
@@ -174,24 +156,13 @@ def check_platform(version, is_built, linked_version, is_found, gpus):
 
 
 def save_frozen(model, output):
-    """Writes a deployed model as a SavedModel of constants. Runs on the TensorFlow backend.
+    """Writes a deployed model to a folder as a SavedModel of constants. Runs on TensorFlow.
 
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path of the folder to write.
-
-    Returns:
-        How often the graph has each operator, by name.
+    Returns how often the graph has each operator, by name.
     """
     import tensorflow as tf
 
-    def named(image):
-        outputs = model(image, training=False)
-        return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
-
-    image = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
-    function = tf.function(named, input_signature=[image]).get_concrete_function()
-    graph = frozen_graph(function)
+    graph = frozen_graph(model, batch_size=None)
     whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
     outputs = {name: whole.graph.get_tensor_by_name(f"{name}:0") for name in model.output}
     serving = whole.prune(whole.graph.get_tensor_by_name("image:0"), outputs)
@@ -200,16 +171,7 @@ def save_frozen(model, output):
 
 
 def build_engines(saved_model, path, quantize, batch_sizes, examples, calibration_images):
-    """Runs TF-TRT on a SavedModel.
-
-    Args:
-        saved_model: Its folder.
-        path: The folder to write to.
-        quantize: None, `"float16"` or `"int8"`.
-        batch_sizes: Sizes of the batches to build engines for.
-        examples: Images to build with.
-        calibration_images: Images to calibrate `"int8"` with.
-    """
+    """Runs TF-TRT on the SavedModel in a folder, with example images, and writes to `path`."""
     from tensorflow.python.compiler.tensorrt.trt_convert import TrtGraphConverterV2
 
     def calibration():
@@ -250,8 +212,10 @@ def _platform(tf):
 
 
 @contextlib.contextmanager
-def _exact_float32(tf):
+def _exact_float32():
     """Float32 products that are not rounded to TF32, in engines too."""
+    import tensorflow as tf
+
     enabled = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
@@ -261,12 +225,9 @@ def _exact_float32(tf):
 
 
 def count_operators(graph):
-    """How often a graph computes each operator, by name.
+    """How often a `GraphDef` computes each operator, by name.
 
     Of an engine it counts the engine alone, not what TensorFlow would do without it.
-
-    Args:
-        graph: A `GraphDef`.
     """
     functions = {function.signature.name: function for function in graph.library.function}
     counts = collections.Counter()

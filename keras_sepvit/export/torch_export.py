@@ -2,31 +2,19 @@
 
 import collections
 import json
+from typing import Unpack
 
 import numpy as np
 
-from keras_sepvit.export.check import compare, median_latency_ms, size_of, writing
+from keras_sepvit.export.check import median_latency_ms
+from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.errors import require
-from keras_sepvit.export.model import prepare
 from keras_sepvit.export.quiet import quiet
-from keras_sepvit.export.report import ExportReport
 from keras_sepvit.export.worker import convert_on
-from keras_sepvit.validation import positive_int
+from keras_sepvit.record import RECORD_NAME
 
 
-def to_torch(
-    model,
-    path,
-    *,
-    batch_size=1,
-    probabilities=True,
-    normalize=False,
-    class_names=None,
-    images=None,
-    check=True,
-    overwrite=False,
-    verbose=True,
-):
+def to_torch(model, path, *, batch_size=1, **options: Unpack[Options]):
     """Exports a model with `torch.export`, runs the file, and compares it with the model.
 
     Any backend will do; PyTorch must be installed. The file needs no Keras:
@@ -36,47 +24,41 @@ def to_torch(
     probabilities = model(images)["probabilities"]
     ```
 
+    Beside the program, as `torch.export.load`'s `extra_files`, are its record
+    (`keras_sepvit.json`) and the names of classes (`class_names.json`, a list).
+
     Args:
         model: A built Keras model of one image input of static size.
         path: Path of the file, ending with `.pt2`.
         batch_size: Images in a batch; None for any number.
-        probabilities: Give a classifier whose head has no activation a softmax.
-        normalize: Put ImageNet's normalisation in front of a model that takes
-            normalised images; the file then takes images of 0..255.
-        class_names: Optional names of the classes, in order: stored beside the
-            program as `class_names.json`, one of `torch.export.load`'s `extra_files`.
-        images: Images to compare on, of shape (count, height, width, channels) as
-            the file takes them; some synthetic ones by default.
-        check: True for an error where the outputs differ by more than 1e-4,
-            `"warn"` for a warning, False for no comparison.
-        overwrite: Replace an existing file.
-        verbose: Print the report.
+        **options: See `keras_sepvit.export.Options`.
 
     Returns:
-        An `ExportReport`.
-
-    Raises:
-        ImportError: if PyTorch is not installed.
-        ExportError: if the conversion fails or the file disagrees with the model.
-        FileExistsError: if there is a file at `path`, unless `overwrite`.
-        TypeError: if `model` is no Keras model.
-        ValueError: for an argument out of range, or a model that cannot be exported.
+        An `ExportReport`. Errors are those of `keras_sepvit.export.driver.export`.
     """
-    batch_size = None if batch_size is None else positive_int("batch_size", batch_size)
-    torch = require("torch", extra="torch")
-    deployment = prepare(
-        model, probabilities=probabilities, normalize=normalize, class_names=class_names
-    )
-    with writing(path, overwrite, suffix=".pt2") as temporary:
-        convert_on(
-            "torch",
-            save_program,
-            deployment.model,
-            temporary,
-            batch_size=batch_size,
-            class_names=deployment.class_names,
-        )
-        program = torch.export.load(temporary)
+    return export(TorchExport(batch_size=batch_size), model, path, **options)
+
+
+class TorchExport(Format):
+    """Programs of `torch.export`."""
+
+    name = "torch"
+    suffix = ".pt2"
+
+    def require(self):
+        require("torch", extra="torch")
+
+    def write(self, deployment, record, path):
+        extra_files = {RECORD_NAME: record.to_json()}
+        if record.class_names is not None:
+            extra_files["class_names.json"] = json.dumps(record.class_names)
+        form = {"batch_size": self.batch_size, "extra_files": extra_files}
+        convert_on("torch", save_program, deployment.model, path, **form)
+
+    def open(self, path):
+        import torch
+
+        program = torch.export.load(path)
         module = program.module()
 
         def run(batch):
@@ -84,34 +66,23 @@ def to_torch(
                 outputs = module(torch.from_numpy(np.ascontiguousarray(batch)))
             return {name: output.numpy() for name, output in outputs.items()}
 
-        agreement = compare(run, deployment, images, "float32", check, batch_size)
-        example = np.zeros((batch_size or 1, *deployment.image_shape), "float32")
-        size = size_of(temporary)
-        threads = torch.get_num_threads()
-        latency = median_latency_ms(lambda: run(example))
-    report = ExportReport(
-        format="torch",
-        path=str(path),
-        precision="float32",
-        size_bytes=size,
-        operators=_operators(program),
-        latency_ms={threads: latency},
-        **agreement.report_fields(),
-    )
-    if verbose:
-        print(report)
-    return report
+        opened = OpenFile(run, self.batch_size)
+        opened.program = program
+        return opened
+
+    def facts(self, path, opened, deployment):
+        import torch
+
+        example = np.zeros((self.batch_size or 1, *deployment.image_shape), "float32")
+        latency = median_latency_ms(lambda: opened.run(example))
+        return {
+            "operators": _operators(opened.program),
+            "latency_ms": {torch.get_num_threads(): latency},
+        }
 
 
-def save_program(model, output, batch_size, class_names):
-    """Writes a model as a `torch.export` program. Runs on the torch backend.
-
-    Args:
-        model: A deployed model, which returns a dict.
-        output: Path to write to.
-        batch_size: Images in a batch; None for any number.
-        class_names: Names of the classes, or None.
-    """
+def save_program(model, output, batch_size, extra_files):
+    """Writes a deployed model to a path, with texts by name beside it. Runs on torch."""
     import torch
     from torch.export.passes import move_to_device_pass
 
@@ -126,20 +97,14 @@ def save_program(model, output, batch_size, class_names):
     program.graph_module.recompile()
     if example.device.type != "cpu":
         program = move_to_device_pass(program, "cpu")
-    extra_files = {} if class_names is None else {"class_names.json": json.dumps(class_names)}
     torch.export.save(program, output, extra_files=extra_files)
 
 
 def traceable(model, batch_size):
     """A Keras model on the torch backend as torch's exporters take it.
 
-    Args:
-        model: A Keras model of one input.
-        batch_size: Images in a batch; None for any number.
-
-    Returns:
-        The model as a module in evaluation mode, an example of its input, and the
-        `dynamic_shapes` of this input.
+    Returns the model as a module in evaluation mode, an example of its input, and the
+    `dynamic_shapes` of this input.
     """
     import torch
 

@@ -15,9 +15,10 @@ import tempfile
 import keras
 
 from keras_sepvit.export.errors import ExportError, require
+from keras_sepvit.processes import last_lines, run_module
 
-# The last lines of a process's output that an error quotes, where it ended without one.
-_QUOTED_LINES = 12
+# For processes that export: a GPU may be full of this process's arrays, and conversion needs none.
+OWN_PROCESS = {"stderr": subprocess.STDOUT, "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def convert_on(backend, function, model, output, **arguments):
@@ -55,42 +56,10 @@ def convert_on(backend, function, model, output, **arguments):
         return _run(folder, backend)
 
 
-def run_module(module, *arguments, **variables):
-    """Runs a module in a fresh Python process.
-
-    Args:
-        module: Its name.
-        *arguments: Strings for its command line.
-        **variables: Environment variables to set.
-
-    Returns:
-        A `subprocess.CompletedProcess`, with all output in `stdout`.
-    """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-        # A GPU may be full of this process's arrays, and conversion needs none.
-        "CUDA_VISIBLE_DEVICES": "-1",
-        **variables,
-    }
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-
-
-def last_lines(text):
-    """The end of a process's output, for an error."""
-    return "\n".join(text.splitlines()[-_QUOTED_LINES:])
-
-
 def _run(folder, backend):
-    process = run_module("keras_sepvit.export.worker", str(folder), KERAS_BACKEND=backend)
+    process = run_module(
+        "keras_sepvit.export.worker", str(folder), KERAS_BACKEND=backend, **OWN_PROCESS
+    )
     result = folder / "result.json"
     if not result.exists():
         raise ExportError(

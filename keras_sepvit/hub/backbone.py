@@ -32,10 +32,6 @@ class SepViTBackbone(BackboneMixin, FeaturePyramidBackbone):
     ```
     """
 
-    def get_config(self):
-        # The `dtype` of KerasHub tells quantised layers from others.
-        return {**super().get_config(), **FeaturePyramidBackbone.get_config(self)}
-
     def default_lora_layer_names(self):
         """The layers that `enable_lora` adapts: queries, keys and values."""
         return ["dsa_qkv", "psa_qk"]
@@ -66,6 +62,3 @@ class SegFormerEncoder(DenseMixin, FeaturePyramidBackbone):
             f"P{number}": output
             for number, output in enumerate(super().pyramid_outputs.values(), start=1)
         }
-
-    def get_config(self):
-        return {**super().get_config(), **FeaturePyramidBackbone.get_config(self)}

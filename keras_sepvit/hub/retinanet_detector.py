@@ -50,7 +50,7 @@ def retinanet(
         backbone: The name of a variant, a `keras_sepvit.SepViTConfig`, or a model with
             `pyramid_outputs` for `"P3"` to `"P5"`, such as
             `keras_sepvit.hub.SepViTBackbone` in the dense form. One made from a name
-            normalises its images itself.
+            normalises its images itself, and has no drop path.
         num_classes: Number of classes, without background.
         bounding_box_format: Format of boxes in training and prediction, one of those of
             `keras.utils.bounding_boxes.convert_format`.
@@ -154,7 +154,12 @@ def _image_encoder(backbone, image_shape, weights):
         image_shape = check_image_shape(image_shape or DEFAULT_SHAPE)
         check_multiples_of_32("image_shape", image_shape)
         return SepViTBackbone.from_variant(
-            backbone, image_shape, weights, dense=True, include_preprocessing=True
+            backbone,
+            image_shape,
+            weights,
+            drop_path_rate=0.0,
+            dense=True,
+            include_preprocessing=True,
         )
     if weights is not None:
         raise ValueError(

@@ -7,10 +7,19 @@ files (the extra `export`). All but NumPy are imported when they are first used.
 from keras_sepvit.runtime.images import read_image
 from keras_sepvit.runtime.predictor import (
     SUFFIXES,
+    ImageClassifier,
     Prediction,
     Predictor,
     best_classes,
     open_model,
 )
 
-__all__ = ["SUFFIXES", "Prediction", "Predictor", "best_classes", "open_model", "read_image"]
+__all__ = [
+    "SUFFIXES",
+    "ImageClassifier",
+    "Prediction",
+    "Predictor",
+    "best_classes",
+    "open_model",
+    "read_image",
+]

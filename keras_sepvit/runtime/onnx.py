@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 
+from keras_sepvit.record import RECORD_NAME, Record
+
 # The key of the class names, a JSON list, in a model's `metadata_props`.
 CLASS_NAMES_KEY = "class_names"
+
+CPU = ("CPUExecutionProvider",)
 
 # NumPy's names of types; others keep ONNX Runtime's.
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
@@ -14,7 +18,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uin
 class OnnxModel:
     """An .onnx file, opened; its attributes are those of `LiteRTModel`."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads=None, providers=CPU):
         try:
             import onnxruntime
         except ImportError as error:
@@ -23,29 +27,52 @@ class OnnxModel:
                 'Install it with `pip install "keras-sepvit[export]"`, or alone with '
                 "`pip install onnxruntime`."
             ) from error
+        _check_providers(providers, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors, not how a graph is optimised
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), options, providers=list(providers)
             )
         except Exception as error:  # its exceptions have no base class of their own
             raise ValueError(f"{path} cannot be run as an ONNX model: {error}") from error
-        inputs = self._session.get_inputs()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.input_shapes = [_shape(tensor) for tensor in inputs]
-        self.output_shapes = [_shape(tensor) for tensor in self._session.get_outputs()]
+        self.output_shapes = [_shape(tensor) for tensor in outputs]
         self.input_dtypes = [_DTYPES.get(tensor.type, tensor.type) for tensor in inputs]
-        names = self._session.get_modelmeta().custom_metadata_map.get(CLASS_NAMES_KEY)
+        self._output_names = [tensor.name for tensor in outputs]
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        names, record = metadata.get(CLASS_NAMES_KEY), metadata.get(RECORD_NAME)
         self.class_names = None if names is None else _parsed_names(names, path)
+        self.record = None if record is None else Record.from_json(record, path)
 
-    def __call__(self, images):
-        """The output, float32, for images of the input's shape, float32 of 0..255."""
+    def outputs(self, images):
+        """The outputs by name, float32, for images of the input's shape, float32."""
         (image_input,), (dtype,) = self._session.get_inputs(), self.input_dtypes
         if dtype == "uint8":
             images = np.clip(np.rint(images), 0, 255)
-        (output,) = self._session.run(None, {image_input.name: images.astype(dtype)})
-        return output.astype("float32")
+        outputs = self._session.run(self._output_names, {image_input.name: images.astype(dtype)})
+        return {
+            name: output.astype("float32")
+            for name, output in zip(self._output_names, outputs, strict=True)
+        }
+
+    def __call__(self, images):
+        """The one output, as in `outputs`."""
+        (output,) = self.outputs(images).values()
+        return output
+
+
+def _check_providers(providers, available):
+    """Refuses what ONNX Runtime would leave out with a warning."""
+    absent = [name for name in providers if name not in available]
+    if absent or not providers:
+        raise ValueError(
+            f"`providers` must be of those of this ONNX Runtime: {', '.join(available)}. Received: "
+            f"providers={tuple(providers)!r}."
+        )
 
 
 def _shape(tensor):

@@ -6,10 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.record import (
+    CROP,
+    INTERPOLATION,
+    PIXELS,
+    check_crop,
+    check_interpolation,
+)
 from keras_sepvit.runtime import labels as naming
 from keras_sepvit.runtime.images import read_image
 from keras_sepvit.runtime.litert import LiteRTModel
-from keras_sepvit.runtime.onnx import OnnxModel
+from keras_sepvit.runtime.onnx import CPU, OnnxModel
 
 _MODELS = {".tflite": LiteRTModel, ".onnx": OnnxModel}
 
@@ -40,48 +48,15 @@ class Prediction(NamedTuple):
     probability: float
 
 
-class Predictor:
-    """An image classifier from a .tflite or .onnx file.
-
-    The model must take one batch of images (float, or integers with or without
-    quantisation parameters) in the layout (batch, height, width, channels), and
-    give one (batch, classes) of probabilities. Images are numbers of 0..255: the
-    normalisation is part of the model, as it is in one made with
-    `include_preprocessing=True` or exported with `normalize=True`.
-
-    One thread at a time may use a predictor.
-
-    Args:
-        path: The file.
-        threads: Number of threads that a prediction may use; None for the
-            runtime's own choice.
-        labels: The names of the classes: a text file with one a line, or a
-            sequence of strings. By default those in the file, else their numbers.
+class ImageClassifier:
+    """What all classifiers of images share, whatever runs them.
 
     Attributes:
         image_shape: (height, width, channels) of the images.
         class_names: The name of each class.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ImportError: if the runtime for this kind of file is not installed.
-        ValueError: if the file is damaged, or no image classifier as above, and
-            for `labels` that do not go with it.
-
-    Example:
-
-    ```python
-    predictor = Predictor("digits.tflite")
-    for prediction in predictor.top("seven.png", k=3):
-        print(prediction.label, prediction.probability)
-    ```
+        crop: Share of a photo's shorter side that the centre crop keeps.
+        interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
     """
-
-    def __init__(self, path, threads=None, labels=None):
-        _check_threads(threads)
-        self._model = open_model(path, threads)
-        self._batch_size, self.image_shape, self._classes = _signature(self._model, path)
-        self.class_names = _class_names(labels, self._model.class_names, self._classes, path)
 
     def predict(self, images):
         """Probabilities of the classes.
@@ -97,25 +72,16 @@ class Predictor:
             ValueError: for an array of another shape or type, and if the outputs
                 are no probabilities.
         """
-        images = _checked_images(images, self.image_shape)
-        size = self._batch_size or _LARGEST_BATCH
-        outputs = [np.empty((0, self._classes), "float32")]
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            # A batch of fixed size is filled up, and what that adds cut off.
-            missing = self._batch_size - len(batch) if self._batch_size else 0
-            padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            outputs.append(self._model(padded)[: len(batch)])
-        probabilities = np.concatenate(outputs)
-        if probabilities.size and not (
-            -_ROUNDING <= probabilities.min() and probabilities.max() <= 1 + _ROUNDING
-        ):
-            raise ValueError(
-                "The model's outputs are no probabilities: they are between "
-                f"{probabilities.min():g} and {probabilities.max():g}. Export the model with "
-                "`probabilities=True`, which adds a softmax."
-            )
-        return probabilities
+        return self._probabilities(_checked_images(images, self.image_shape))
+
+    def read_image(self, path):
+        """An image file as `predict` takes it: uint8 array of `image_shape`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it cannot be read as an image.
+        """
+        return read_image(path, *self.image_shape, self.crop, self.interpolation)
 
     def top(self, image, k=5):
         """The most probable classes of one image, the most probable first.
@@ -136,15 +102,117 @@ class Predictor:
         if k < 1:
             raise ValueError(f"`k` must be at least 1. Received: k={k!r}.")
         if isinstance(image, (str, os.PathLike)):
-            image = read_image(image, *self.image_shape)
+            image = self.read_image(image)
         return best_classes(self.predict(np.asarray(image)[None])[0], self.class_names, k)
 
 
-def open_model(path, threads=None):
+class Predictor(ImageClassifier):
+    """An image classifier from a .tflite or .onnx file.
+
+    The model must take one batch of images (float, or integers with or without
+    quantisation parameters) in the layout (batch, height, width, channels), and
+    give one (batch, classes) of probabilities. Files that `keras_sepvit.export` writes
+    hold a record of how images go in (`keras_sepvit.record.Record`), which is followed.
+    Others are taken to want numbers of 0..255, and photos as in the evaluation on
+    ImageNet.
+
+    One thread at a time may use a predictor.
+
+    Args:
+        path: The file.
+        threads: Number of threads that a prediction may use; None for the
+            runtime's own choice.
+        labels: The names of the classes: a text file with one a line, or a
+            sequence of strings. By default those in the file, else their numbers.
+        pixels: What the model takes, instead of what the file's record says: `"0..255"`,
+            or `"imagenet"` for images normalised with ImageNet's mean and deviation.
+        crop: Share of a photo's shorter side that the centre crop keeps, above 0 and at
+            most 1, instead of the record's.
+        interpolation: `"bicubic"` or `"bilinear"`, instead of the record's.
+        providers: For .onnx files, ONNX Runtime's execution providers, the preferred
+            ones first; the CPU's by default.
+        delegates: For .tflite files, paths of libraries of LiteRT delegates.
+
+    Attributes:
+        image_shape: (height, width, channels) of the images.
+        class_names: The name of each class.
+        crop: Share of a photo's shorter side that the centre crop keeps.
+        interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
+        record: The file's `Record`; None if it has none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if the runtime for this kind of file is not installed.
+        ValueError: if the file is damaged, or no image classifier as above; if its record
+            says that it gives no probabilities, or not what it takes; and for arguments
+            that do not go with it.
+
+    Example:
+
+    ```python
+    predictor = Predictor("digits.tflite")
+    for prediction in predictor.top("seven.png", k=3):
+        print(prediction.label, prediction.probability)
+    ```
+    """
+
+    def __init__(
+        self,
+        path,
+        threads=None,
+        labels=None,
+        *,
+        pixels=None,
+        crop=None,
+        interpolation=None,
+        providers=None,
+        delegates=None,
+    ):
+        self._model = open_model(path, threads, providers, delegates)
+        self._batch_size, self.image_shape, self._classes = _signature(self._model, path)
+        self.class_names = _class_names(labels, self._model.class_names, self._classes, path)
+        self.record = record = self._model.record
+        if record is not None and record.activation not in ("softmax", "sigmoid"):
+            raise ValueError(
+                f"{path} gives {'logits' if record.activation else 'features'}, no probabilities. "
+                "Export a classifier with `probabilities=True`, which adds a softmax."
+            )
+        self._pixels = _checked_pixels(pixels, record, path, self.image_shape[-1])
+        self.crop = check_crop(_first(crop, record and record.crop, CROP))
+        self.interpolation = check_interpolation(
+            _first(interpolation, record and record.interpolation, INTERPOLATION)
+        )
+
+    def _probabilities(self, images):
+        if self._pixels == "imagenet":
+            images = (images - np.float32(IMAGENET_MEAN)) / np.sqrt(np.float32(IMAGENET_VARIANCE))
+        size = self._batch_size or _LARGEST_BATCH
+        outputs = [np.empty((0, self._classes), "float32")]
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            # A batch of fixed size is filled up, and what that adds cut off.
+            missing = self._batch_size - len(batch) if self._batch_size else 0
+            padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            outputs.append(self._model(padded)[: len(batch)])
+        probabilities = np.concatenate(outputs)
+        if probabilities.size and not (
+            -_ROUNDING <= probabilities.min() and probabilities.max() <= 1 + _ROUNDING
+        ):
+            raise ValueError(
+                "The model's outputs are no probabilities: they are between "
+                f"{probabilities.min():g} and {probabilities.max():g}. Export the model with "
+                "`probabilities=True`, which adds a softmax."
+            )
+        return probabilities
+
+
+def open_model(path, threads=None, providers=None, delegates=None):
     """The model in a .tflite or .onnx file, whatever it computes: a function of a batch.
 
-    Arguments and errors are those of `Predictor`.
+    It takes images as the file does; nothing is normalised. `outputs` gives the outputs
+    by name. Arguments and errors are those of `Predictor`.
     """
+    _check_threads(threads)
     path = pathlib.Path(path)
     model_class = _MODELS.get(path.suffix.lower())
     if model_class is None:
@@ -154,7 +222,13 @@ def open_model(path, threads=None):
         )
     if not path.is_file():
         raise FileNotFoundError(f"File not found: {path}.")
-    return model_class(path, threads)
+    if model_class is LiteRTModel:
+        if providers is not None:
+            raise ValueError(f"`providers` are ONNX Runtime's. {path} runs with LiteRT.")
+        return LiteRTModel(path, threads, delegates or ())
+    if delegates is not None:
+        raise ValueError(f"`delegates` are LiteRT's. {path} runs with ONNX Runtime.")
+    return OnnxModel(path, threads, CPU if providers is None else providers)
 
 
 def best_classes(probabilities, names, k):
@@ -172,6 +246,28 @@ def best_classes(probabilities, names, k):
 def _check_threads(threads):
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"`threads` must be a positive integer. Received: threads={threads!r}.")
+
+
+def _first(*values):
+    """The first that is not None."""
+    return next(value for value in values if value is not None)
+
+
+def _checked_pixels(pixels, record, path, channels):
+    """What a file takes, of `PIXELS`: as given, as its record says, or numbers of 0..255."""
+    known = PIXELS[:2] if channels == 3 else PIXELS[:1]
+    if pixels is not None and pixels not in known:
+        raise ValueError(
+            f"Unknown `pixels`: {pixels!r}. Expected one of {', '.join(map(repr, known))} for "
+            f"images of {channels} channels."
+        )
+    pixels = _first(pixels, record and record.pixels, "0..255")
+    if pixels not in known:
+        raise ValueError(
+            f"{path} does not tell what pixels it takes: the model that it was exported from has "
+            "no Normalization or Rescaling layer. Put one in front of the model, or give `pixels`."
+        )
+    return pixels
 
 
 def _signature(model, path):

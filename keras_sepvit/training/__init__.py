@@ -4,25 +4,31 @@
 
     Trainer(load_recipe("digits"), "runs/digits").train()
 
-Names are imported at their first use: data and trainer need TensorFlow, whatever the backend,
-and recipes do not.
+The engine trains any `Task`; each task has a package of its own, such as
+`keras_sepvit.classification`. Names are imported at their first use: data and trainer need
+TensorFlow, whatever the backend, and recipes do not.
 """
 
 import importlib
 
 _MODULES = {
-    "BatchAugmentation": "mixing",
-    "LayerwiseAdamW": "optimizer",
-    "RECIPES": "recipe",
-    "Recipe": "recipe",
-    "Trainer": "trainer",
-    "TrainingModel": "model",
-    "TrainingResult": "trainer",
-    "WarmupCosine": "schedule",
-    "evaluate": "evaluation",
-    "load_recipe": "recipe",
-    "open_source": "sources",
-    "save_recipe": "recipe",
+    "LayerwiseAdamW": "training.optimizer",
+    "RECIPES": "recipes",
+    "Recipe": "training.recipe",
+    "Scores": "training.task",
+    "Task": "training.task",
+    "Trainer": "training.trainer",
+    "TrainingModel": "training.model",
+    "TrainingResult": "training.trainer",
+    "WarmupCosine": "training.schedule",
+    "WarmupPolynomial": "training.schedule",
+    "WarmupSteps": "training.schedule",
+    "evaluate": "training.evaluation",
+    "evaluation_batches": "training.pipeline",
+    "load_recipe": "recipes",
+    "open_source": "training.sources.labelled",
+    "save_recipe": "training.recipe",
+    "training_stream": "training.pipeline",
 }
 
 __all__ = [*_MODULES]
@@ -31,7 +37,7 @@ __all__ = [*_MODULES]
 def __getattr__(name):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"keras_sepvit.{_MODULES[name]}"), name)
 
 
 def __dir__():

@@ -1,5 +1,6 @@
-"""What happens beside the training steps: timing, checkpoints, the best model, stopping."""
+"""What happens beside the training steps: timing, validation, checkpoints, stopping."""
 
+import contextlib
 import csv
 import math
 import time
@@ -8,60 +9,31 @@ import keras
 
 from keras_sepvit.files import replacing
 from keras_sepvit.training.checkpoint import save_checkpoint
-from keras_sepvit.training.sources import tf
+from keras_sepvit.training.tensorflow import tf
 
 
 class NonFiniteLossError(FloatingPointError):
     """The loss, or a weight, became infinite or NaN."""
 
 
-class Whereabouts:
-    """Tells which images a batch had, for errors.
-
-    Args:
-        batch_names: Function from epoch and step to the names of the images of that batch.
-        checkpoint: The file of the last good checkpoint.
-    """
-
-    def __init__(self, batch_names, checkpoint):
-        self.batch_names = batch_names
-        self.checkpoint = checkpoint
-
-    def error(self, what, epoch, step):
-        """The error for a run that has to stop at a batch because of `what`."""
-        names = self.batch_names(epoch, step)
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        return NonFiniteLossError(
-            f"{what} at step {step} of epoch {epoch} (both counted from 0). Images of that batch: "
-            f"{shown}. The last good checkpoint, if there was one, is kept in '{self.checkpoint}'. "
-            "Look at these images, or lower optimizer.learning_rate or optimizer.clip_norm."
-        )
-
-
 class Throughput(keras.callbacks.Callback):
-    """Adds `images_per_second` and `data_wait` to the logs of batches and epochs.
+    """Adds `images_per_second` to the logs of batches and epochs.
 
-    `data_wait` is the share of an epoch's time in which the next batch was waited for, from 0 to
-    1. Near 0, the device is what limits the speed. An epoch's first batch is left out: it may
-    include compilation.
+    An epoch's first batch is left out: it may include compilation.
 
     Args:
-        training_model: The `TrainingModel`. Keras's own `model` would fetch all weights from the
-            device at each batch, with JAX.
         batch_size: Images of a batch over all devices and processes.
     """
 
     # Time is taken before batches: what follows a batch may run beside the next.
     async_safe = True
 
-    def __init__(self, training_model, batch_size):
+    def __init__(self, batch_size):
         super().__init__()
-        self.training_model = training_model
         self.batch_size = batch_size
 
     def on_epoch_begin(self, epoch, logs=None):
         self._batches = 0
-        self._waited = 0.0
         self._start = self._now = time.perf_counter()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -72,7 +44,6 @@ class Throughput(keras.callbacks.Callback):
             self._start = self._now
             return
         self._batches += 1
-        self._waited += self._now - self.training_model.step_end
 
     def on_train_batch_end(self, batch, logs=None):
         self._add_to(logs)
@@ -84,34 +55,108 @@ class Throughput(keras.callbacks.Callback):
         if self._batches:
             elapsed = self._now - self._start
             logs["images_per_second"] = self._batches * self.batch_size / elapsed
-            logs["data_wait"] = self._waited / elapsed
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends a run whose loss is infinite or NaN, and tells which batch it was.
+    """Ends a run whose loss is infinite or NaN, and tells at which step.
+
+    Comes first in the list of callbacks: nothing may be made of such weights.
 
     Args:
-        whereabouts: The `Whereabouts` of the run's batches.
+        error: Function of what happened, epoch and step that gives the error.
         first_step: Step of the epoch that `fit` begins with.
 
     Raises:
-        NonFiniteLossError: from `fit`.
+        NonFiniteLossError: from `fit`, after the step at which it was seen.
     """
 
     async_safe = True
 
-    def __init__(self, whereabouts, first_step=0):
+    def __init__(self, error, first_step=0):
         super().__init__()
-        self.whereabouts = whereabouts
+        self.error = error
         self.first_step = first_step
+        self.seen = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            what = f"The loss is {logs['loss']}"
-            raise self.whereabouts.error(what, self._epoch, batch + self.first_step)
+        # May run in one of several threads beside the training: they stop it, and it tells why.
+        if self.seen is None and not math.isfinite(logs["loss"]):
+            self.seen = f"The loss is {logs['loss']}", self._epoch, batch + self.first_step
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.seen is not None:
+            raise self.error(*self.seen)
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds `val_...` to an epoch's logs, and saves the model whenever it is the best so far.
+
+    Args:
+        evaluate: Function without arguments that gives a dict of results.
+        best: The result to choose by; the higher the better.
+        save: Function without arguments that saves the model.
+        progress: Dict with the highest result so far as `best`, or None, kept here.
+        averaged: Whether both happen with the averaged weights, which the optimiser keeps.
+    """
+
+    def __init__(self, evaluate, best, save, progress, averaged=False):
+        super().__init__()
+        self.evaluate = evaluate
+        self.best = best
+        self.save = save
+        self.progress = progress
+        self.averaged = averaged
+
+    def on_epoch_end(self, epoch, logs=None):
+        with deployed_weights(self.model, self.averaged):
+            results = self.evaluate()
+            if self.progress["best"] is None or results[self.best] > self.progress["best"]:
+                self.save()
+                self.progress["best"] = results[self.best]
+        logs.update({f"val_{name}": value for name, value in results.items()})
+
+
+class Snapshots(keras.callbacks.Callback):
+    """Keeps a model every few epochs.
+
+    Args:
+        save: Function of a file's name that saves the model.
+        every: Epochs between two models.
+        averaged: As for `Validation`.
+    """
+
+    def __init__(self, save, every, averaged=False):
+        super().__init__()
+        self.save = save
+        self.every = every
+        self.averaged = averaged
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            with deployed_weights(self.model, self.averaged):
+                self.save(f"epoch_{epoch + 1:03}.keras")
+
+
+@contextlib.contextmanager
+def deployed_weights(model, averaged):
+    """Puts the averages that the optimiser keeps of the weights into a model for a while.
+
+    Where it keeps none (`averaged=False`), nothing is done.
+    """
+    if not averaged:
+        yield
+        return
+    swap = keras.callbacks.SwapEMAWeights()
+    swap.set_model(model)
+    swap.on_test_begin()
+    try:
+        yield
+    finally:
+        swap.on_test_end()
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -119,7 +164,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     Args:
         path: The file, replaced each time; None to keep `progress` only.
-        whereabouts: The `Whereabouts` of the run's batches.
+        error: Function of what happened, epoch and step that gives the error.
         every: Batches between checkpoints within an epoch; 0 for none.
         progress: Dict that is saved along; `epoch` and `step` (of the next batch) and `history`
             (the logs of all epochs so far) are kept in it here.
@@ -130,10 +175,10 @@ class Checkpoints(keras.callbacks.Callback):
         NonFiniteLossError: from `fit`, if a weight is not finite.
     """
 
-    def __init__(self, path, whereabouts, every, progress, first_step=0, metrics=()):
+    def __init__(self, path, error, every, progress, first_step=0, metrics=()):
         super().__init__()
         self.path = path
-        self.whereabouts = whereabouts
+        self.error = error
         self.every = every
         self.progress = progress
         self.first_step = first_step
@@ -167,7 +212,7 @@ class Checkpoints(keras.callbacks.Callback):
             save_checkpoint(self.path, self.model, self.progress)
         except FloatingPointError as error:
             what = "A weight became infinite or NaN"
-            raise self.whereabouts.error(what, self._epoch, last) from error
+            raise self.error(what, self._epoch, last) from error
 
 
 class HistoryFile(keras.callbacks.Callback):
@@ -190,28 +235,6 @@ class HistoryFile(keras.callbacks.Callback):
                 writer = csv.DictWriter(file, columns, restval="")
                 writer.writeheader()
                 writer.writerows(self.history)
-
-
-class BestModel(keras.callbacks.Callback):
-    """Saves the model whenever its validation accuracy is the highest so far.
-
-    Comes before `SwapEMAWeights` in the list of callbacks: at the end of validation the averaged
-    weights are then still in the model.
-
-    Args:
-        save: Function without arguments that saves the model.
-        progress: Dict with the highest `best_accuracy` so far, kept here.
-    """
-
-    def __init__(self, save, progress):
-        super().__init__()
-        self.save = save
-        self.progress = progress
-
-    def on_test_end(self, logs=None):
-        if logs["accuracy"] > self.progress["best_accuracy"]:
-            self.save()
-            self.progress["best_accuracy"] = logs["accuracy"]
 
 
 class LearningRate(keras.callbacks.Callback):

@@ -10,7 +10,8 @@ import numpy as np
 
 from keras_sepvit.files import replacing
 
-FORMAT = 1
+# 1 had other metrics, and accuracies of 0..1.
+FORMAT = 2
 
 
 def save_checkpoint(path, model, progress):
@@ -62,6 +63,8 @@ def load_checkpoint(path, model):
             f"{backend} backend cannot take over. Set KERAS_BACKEND={header['backend']}, or start "
             "a new run from the saved model's weights."
         )
+    if header["format"] == 1:
+        arrays, header["progress"] = _as_format_2(arrays, header["progress"], model)
     variables = _variables(model)
     differing = sorted(
         name
@@ -78,6 +81,14 @@ def load_checkpoint(path, model):
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return header["progress"]
+
+
+def _as_format_2(arrays, progress, model):
+    """Arrays and progress of a checkpoint of version 0.1.0, whose metrics begin anew."""
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("metrics.")}
+    metrics = {f"metrics.{i}": np.zeros(v.shape) for i, v in enumerate(model.metrics_variables)}
+    best = progress.pop("best_accuracy")
+    return {**arrays, **metrics}, {**progress, "best": 100 * best if best >= 0 else None}
 
 
 def fingerprint(path):

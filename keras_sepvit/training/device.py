@@ -1,23 +1,25 @@
 """What the device of the backend can do. All that is asked of a backend is here."""
 
 import os
+import pathlib
 import sys
 
 import keras
 
 
-def half_precision():
-    """The fastest dtype policy that the device trains in: `float32` on CPUs.
+def fastest_precision():
+    """The fastest dtype policy that the device trains in.
 
-    `mixed_bfloat16` on TPUs and on GPUs that compute in it (NVIDIA's from compute capability
-    8.0), `mixed_float16` on older GPUs.
+    `mixed_bfloat16` on TPUs, on GPUs that compute in it (NVIDIA's from compute capability 8.0)
+    and, with TensorFlow and torch, on processors that multiply matrices in it (AMX);
+    `mixed_float16` on older GPUs; `float32` elsewhere.
     """
     backend = keras.config.backend()
     if backend == "torch":
         import torch
 
         if not torch.cuda.is_available():
-            return "float32"
+            return _fastest_precision_of_processor()
         return "mixed_bfloat16" if torch.cuda.is_bf16_supported(False) else "mixed_float16"
     if backend == "jax":
         import jax
@@ -33,11 +35,17 @@ def half_precision():
             return "mixed_bfloat16"
         gpus = tf.config.list_physical_devices("GPU")
         if not gpus:
-            return "float32"
+            return _fastest_precision_of_processor()
         details = tf.config.experimental.get_device_details(gpus[0])
         capability = ".".join(map(str, details.get("compute_capability", ())))
     recent = not capability or float(capability) >= 8
     return "mixed_bfloat16" if recent else "mixed_float16"
+
+
+def _fastest_precision_of_processor():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")  # Linux only
+    amx = cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text().split()
+    return "mixed_bfloat16" if amx else "float32"
 
 
 def best_jit_compile():
@@ -55,9 +63,15 @@ def best_jit_compile():
 
 
 def use_deterministic_operations():
-    """Makes TensorFlow and torch compute the same bits every time."""
+    """Makes the backend compute the same bits every time.
+
+    With JAX it must come before anything is computed.
+    """
     backend = keras.config.backend()
-    if backend == "tensorflow":
+    if backend == "jax":
+        flag = "--xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    elif backend == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()

@@ -6,13 +6,18 @@ the batch, and averages the gradients. In each case the result is that of one de
 same batch, but for rounding and, with TensorFlow and torch, random draws.
 """
 
-import contextlib
 import json
 import os
+import warnings
 
 import keras
 
-from keras_sepvit.training.model import TrainingModel
+from keras_sepvit.training.parallel import (
+    JaxDevices,
+    MirroredDevices,
+    SingleDevice,
+    TorchProcesses,
+)
 
 # What launchers tell a process about the number of processes.
 KERAS = "KERAS_DISTRIBUTION_NUM_PROCESSES"
@@ -20,180 +25,6 @@ TORCHRUN = "WORLD_SIZE"
 SLURM = "SLURM_STEP_NUM_TASKS"
 OPEN_MPI = "OMPI_COMM_WORLD_SIZE"
 TENSORFLOW = "TF_CONFIG"
-
-# Distance of the seeds of two replicas: more than a layer's draws in most runs, and small
-# enough that the seeds of a thousand replicas fit into 31 bits.
-_SEED_DISTANCE = 1_000_003
-
-
-class SingleDevice:
-    """One process and one device: nothing to distribute.
-
-    Attributes:
-        process: Number of this process.
-        processes: Number of processes; each reads its own part of the data.
-        devices: Number of devices of all processes.
-        model_class: The class of the model to train.
-        compiles: Whether the training step may be compiled with XLA or torch.compile.
-    """
-
-    process = 0
-    processes = 1
-    devices = 1
-    model_class = TrainingModel
-    compiles = True
-
-    def __str__(self):
-        return "one device"
-
-    @property
-    def is_chief(self):
-        """Whether this process writes the files of the run."""
-        return self.process == 0
-
-    def check(self, recipe):
-        """Raises a ValueError for what a recipe asks and these devices cannot do."""
-
-    def scope(self):
-        """Context in which the model is made, trained and evaluated, by all processes."""
-        return contextlib.nullcontext()
-
-    def local(self):
-        """Context within `scope` for what a process does by itself, such as saving."""
-        return contextlib.nullcontext()
-
-    def optimizer_class(self, optimizer_class):
-        """The class to use in the place of an optimiser's."""
-        return optimizer_class
-
-    def connect(self, model):
-        """Makes copies of a new model train as one; called once, after the optimiser is built."""
-
-    def vary_seeds(self, model):
-        """Gives copies of a model their own random draws, from the state that all have."""
-
-    def gather(self, number):
-        """List of every process's `number`, an int below 2**32. Waits for all processes."""
-        return [number]
-
-
-class JaxDevices(SingleDevice):
-    """All devices of all JAX processes, each with a part of every batch.
-
-    Numbers drawn, loss and metrics are those of the global batch, as on one device.
-    """
-
-    def __init__(self):
-        import jax
-
-        self.process = jax.process_index()
-        self.processes = jax.process_count()
-        self.devices = jax.device_count()
-        # Each process reads its own part of the data already.
-        self._data_parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
-
-    def __str__(self):
-        return _described(self.devices, self.processes)
-
-    def scope(self):
-        return self._data_parallel.scope()
-
-    @contextlib.contextmanager
-    def local(self):
-        distribution = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)
-        try:
-            yield
-        finally:
-            keras.distribution.set_distribution(distribution)
-
-    def gather(self, number):
-        import numpy as np
-        from jax.experimental import multihost_utils
-
-        if self.processes == 1:
-            return [number]
-        return multihost_utils.process_allgather(np.uint32(number)).tolist()
-
-
-class MirroredDevices(SingleDevice):
-    """Several devices of one host, each with a copy of the model (TensorFlow)."""
-
-    compiles = False
-
-    def __init__(self, devices):
-        import tensorflow as tf
-
-        self.strategy = tf.distribute.MirroredStrategy(devices)
-        self.devices = len(devices)
-
-    def __str__(self):
-        return _described(self.devices, self.processes)
-
-    def check(self, recipe):
-        if recipe.accumulate > 1:
-            raise ValueError(
-                f"accumulate={recipe.accumulate} does not work with TensorFlow on "
-                f"{self.devices} devices: its MirroredStrategy allows no condition around an "
-                "update. Use accumulate=1 (each device has a part of the batch only), "
-                "distribution=none, or the JAX backend (KERAS_BACKEND=jax)."
-            )
-        if recipe.jit_compile:
-            raise ValueError(
-                f"jit_compile=true does not work with TensorFlow on {self.devices} devices: XLA "
-                "compiles for one. Use jit_compile=null, distribution=none, or the JAX backend "
-                "(KERAS_BACKEND=jax)."
-            )
-
-    def scope(self):
-        return self.strategy.scope()
-
-    def optimizer_class(self, optimizer_class):
-        if issubclass(optimizer_class, keras.optimizers.LossScaleOptimizer):
-            return _all_finite(optimizer_class)
-        return _reduced_before_clipping(optimizer_class)
-
-    def vary_seeds(self, model):
-        # Keras makes a copy of the state on each device, which only that device changes.
-        for state in _seed_states(model):
-            for replica, copy in enumerate(self.strategy.experimental_local_results(state.value)):
-                copy.assign_add([replica * _SEED_DISTANCE, 0])
-
-
-class TorchProcesses(SingleDevice):
-    """One process a device, started by torchrun (torch's DistributedDataParallel)."""
-
-    def __init__(self):
-        import torch
-        import torch.distributed
-
-        if not torch.distributed.is_initialized():
-            if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-                torch.distributed.init_process_group("nccl")
-            else:
-                torch.distributed.init_process_group("gloo")
-        self.process = torch.distributed.get_rank()
-        self.devices = self.processes = torch.distributed.get_world_size()
-        self.model_class = _parallel_model_class()
-
-    def __str__(self):
-        return _described(self.devices, self.processes)
-
-    def connect(self, model):
-        model.connect()
-
-    def vary_seeds(self, model):
-        for state in _seed_states(model):
-            seed, draws = keras.ops.convert_to_numpy(state)
-            state.assign([seed + self.process * _SEED_DISTANCE, draws])
-
-    def gather(self, number):
-        import torch.distributed
-
-        numbers = [None] * self.processes
-        torch.distributed.all_gather_object(numbers, number)
-        return numbers
 
 
 def start_distribution(recipe):
@@ -267,6 +98,14 @@ def _start_torch(launched):
             "start it: they would train as many unrelated models. Start one torchrun on each "
             f"host (with srun: one task a node), or unset {variable}."
         )
+    import torch
+
+    if torch.cuda.device_count() > 1:
+        warnings.warn(
+            f"One of {torch.cuda.device_count()} GPUs is used: with torch each needs a process. "
+            "Start them with torchrun --nproc-per-node=gpu, or use distribution=none.",
+            stacklevel=4,
+        )
     return SingleDevice()
 
 
@@ -309,82 +148,3 @@ def _check_present(*variables):
             f"{KERAS if keras.config.backend() == 'jax' else TORCHRUN} says that this is one of "
             f"several processes, but these environment variables are missing: {', '.join(missing)}."
         )
-
-
-def _described(devices, processes):
-    return f"{devices} devices" + (f" of {processes} processes" if processes > 1 else "")
-
-
-def _seed_states(model):
-    return [variable for variable in model.variables if variable.name == "seed_generator_state"]
-
-
-def _reduced_before_clipping(optimizer_class):
-    """An optimiser that adds up the gradients of all replicas, then clips.
-
-    Keras's clips those of each replica and adds them up then, which is not what one device
-    would do with the whole batch.
-    """
-
-    class ReducedBeforeClipping(optimizer_class):
-        def _backend_apply_gradients(self, grads, trainable_variables):
-            pairs = super()._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
-            super()._backend_apply_gradients(
-                [gradient for gradient, _ in pairs], trainable_variables
-            )
-
-        def _all_reduce_sum_gradients(self, grads_and_vars):
-            return grads_and_vars  # where Keras does it: all is done
-
-    return ReducedBeforeClipping
-
-
-def _all_finite(optimizer_class):
-    """A loss-scaling optimiser that skips a step where any replica's gradients overflow.
-
-    Keras's looks at the first replica only.
-    """
-    import tensorflow as tf
-
-    class AllFinite(optimizer_class):
-        def check_finite(self, grads):
-            finite = super().check_finite(grads)
-            replicas = tf.distribute.get_replica_context()
-            count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(finite, tf.int32))
-            return tf.equal(count, replicas.num_replicas_in_sync)
-
-    return AllFinite
-
-
-def _parallel_model_class():
-    import torch
-    from torch.nn.parallel import DistributedDataParallel
-
-    class ParallelModel(TrainingModel):
-        """One of several processes' copies of the model, which train as one."""
-
-        def connect(self):
-            """Takes the first process's weights, and averages gradients from now on."""
-            # Not kept as an attribute itself: a module must not hold what holds it.
-            self._parallel_call = DistributedDataParallel(self).__call__
-
-        def train_step(self, data):
-            inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-            outputs = self._parallel_call(inputs, training=True)
-            self.zero_grad()
-            loss = self.compute_loss(inputs, labels, outputs, weights)
-            self.optimizer.scale_loss(loss).backward()
-            variables = self.trainable_variables
-            with torch.no_grad():
-                self.optimizer.apply([variable.value.grad for variable in variables], variables)
-            return self.compute_metrics(inputs, labels, outputs, weights)
-
-        def of_all_processes(self, values, sample_weight):
-            columns = values if sample_weight is None else [*values, sample_weight]
-            table = torch.stack([column.detach().float() for column in columns])
-            parts = [torch.empty_like(table) for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather(parts, table)
-            columns = list(torch.cat(parts, dim=1))
-            return (columns, None) if sample_weight is None else (columns[:-1], columns[-1])
-
-    return ParallelModel

@@ -4,18 +4,19 @@ import keras
 from keras import ops
 
 from keras_sepvit import names
-from keras_sepvit.training.schedule import WarmupCosine
+from keras_sepvit.training.schedule import WarmupCosine, WarmupPolynomial, WarmupSteps
 
 
 def build_optimizer(
-    recipe, network, steps_per_epoch, adapt=lambda optimizer_class: optimizer_class
+    recipe, network, steps_per_epoch, steps=None, adapt=lambda optimizer_class: optimizer_class
 ):
     """The optimiser for a network.
 
     Args:
         recipe: The `Recipe`.
-        network: A classifier of this package.
+        network: The network to train.
         steps_per_epoch: Updates of an epoch.
+        steps: Updates of the whole run; by default those of all epochs.
         adapt: Function from the optimiser's class to the class to use, such as
             `SingleDevice.optimizer_class`.
 
@@ -23,21 +24,13 @@ def build_optimizer(
         `keras.optimizers.AdamW`, one that knows layers where `layer_decay` is below 1.
     """
     settings = recipe.optimizer
-    schedule = WarmupCosine(
-        peak=recipe.peak_learning_rate(),
-        steps=recipe.epochs * steps_per_epoch,
-        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
-        initial=settings.warmup_learning_rate,
-        final=settings.final_learning_rate,
-        accumulate=recipe.accumulate,
-    )
     ema = {}
     if recipe.ema_decay is not None:
         # Keras averages after each part of a batch, not only after updates.
         decay = recipe.ema_decay ** (1 / recipe.accumulate)
         ema = {"use_ema": True, "ema_momentum": decay}
     arguments = {
-        "learning_rate": schedule,
+        "learning_rate": build_schedule(recipe, steps_per_epoch, steps),
         "weight_decay": settings.weight_decay,
         "beta_1": settings.beta_1,
         "beta_2": settings.beta_2,
@@ -61,14 +54,42 @@ def build_optimizer(
     return optimizer
 
 
-def decays(variable, tokens_and_peg=False):
-    """Whether weight decay acts on a variable: not on biases and norms.
+def build_schedule(recipe, steps_per_epoch, steps):
+    """The learning rate of a recipe by step.
 
     Args:
-        variable: A variable of a classifier.
+        recipe: The `Recipe`.
+        steps: Updates of the whole run.
+        steps_per_epoch: Updates of an epoch.
+    """
+    settings = recipe.optimizer
+    warmup_steps = settings.warmup_steps
+    if warmup_steps is None:
+        warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+    arguments = {
+        "peak": recipe.peak_learning_rate(),
+        "steps": recipe.epochs * steps_per_epoch if steps is None else steps,
+        "warmup_steps": warmup_steps,
+        "initial": settings.warmup_learning_rate,
+        "accumulate": recipe.accumulate,
+    }
+    if settings.schedule == "steps":
+        boundaries = [round(epoch * steps_per_epoch) for epoch in settings.milestones]
+        return WarmupSteps(**arguments, boundaries=boundaries, factor=settings.factor)
+    arguments["final"] = settings.final_learning_rate
+    if settings.schedule == "polynomial":
+        return WarmupPolynomial(**arguments, power=settings.power)
+    return WarmupCosine(**arguments)
+
+
+def decays(variable, tokens_and_peg=False):
+    """Whether weight decay acts on a variable: not on biases and norms, which have one axis.
+
+    Args:
+        variable: A variable of a network.
         tokens_and_peg: Whether it acts on window tokens and PEG kernels.
     """
-    if variable.path.endswith(("/bias", "/gamma", "/beta")):
+    if len(variable.shape) < 2:
         return False
     name = names.parse(variable.path)
     return tokens_and_peg or not (name.is_window_token or name.part == "peg")

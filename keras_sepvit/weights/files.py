@@ -12,6 +12,18 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
 
+HDF5_KIND = "a weights file of Keras (HDF5)"
+KERAS_KIND = "a model file of Keras (zip)"
+SAFETENSORS_KIND = "a safetensors file"
+TORCH_KIND = "a PyTorch checkpoint"
+
+# What a file is by its suffix, and how it may start; those of no other suffix are of PyTorch.
+_KINDS = {
+    ".h5": (HDF5_KIND, HDF5),
+    ".keras": (KERAS_KIND, ZIP),
+    ".safetensors": (SAFETENSORS_KIND, ()),
+}
+
 # Files that are often found under the name of a weights file.
 _OTHER_SIGNATURES = (
     (HDF5, "an HDF5 file"),
@@ -47,12 +59,15 @@ class StoredArray:
         shape: Its shape in Keras's layout.
         dtype: Name of its type, such as `"float32"`.
         read: Returns it as a NumPy array; only while the file is open.
+        grid: Of window tokens, the (rows, columns) of their windows; None where the
+            file does not tell.
     """
 
     name: str
     shape: tuple
     dtype: str
     read: Callable
+    grid: tuple | None = dataclasses.field(default=None, kw_only=True)
 
 
 def numbered(path, taken):
@@ -64,19 +79,21 @@ def numbered(path, taken):
     return free
 
 
-def check_file(path, kind, signatures):
-    """Refuses what cannot be a file of some kind, by its first bytes.
-
-    Args:
-        path: The path.
-        kind: What the file should be, in words.
-        signatures: The first bytes of such files; empty for any.
+def check_file(path):
+    """Refuses what cannot be a file of the kind that its name says, by its first bytes.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no regular file, empty, unreadable, or of another kind.
+        ValueError: if its name ends otherwise, if it is no regular file, empty, unreadable,
+            or of another kind.
     """
     path = pathlib.Path(path)
+    if not has_weights_suffix(path):
+        raise ValueError(
+            f"Unknown kind of weights file: '{path}'. Expected a name ending in one of "
+            f"{', '.join(SUFFIXES)}."
+        )
+    kind, signatures = _KINDS.get(path.suffix, (TORCH_KIND, (ZIP, PICKLE)))
     if not path.exists():
         raise FileNotFoundError(
             f"No such weights file: '{path}' (looked for in '{path.absolute().parent}')."

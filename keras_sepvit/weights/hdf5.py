@@ -11,6 +11,7 @@ known; those of any other layer, the model tells that the file is for.
 import collections
 import contextlib
 import dataclasses
+import math
 import pathlib
 import re
 import shutil
@@ -24,8 +25,8 @@ import numpy as np
 
 from keras_sepvit import names
 from keras_sepvit.weights.files import (
-    HDF5,
-    ZIP,
+    HDF5_KIND,
+    KERAS_KIND,
     StoredArray,
     check_expansion,
     check_file,
@@ -33,15 +34,13 @@ from keras_sepvit.weights.files import (
     numbered,
 )
 
-_H5_KIND = "a weights file of Keras (HDF5)"
-_KERAS_KIND = "a model file of Keras (zip)"
 _WEIGHTS_MEMBER = "model.weights.h5"
 
 
 @contextlib.contextmanager
 def open_keras(path):
     """Opens a `.keras` file for its weights; see `open_h5`."""
-    check_file(path, _KERAS_KIND, ZIP)
+    check_file(path)
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -55,7 +54,7 @@ def open_keras(path):
                 "not a model saved by Keras 3."
             ) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise damaged(path, _KERAS_KIND, error) from error
+            raise damaged(path, KERAS_KIND, error) from error
         with _open_h5(extracted, path) as arrays:
             yield arrays
 
@@ -74,7 +73,7 @@ def open_h5(path):
         ValueError: if the file is damaged, or no file of Keras 3.
         FileNotFoundError: if there is none.
     """
-    check_file(path, _H5_KIND, HDF5)
+    check_file(path)
     with _open_h5(path, path) as arrays:
         yield arrays
 
@@ -86,7 +85,7 @@ def _open_h5(path, shown_path):
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise damaged(shown_path, _H5_KIND, error) from error
+        raise damaged(shown_path, HDF5_KIND, error) from error
     with file:
         try:
             datasets = _datasets(file, shown_path)
@@ -96,6 +95,7 @@ def _open_h5(path, shown_path):
                     "an old version of Keras must have written it. Load it with "
                     "`model.load_weights` of Keras, and save it again."
                 )
+            check_expansion(path, sum(dataset.nbytes for dataset in datasets.values()))
             arrays = {}
             for name, dataset in datasets.items():
                 stored = _stored(file, name, dataset)
@@ -106,9 +106,8 @@ def _open_h5(path, shown_path):
                         "it one by one."
                     )
                 arrays[numbered(stored.name, arrays)] = stored
-            check_expansion(path, sum(dataset.nbytes for dataset in datasets.values()))
         except (OSError, RuntimeError, KeyError) as error:
-            raise damaged(shown_path, _H5_KIND, error) from error
+            raise damaged(shown_path, HDF5_KIND, error) from error
         if not arrays:
             raise ValueError(
                 f"The weights file '{shown_path}' is an HDF5 file without the layers of a Keras 3 "
@@ -132,7 +131,7 @@ def _datasets(file, shown_path):
         item, parts = file[name], name.split("/")
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[-2] != "vars":
             continue
-        if parts[0] == "optimizer" or "seed_generator" in parts:
+        if parts[0] == "optimizer" or "seed_generator" in parts or parts[-1] == names.WINDOW_GRID:
             continue
         if item.shape is None or item.external or item.is_virtual:
             raise OSError(f"the data of '{name}' is not in the file")
@@ -171,7 +170,19 @@ def _stored(file, name, dataset):
         return np.asarray(dataset[()]).view(ml_dtypes.bfloat16) if bfloat16 else dataset[()]
 
     dtype = "bfloat16" if bfloat16 else dataset.dtype.name
-    return SavedVariable(path, dataset.shape, dtype, read, tuple(place), number)
+    grid = _window_grid(dataset) if names.parse(path).is_window_token else None
+    return SavedVariable(path, dataset.shape, dtype, read, tuple(place), number, grid=grid)
+
+
+def _window_grid(tokens):
+    """The grid recorded beside a dataset of window tokens, (1, windows, 1, channels)."""
+    recorded = tokens.parent.get(names.WINDOW_GRID)
+    if recorded is None:
+        return None
+    grid = tuple(map(int, np.ravel(recorded[()])))
+    if len(grid) != 2 or min(grid) < 1 or math.prod(grid) != math.prod(tokens.shape[1:2]):
+        raise OSError(f"'{tokens.name}' has the shape {tokens.shape} and a grid of {grid}")
+    return grid
 
 
 def _variable_name(layer, groups, number):

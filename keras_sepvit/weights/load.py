@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
 import warnings
@@ -13,7 +12,7 @@ from keras import ops
 
 from keras_sepvit.names import parse
 from keras_sepvit.weights.fetch import local_file
-from keras_sepvit.weights.files import SUFFIXES, damaged, has_weights_suffix, numbered
+from keras_sepvit.weights.files import check_file, damaged, numbered
 from keras_sepvit.weights.hdf5 import named_by, open_h5, open_keras
 from keras_sepvit.weights.matching import Plan, mismatch_message
 from keras_sepvit.weights.pytorch import open_pytorch
@@ -58,6 +57,17 @@ class LoadReport:
         return "\n".join(lines)
 
 
+def check_pretrained(weights):
+    """Refuses what `load_pretrained` would, as far as can be told without a model.
+
+    Args:
+        weights: As for `load_pretrained`, or None.
+    """
+    if weights is not None:
+        with local_file(weights) as path:
+            check_file(path)
+
+
 def load_pretrained(model, weights, skip_head_mismatch=False):
     """Loads what the `weights` argument of a model's constructor stands for.
 
@@ -92,9 +102,10 @@ def load_weights(model, source, skip_head_mismatch=False, partial=False):
 
     Beside weights of the same shapes, which are copied, these fit:
 
-    - Window tokens of another number of windows, by bilinear interpolation over
-      their grid; that of the file is taken to be square. Tokens of the same
-      number are copied.
+    - Window tokens of another grid of windows, by bilinear interpolation. Files
+      of Keras tell the grid, but for old ones. Of others, tokens of the same number are
+      copied, with a warning where the model's grid is not square; another number is
+      that of a square grid.
     - With `pad_windows=True`, a block that has more than one window in the model
       and one in the file: its PSA weights stay at their initial values. The
       other way round they are not used.
@@ -140,11 +151,6 @@ def open_weights(source):
         raise ValueError(
             f"`source` must be the path of a weights file. Received: {type(source).__name__}."
         )
-    if not has_weights_suffix(source):
-        raise ValueError(
-            f"Unknown kind of weights file: '{source}'. Expected a name ending in one of "
-            f"{', '.join(SUFFIXES)}."
-        )
     with _OPENERS.get(pathlib.Path(source).suffix, open_pytorch)(source) as arrays:
         yield arrays
 
@@ -174,9 +180,16 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
     values = {
         path: _read(stored, variables[path].dtype, source) for path, stored in plan.copied.items()
     }
-    for path, (stored, grid) in plan.resized.items():
-        values[path] = _resize_tokens(_read(stored, variables[path].dtype, source), grid)
+    for path, (stored, *grids) in plan.resized.items():
+        values[path] = _resize_tokens(_read(stored, variables[path].dtype, source), *grids)
     _warn_if_not_finite(values, source)
+    if plan.assumed:
+        warnings.warn(
+            f"The weights file '{source}' does not tell the rows and columns of its windows; they "
+            f"were taken to be those of the model, as for '{plan.assumed[0]}'. Window tokens of a "
+            "model for images of another shape would be in the wrong places.",
+            stacklevel=2,
+        )
     for path, value in values.items():
         # A copy, since JAX may keep the memory that it is given, here the file's.
         variables[path].assign(np.array(value, order="C"))
@@ -228,9 +241,9 @@ def _warn_if_not_finite(values, source):
         )
 
 
-def _resize_tokens(tokens, grid):
-    """Window tokens (1, windows, 1, channels) of a square grid, interpolated to another."""
-    side, channels = math.isqrt(tokens.shape[1]), tokens.shape[-1]
-    maps = np.asarray(tokens, "float32").reshape(1, side, side, channels)
+def _resize_tokens(tokens, file_grid, grid):
+    """Window tokens (1, windows, 1, channels) of one grid, interpolated to another."""
+    channels = tokens.shape[-1]
+    maps = np.asarray(tokens, "float32").reshape(1, *file_grid, channels)
     maps = ops.image.resize(maps, grid, interpolation="bilinear", data_format="channels_last")
     return ops.convert_to_numpy(maps).reshape(1, -1, 1, channels)

@@ -7,6 +7,7 @@ import keras
 
 from keras_sepvit.configs import VARIANTS
 from keras_sepvit.names import parse
+from keras_sepvit.names import variables as known_variables
 
 _SHOWN = 5  # differences in an error
 
@@ -81,8 +82,10 @@ class Plan:
 
     Attributes:
         copied: `StoredArray`s by variable path.
-        resized: Pairs of a `StoredArray` and the grid (rows, columns) of the
-            model's windows, by variable path.
+        resized: `StoredArray`s with the grids (rows, columns) of the windows of the
+            file and of the model, by variable path.
+        assumed: Paths of copied window tokens whose grid the file does not tell, and
+            which may be another than the model's.
         new: Paths of variables without a value in the file.
         unused: Paths of arrays without a variable in the model.
         differences: `Difference`s that no rule allows.
@@ -92,7 +95,7 @@ class Plan:
 
     def __init__(self, model, variables, arrays):
         self.copied, self.resized = {}, {}
-        self.new, self.unused, self.differences = [], [], []
+        self.assumed, self.new, self.unused, self.differences = [], [], [], []
         self._blocks = {layer.name: layer for layer in _window_layers(model)}
         self._file_is_dense, self._model_is_dense = _is_dense(arrays), _is_dense(variables)
         self._model_has_head = any(parse(path).is_head for path in variables)
@@ -107,10 +110,14 @@ class Plan:
                     self.new.append(path)
                 else:
                     self.differences.append(Difference(path, None, shape))
-            elif stored.shape == shape:
+                continue
+            grids = self._grids(path, stored, shape)
+            if stored.shape == shape and (grids is None or grids[0] == grids[1]):
                 self.copied[path] = stored
-            elif self._is_resizable(path, stored.shape, shape):
-                self.resized[path] = (stored, self._grid(path))
+                if grids and stored.grid is None and len({*grids[0]}) > 1:
+                    self.assumed.append(path)
+            elif grids:
+                self.resized[path] = (stored, *grids)
             else:
                 self.differences.append(Difference(path, stored.shape, shape))
         for path, stored in arrays.items():
@@ -163,19 +170,23 @@ class Plan:
     def _is_padded(self, block):
         return block in self._blocks and self._blocks[block].pad
 
-    def _is_resizable(self, path, file_shape, model_shape):
-        """Whether these are window tokens (1, windows, 1, channels) on a square grid."""
-        if not parse(path).is_window_token or len(file_shape) != 4:
-            return False
-        one, windows, also_one, channels = file_shape
-        square = windows > 0 and math.isqrt(windows) ** 2 == windows
-        return square and (one, also_one, channels) == (1, 1, model_shape[-1])
+    def _grids(self, path, stored, model_shape):
+        """(rows, columns) of a block's windows in file and model, of window tokens that fit.
 
-    def _grid(self, path):
-        """The (rows, columns) of windows of the block that has these tokens."""
-        block = self._blocks[parse(path).layer]
-        _, height, width, _ = block.get_build_config()["input_shape"]
-        return block.window_grid(height, width)
+        A file that does not tell, with another number of windows, has a square grid.
+        """
+        block = self._blocks.get(parse(path).layer) if parse(path).is_window_token else None
+        if block is None or len(stored.shape) != 4:
+            return None
+        one, windows, also_one, channels = stored.shape
+        if (one, also_one, channels) != (1, 1, model_shape[-1]) or not windows:
+            return None
+        grid, side = stored.grid, math.isqrt(windows)
+        if grid is None and stored.shape == model_shape:
+            grid = block.window_grid
+        elif grid is None and side**2 == windows:
+            grid = (side, side)
+        return grid and (grid, block.window_grid)
 
 
 def mismatch_message(model, variables, arrays, source, plan):
@@ -224,6 +235,17 @@ def _advice(in_file, in_model, plan):
         if not all(name.path.startswith("head/") for name in names):
             same = "the layers that the file has behind its backbone"
         return f"Build the model with {same}, or pass skip_head_mismatch=True to keep its own head."
+    own = [name.path.rpartition("/") for name in names if not name.is_head]
+    if any(variable.startswith("lora_") for _, _, variable in own):
+        return (
+            "Load the weights before `enable_lora`: in files, the adapters of a layer are merged "
+            "into its kernel."
+        )
+    if any(variable not in known_variables(layer) for layer, _, variable in own):
+        return (
+            "One of them is quantised. Quantise the model as that of the file was, or load "
+            "weights that are not quantised, and quantise the model then."
+        )
     if any(name.is_psa for name in names):
         return (
             "The numbers of windows differ: the file was made for another image or window size. "
@@ -236,9 +258,9 @@ def _advice(in_file, in_model, plan):
 def _window_layers(model):
     """All layers of a model that cut maps into windows, also those of models in it.
 
-    `SepViTBlock` is one. Any layer counts that tells its grid, `window_grid(height, width)`; of
-    it are asked `pad`, whether any number of windows will do, and `has_psa`, whether it has the
-    weights of attention among windows.
+    `SepViTBlock` is one. Any layer counts that tells the (rows, columns) of its windows,
+    `window_grid`; of it are asked `pad`, whether any number of windows will do, and `has_psa`,
+    whether it has the weights of attention among windows.
     """
     for layer in model.layers:
         if hasattr(layer, "window_grid"):

@@ -16,9 +16,9 @@ from keras import ops
 from keras_sepvit.files import replacing
 from keras_sepvit.names import WeightName, parse
 from keras_sepvit.weights.files import (
-    PICKLE,
     PYTORCH_SUFFIXES,
-    ZIP,
+    SAFETENSORS_KIND,
+    TORCH_KIND,
     StoredArray,
     check_expansion,
     check_file,
@@ -56,8 +56,6 @@ TABLE = (
 # Where the parts of a checkpoint of PyTorch training code lie.
 _STATE_DICT_KEYS = ("model", "state_dict")
 _PREFIX = re.compile(r"^(?:(?:module|backbone|_orig_mod)\.)+")
-_TORCH_KIND = "a PyTorch checkpoint"
-_SAFETENSORS_KIND = "a safetensors file"
 
 # Classes of the head that the authors' dense form carries without using it.
 _DENSE_FORM_CLASSES = 1000
@@ -191,12 +189,11 @@ def open_pytorch(path):
         FileNotFoundError: if there is none.
         ImportError: if torch or safetensors is not installed.
     """
+    check_file(path)
     if pathlib.Path(path).suffix == ".safetensors":
-        check_file(path, _SAFETENSORS_KIND, ())
         with _open_safetensors(path) as tensors:
             yield _by_variable_path(tensors, path)
     else:
-        check_file(path, _TORCH_KIND, (ZIP, PICKLE))
         yield _by_variable_path(_load_checkpoint(path), path)
 
 
@@ -249,7 +246,7 @@ def _load_checkpoint(path):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch raises many kinds for damaged files
         if not isinstance(error, pickle.UnpicklingError) and "TorchScript" not in str(error):
-            raise damaged(path, _TORCH_KIND, error) from error
+            raise damaged(path, TORCH_KIND, error) from error
         # Without torch's advice, which is to load the file in the unsafe way.
         reason = re.search(r"error: ([^\n]*)", str(error))
         raise ValueError(
@@ -310,7 +307,7 @@ def _open_safetensors(path):
     try:
         file = safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
-        raise damaged(path, _SAFETENSORS_KIND, error) from error
+        raise damaged(path, SAFETENSORS_KIND, error) from error
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     with file:
         tensors = {}

@@ -28,6 +28,8 @@ class PretrainedWeights:
         classes: Number of classes of the head.
         license: The license of the weights.
         metrics: Numbers by the name of what was measured.
+        crop, interpolation: Of the photos that they were measured on, as in a
+            `keras_sepvit.record.Record`; None where that is not known.
     """
 
     name: str
@@ -38,6 +40,8 @@ class PretrainedWeights:
     classes: int
     license: str
     metrics: dict
+    crop: float | None = None
+    interpolation: str | None = None
 
 
 # docs/digits_model_card.md tells how they were made and measured.
@@ -50,6 +54,8 @@ _DIGITS = PretrainedWeights(
     classes=10,
     license="Apache-2.0",
     metrics={"held_out_accuracy": 0.9972},
+    crop=1.0,
+    interpolation="bilinear",
 )
 
 _registry = {_DIGITS.name: _DIGITS}

@@ -23,9 +23,9 @@ from keras_sepvit.hub import (
     SepViTImageConverter,
 )
 from keras_sepvit.pytorch import save_pytorch
-from keras_sepvit.training import trainer
+from keras_sepvit.classification import task
 from keras_sepvit.training.optimizer import LayerwiseAdamW, layer_scales
-from keras_sepvit.training.recipe import load_recipe
+from keras_sepvit.training import Trainer, load_recipe
 from keras_sepvit.training.schedule import WarmupCosine
 from keras_sepvit.weights import load_weights
 
@@ -82,9 +82,9 @@ def compiled_model():
 
 def checkpoint_of_a_run():
     """Trains for an epoch, keeps the checkpoint alone, and returns the run's last model."""
-    trainer.DIGITS_CONFIG = CONFIG
+    task.DIGITS_CONFIG = CONFIG
     with tempfile.TemporaryDirectory() as folder:
-        trainer.Trainer(load_recipe("digits", RECIPE), folder).train()
+        Trainer(load_recipe("digits", RECIPE), folder).train()
         shutil.copy(pathlib.Path(folder, "checkpoint.npz"), FOLDER)
         return keras.saving.load_model(pathlib.Path(folder, "last.keras"))
 

@@ -21,8 +21,7 @@ import numbers
 import re
 from typing import NamedTuple
 
-import tensorflow as tf
-
+from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.validation import check_choice, positive_int
 
 # The mean colour of ImageNet, (0.485, 0.456, 0.406), as timm rounds it to uint8.

@@ -1,14 +1,8 @@
-"""Looks into LiteRT files and runs them; imports neither Keras nor TensorFlow."""
+"""Looks into LiteRT files; imports neither Keras nor TensorFlow."""
 
 import collections
 import dataclasses
 import mmap
-import zipfile
-
-import numpy as np
-
-SIGNATURE = "serving_default"
-LABELS_NAME = "labels.txt"
 
 # What GPU delegates take at most.
 _MAX_RANK = 4
@@ -33,70 +27,17 @@ class Graph:
     gpu_obstacles: tuple
 
 
-class Runner:
-    """Runs a LiteRT file.
-
-    Args:
-        path: The file.
-        threads: Threads of the runtime.
-    """
-
-    def __init__(self, path, threads=1):
-        self._interpreter = _interpreter(path, threads)
-        self._signature = self._interpreter.get_signature_runner(SIGNATURE)
-        ((self._input_name, self._input),) = self._signature.get_input_details().items()
-        self._outputs = self._signature.get_output_details()
-
-    def run(self, images):
-        """The outputs for a batch, as float32 arrays by name.
-
-        Args:
-            images: Float array of shape (batch, height, width, channels). The
-                integers that full-integer files take and give are converted.
-        """
-        outputs = self._signature(**{self._input_name: _quantized(images, self._input)})
-        return {name: _dequantized(output, self._outputs[name]) for name, output in outputs.items()}
-
-
 def inspect(path):
     """The `Graph` of a LiteRT file."""
+    from ai_edge_litert.interpreter import Interpreter
+
     operators, obstacles, max_rank = _read_operators(path)
-    interpreter = _interpreter(path, threads=1)
+    interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     partitions, not_delegated = _executed(interpreter)
     if max_rank > _MAX_RANK:
         obstacles = (f"a tensor has rank {max_rank}", *obstacles)
     return Graph(operators, max_rank, partitions, not_delegated, obstacles)
-
-
-def append_labels(path, class_names):
-    """Appends the names of classes to a LiteRT file, as `labels.txt` in a zip archive."""
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-        entry = zipfile.ZipInfo(LABELS_NAME)  # of a fixed date: the same file each time
-        archive.writestr(entry, "\n".join(class_names) + "\n")
-
-
-def _interpreter(path, threads):
-    from ai_edge_litert.interpreter import Interpreter
-
-    return Interpreter(str(path), num_threads=threads)
-
-
-def _quantized(images, details):
-    images = np.asarray(images, "float32")
-    if details["dtype"] == np.float32:
-        return images
-    scale, zero_point = details["quantization"]
-    limits = np.iinfo(details["dtype"])
-    quantized = np.rint(images / scale) + zero_point
-    return np.clip(quantized, limits.min, limits.max).astype(details["dtype"])
-
-
-def _dequantized(output, details):
-    if details["dtype"] == np.float32:
-        return output
-    scale, zero_point = details["quantization"]
-    return (output.astype("float32") - zero_point) * np.float32(scale)
 
 
 def _read_operators(path):

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from keras_sepvit.training.digits import BRIGHTEST, load_digits_split
+from keras_sepvit.training.sources.digits import BRIGHTEST, load_digits_split
 
 CLASS_NAMES = tuple(map(str, range(10)))
 

@@ -1,0 +1,84 @@
+"""Accuracy of a classifier of any kind on a set of labelled images."""
+
+from keras_sepvit import scores
+from keras_sepvit.classification.images import EvalTransform
+from keras_sepvit.classification.scores import ClassificationScores
+from keras_sepvit.classification.task import labelled
+from keras_sepvit.training.evaluation import evaluate as run
+from keras_sepvit.training.pipeline import evaluation_batches
+from keras_sepvit.training.report import DataReport
+
+
+def evaluate(
+    model,
+    source,
+    *,
+    image_size,
+    batch_size=64,
+    crop=None,
+    interpolation="bicubic",
+    report=None,
+    verbose=0,
+):
+    """Measures a classifier's accuracy.
+
+    Images are resized, keeping the ratio of their sides, so that a centre crop of
+    `image_size` keeps the share `crop` of the shorter side.
+
+    Args:
+        model: Keras classifier of RGB images, to probabilities or logits, or a
+            `keras_sepvit.runtime.Predictor`. Images of 0..255 are normalised with ImageNet's mean
+            and standard deviation if a Keras model has no Normalization or Rescaling layer.
+        source: A `Source`, as `open_source` gives.
+        image_size: (height, width) of the model's input in pixels, or one number for
+            both.
+        batch_size: Images predicted at a time.
+        crop: Share of the shorter side, above 0 and at most 1; by default that of the
+            source: 0.875, and 1 for the digits.
+        interpolation: `"bicubic"` or `"bilinear"`.
+        report: A `DataReport` that unreadable images are added to.
+        verbose: 1 for a progress bar, 0 for none.
+
+    Returns:
+        Dict of `top1` and, of more than five classes, `top5` in percent; `loss`, the mean
+        cross-entropy in nats, None where images have sets of labels (ReaL); and the numbers of
+        `images` that these are of, of images left out because they are `unreadable`, or
+        `unlabelled` (an empty set).
+
+    Raises:
+        ValueError: if the model has another number of classes than the source, an
+            argument is out of its range, or no image can be read.
+    """
+    predict, classes = _predictor(model)
+    if classes != source.classes:
+        raise ValueError(
+            f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
+            "on data with the classes that it was trained on."
+        )
+    report = DataReport() if report is None else report
+    known = report.unreadable
+    transform = EvalTransform(
+        image_size=image_size,
+        crop=source.crop if crop is None else crop,
+        interpolation=interpolation,
+    )
+    batches = evaluation_batches(
+        source,
+        lambda example: labelled(source, example, transform(example["image"])),
+        batch_size=batch_size,
+        report=report,
+    )
+    accuracy = ClassificationScores(source.multi_label)
+    results = run(predict, batches, accuracy, report=report, verbose=verbose)
+    return {**results, **accuracy.counts(), "unreadable": report.unreadable - known}
+
+
+def _predictor(model):
+    """A function from images of 0..255 to probabilities, and the number of classes."""
+    if hasattr(model, "class_names"):
+        return model.predict, len(model.class_names)
+
+    def predict(images):
+        return scores.probabilities(model, model.predict_on_batch(scores.preprocess(model, images)))
+
+    return predict, model.output_shape[-1]

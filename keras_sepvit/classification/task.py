@@ -1,0 +1,172 @@
+"""Classification as the engine's task."""
+
+import functools
+
+from keras_sepvit.classification.images import EvalTransform, TrainTransform
+from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
+from keras_sepvit.classification.mixing import BatchAugmentation, draw_erasing, draw_mixing
+from keras_sepvit.classification.picture import draw_classes
+from keras_sepvit.classification.recipes import DIGITS_VARIANT
+from keras_sepvit.classification.scores import ClassificationScores
+from keras_sepvit.classifier import SepViT
+from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.policy import dtype_policy
+from keras_sepvit.training.sources.labelled import open_source
+from keras_sepvit.training.task import Task
+from keras_sepvit.training.tensorflow import tf
+
+
+class Classification(Task):
+    """Images with one label each: cross-entropy of soft targets, top-1 and top-5 accuracy.
+
+    Examples have a `"label"`, int32, in evaluation also a row of 0 and 1 for sets of labels.
+
+    Args:
+        recipe: A `ClassificationRecipe`.
+    """
+
+    best = "top1"
+    curves = ("top1",)
+
+    def open(self):
+        data = self.recipe.data
+        self.source = open_source(data.name, data.train_split, data.data_dir)
+        if self.source.multi_label:
+            raise ValueError(
+                f"{self.source.name} has sets of labels, which serve for evaluation only. Train on "
+                "a data set with one label an image."
+            )
+        self.validation_source = None
+        if data.validation_split is not None:
+            self.validation_source = open_source(data.name, data.validation_split, data.data_dir)
+            _check_validation(self.source, self.validation_source)
+        return self.source, self.validation_source
+
+    @functools.cached_property
+    def _transform(self):
+        settings = self.recipe.augmentation
+        return TrainTransform(
+            image_size=self._image_size,
+            scale=settings.crop_scale,
+            ratio=settings.crop_ratio,
+            interpolation=settings.interpolation or self.recipe.data.interpolation,
+            flip=settings.flip,
+            auto_augment=settings.auto_augment,
+            color_jitter=settings.color_jitter,
+            force_color_jitter=settings.force_color_jitter,
+        )
+
+    @property
+    def _image_size(self):
+        return (self.recipe.model.image_size,) * 2
+
+    def transform(self, example, seed):
+        return labelled(self.source, example, self._transform(example["image"], seed))
+
+    def transform_for_evaluation(self, example):
+        data = self.recipe.data
+        transform = EvalTransform(self._image_size, data.validation_crop, data.interpolation)
+        return labelled(self.validation_source, example, transform(example["image"]))
+
+    def draw(self, seed, size, part):
+        settings = self.recipe.augmentation
+        seeds = tf.unstack(tf.random.split(seed, 2))
+        draws = {}
+        if settings.erase_rate:
+            draws["erased"] = draw_erasing(seeds[0], size, self._image_size, settings.erase_rate)
+        if settings.mixup or settings.cutmix:
+            mixing = settings.mixup, settings.cutmix, settings.cutmix_rate
+            draws.update(draw_mixing(seeds[1], size, self._image_size, self._group(part), *mixing))
+        return draws
+
+    def _group(self, part):
+        largest = self.recipe.augmentation.mixing_group
+        return max(size for size in range(1, min(part, largest) + 1) if part % size == 0)
+
+    def augmentation(self, part):
+        return BatchAugmentation(
+            self.source.classes,
+            self.recipe.augmentation.label_smoothing,
+            group=self._group(part),
+            seed=self.recipe.seed,
+        )
+
+    def build(self, dtype, weights=None):
+        network = self._network(dtype, classifier_activation=None, weights=weights)
+        if self.recipe.model.frozen_backbone:
+            for layer in network.layers:
+                layer.trainable = layer.name == "head"
+        return network
+
+    def deployed(self):
+        return self._network("float32", classifier_activation="softmax", weights=None)
+
+    def losses(self, targets, outputs):
+        return soft_cross_entropy(targets, outputs)
+
+    def answers(self, outputs):
+        return probabilities(outputs)
+
+    def scores(self):
+        return ClassificationScores()
+
+    def files(self):
+        names = self.source.class_names
+        return {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
+
+    def draw_batch(self, path, images, targets):
+        draw_classes(path, images, targets, self.source.class_names)
+
+    def _network(self, dtype, classifier_activation, weights):
+        settings = self.recipe.model
+        with dtype_policy(dtype):
+            return SepViT(
+                DIGITS_CONFIG if settings.variant == DIGITS_VARIANT else settings.variant,
+                input_shape=(*self._image_size, 3),
+                classes=self.source.classes,
+                classifier_activation=classifier_activation,
+                weights=weights,
+                drop_path_rate=settings.drop_path_rate,
+                pad_windows=settings.pad_windows,
+                skip_head_mismatch=True,
+            )
+
+
+def labelled(source, example, image):
+    """An example of an image and its label, or its set of labels; faulty if that is no class."""
+    label = example["label"]
+    numbers = tf.strings.as_string(tf.reshape(label, [-1]))
+    fault = tf.cond(
+        tf.reduce_all((label >= 0) & (label < source.classes)),
+        lambda: "",
+        lambda: tf.strings.join(
+            [
+                f"Labels of {source.name} ({source.split}) are out of range: expected 0 to "
+                f"{source.classes - 1}. Received: ",
+                tf.strings.reduce_join(numbers, separator=", "),
+            ]
+        ),
+    )
+    if source.multi_label:
+        label = tf.reduce_max(tf.one_hot(label, source.classes, dtype=tf.uint8), axis=0)
+    return {"image": image, "label": label, "fault": fault}
+
+
+def _check_validation(training, validation):
+    folder = getattr(training, "folder", None)
+    if folder is not None and folder == getattr(validation, "folder", None):
+        raise ValueError(
+            f"'{folder}' holds class folders and no folders of splits, so training and "
+            "validation would have the same images. Put the class folders into "
+            "'train' and 'validation' folders, or set data.validation_split=null."
+        )
+    if validation.multi_label:
+        raise ValueError(
+            f"{validation} has sets of labels. Use it with `keras-sepvit evaluate`, and "
+            "validate on data with one label an image."
+        )
+    if (training.classes, training.class_names) != (validation.classes, validation.class_names):
+        raise ValueError(
+            f"The training data {training} and the validation data {validation} have different "
+            "classes. Give both splits the same class folders."
+        )

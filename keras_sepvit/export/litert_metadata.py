@@ -1,0 +1,144 @@
+"""What LiteRT files say about themselves: the record, and TensorFlow Lite's own metadata.
+
+The latter are a flatbuffer inside of the model's (`metadata_schema.fbs` of
+https://github.com/tensorflow/tflite-support), by which MediaPipe and ML Kit know how to
+normalise images and what classes are called. Files that belong to the model are in a zip
+archive behind it.
+"""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.record import RECORD_NAME
+from keras_sepvit.runtime.litert import LABELS_MEMBER
+
+_NAME = "TFLITE_METADATA"
+_IDENTIFIER = b"M001"
+_PARSER_VERSION = "1.0.0"
+
+# Of the schema: members of unions and enumerations.
+_FEATURE, _IMAGE = 1, 2
+_NORMALIZATION = 1
+_AXIS_LABELS = 2
+_COLOR_SPACES = {3: 1, 1: 2}  # by the number of channels
+
+
+def add_metadata(path, record):
+    """Puts metadata and the files that belong to a model into its LiteRT file.
+
+    Args:
+        path: The file, which is rewritten.
+        record: Its `Record`.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    class Buffer(schema.BufferT):
+        """Data at multiples of 16 bytes, which the schema asks for and Python's code forgets."""
+
+        def Pack(self, builder):
+            if self.data is not None and len(self.data):
+                builder.Prep(16, len(self.data))
+            return super().Pack(builder)
+
+    path = pathlib.Path(path)
+    content = path.read_bytes()
+    model = schema.ModelT.InitFromPackedBuf(content)
+    for buffer in model.buffers:
+        buffer.__class__ = Buffer
+    metadata = _metadata(record, outputs=len(model.subgraphs[0].outputs))
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = _NAME, len(model.buffers)
+    model.buffers.append(Buffer(data=np.frombuffer(metadata, "uint8")))
+    model.metadata = [*(model.metadata or ()), entry]
+    builder = flatbuffers.Builder(len(content) + 2**20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+        # Entries of a fixed date: the same file each time.
+        archive.writestr(zipfile.ZipInfo(RECORD_NAME), record.to_json())
+        if record.class_names is not None:
+            labels = "".join(f"{name}\n" for name in record.class_names)
+            archive.writestr(zipfile.ZipInfo(LABELS_MEMBER), labels)
+
+
+def _metadata(record, outputs):
+    """The metadata of a model of so many outputs, as bytes."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder()
+    output = [_scores if record.task == "classification" else _features] * outputs
+    name = builder.CreateString(f"keras_sepvit, {record.task}")
+    version = builder.CreateString(record.version)
+    parser = builder.CreateString(_PARSER_VERSION)
+    inputs = _vector(builder, [_image(builder, record)])
+    outputs = _vector(builder, [tensor(builder, record) for tensor in output])
+    graph = _vector(builder, [_table(builder, 5, {2: inputs, 3: outputs})])
+    root = _table(builder, 8, {0: name, 2: version, 3: graph, 7: parser})
+    builder.Finish(root, _IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _image(builder, record):
+    """The metadata of the input: colours, normalisation, range."""
+    lowest, highest = np.zeros(1), np.full(1, 255.0)
+    mean, deviation = np.zeros(1), np.ones(1)
+    if record.pixels == "imagenet":
+        mean, deviation = np.array(IMAGENET_MEAN), np.sqrt(IMAGENET_VARIANCE)
+    properties = _table(builder, 2, numbers={0: _COLOR_SPACES.get(record.channels, 0)})
+    fields = {0: builder.CreateString("image"), 3: _content(builder, _IMAGE, properties)}
+    if record.pixels != "unknown":
+        options = {0: _floats(builder, mean), 1: _floats(builder, deviation)}
+        options = _table(builder, 2, options)
+        unit = _table(builder, 2, {1: options}, numbers={0: _NORMALIZATION})
+        fields[4] = _vector(builder, [unit])
+        ends = [_floats(builder, (end - mean) / deviation) for end in (highest, lowest)]
+        fields[5] = _table(builder, 2, dict(enumerate(ends)))
+    return _table(builder, 7, fields)
+
+
+def _scores(builder, record):
+    """The metadata of a classifier's output: names of classes, range."""
+    fields = {0: builder.CreateString("logits")}
+    if record.activation in ("softmax", "sigmoid"):
+        ends = [_floats(builder, np.full(1, end)) for end in (1.0, 0.0)]
+        fields = {0: builder.CreateString("probabilities")}
+        fields[5] = _table(builder, 2, dict(enumerate(ends)))
+    fields[3] = _content(builder, _FEATURE, _table(builder, 0))
+    if record.class_names is not None:
+        name = builder.CreateString(LABELS_MEMBER)
+        file = _table(builder, 4, {0: name}, numbers={2: _AXIS_LABELS})
+        fields[6] = _vector(builder, [file])
+    return _table(builder, 7, fields)
+
+
+def _features(builder, record):
+    return _table(builder, 7, {3: _content(builder, _FEATURE, _table(builder, 0))})
+
+
+def _content(builder, kind, properties):
+    return _table(builder, 3, {1: properties}, numbers={0: kind})
+
+
+def _table(builder, size, offsets=(), numbers=()):
+    """A table of `size` fields: by their places, offsets of what is written already, and bytes."""
+    builder.StartObject(size)
+    for place, offset in dict(offsets).items():
+        builder.PrependUOffsetTRelativeSlot(place, offset, 0)
+    for place, number in dict(numbers).items():
+        builder.PrependUint8Slot(place, number, 0)
+    return builder.EndObject()
+
+
+def _vector(builder, offsets):
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return builder.EndVector()
+
+
+def _floats(builder, values):
+    return builder.CreateNumpyVector(np.asarray(values, "float32"))

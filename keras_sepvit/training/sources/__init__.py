@@ -1,0 +1,1 @@
+"""Where examples come from. `digits` and `scenes` need neither TensorFlow nor Keras."""

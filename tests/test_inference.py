@@ -1,0 +1,103 @@
+"""Predictions with Keras models, with the interface of exported files' predictors."""
+
+import keras
+import numpy as np
+import pytest
+from export_helpers import linear_model, noise
+from helpers import BACKEND
+from PIL import Image
+
+from keras_sepvit.export import to_litert
+from keras_sepvit.inference import KerasPredictor, evaluation_of_run
+from keras_sepvit.runtime import ImageClassifier, Predictor, read_image
+
+NAMES = ["one", "two", "three"]
+SHAPE = (8, 8, 3)
+
+
+def bare_model(activation="softmax"):
+    """A classifier of normalised images, which leaves that to its user."""
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, activation=activation)]
+    return keras.Sequential([keras.Input(SHAPE), *layers], name="bare")
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("inference") / "photo.png"
+    Image.fromarray(noise(1, (30, 20, 3))[0].astype("uint8")).save(path)
+    return path
+
+
+@pytest.mark.parametrize("make", [linear_model, bare_model])
+def test_a_model_and_its_exported_file_give_the_same(tmp_path, photo, make):
+    """Of 0..255 both, though the file of a model without normalisation takes other numbers."""
+    if BACKEND != "tensorflow" and make is linear_model:
+        pytest.skip("one conversion in a process of its own is enough")
+    pytest.importorskip("ai_edge_litert")
+    model, path = make(), tmp_path / "model.tflite"
+    how = {"crop": 1.0, "interpolation": "bilinear"}
+    to_litert(model, path, class_names=NAMES, verbose=False, **how)
+    ours, theirs = KerasPredictor(model, NAMES, **how), Predictor(path)
+    for name in ("image_shape", "class_names", "crop", "interpolation"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    images = noise(20, SHAPE)
+    expected = theirs.predict(images)
+    assert np.ptp(expected, axis=0).max() > 0.1
+    np.testing.assert_allclose(ours.predict(images.astype("uint8")), expected, atol=1e-5)
+    np.testing.assert_array_equal(
+        ours.read_image(photo), read_image(photo, *SHAPE, 1.0, "bilinear")
+    )
+    assert [guess.label for guess in ours.top(photo)] == [
+        guess.label for guess in theirs.top(photo)
+    ]
+    public = {name for name in dir(ImageClassifier) if name[0] != "_"}
+    assert {name for name in (*dir(ours), *dir(theirs)) if name[0] != "_"} == public | {
+        *("image_shape", "class_names", "crop", "interpolation", "record")
+    }
+
+
+def test_logits_get_a_softmax():
+    model, logits = bare_model(), bare_model(activation=None)
+    logits.set_weights(model.get_weights())
+    images = noise(2, SHAPE)
+    np.testing.assert_allclose(
+        KerasPredictor(logits).predict(images), KerasPredictor(model).predict(images), atol=1e-6
+    )
+
+
+@pytest.mark.once
+def test_wrong_arguments_are_refused():
+    model = linear_model()
+    vector = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    any_size = keras.Sequential(
+        [keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    )
+    for make, message in (
+        (lambda: KerasPredictor(vector), "no image classifier"),
+        (lambda: KerasPredictor(any_size), "say which with `image_size`"),
+        (lambda: KerasPredictor(model, image_size=(9, 9)), "`image_size`: .* 8 x 8.*9 x 9"),
+        (lambda: KerasPredictor(model, ["a"]), "3 classes. Received: 1 names"),
+        (lambda: KerasPredictor(model, crop=0), "crop=0"),
+        (lambda: KerasPredictor(model, interpolation="x"), "'x'"),
+        (lambda: KerasPredictor(model).predict(noise(1, (9, 8, 3))), r"\(count, 8, 8, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    assert KerasPredictor(any_size, image_size=(4, 5)).image_shape == (4, 5, 1)
+
+
+@pytest.mark.once
+def test_a_training_folder_tells_how_its_models_are_evaluated(tmp_path):
+    """As the trainer writes it; a file elsewhere tells nothing."""
+    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.training.recipe import save_recipe
+
+    assert evaluation_of_run(tmp_path / "best.keras") == {}
+    for name, expected in (
+        ("digits", {"crop": 1.0, "interpolation": "bilinear"}),
+        ("imagenet_t", {"crop": 0.875, "interpolation": "bicubic"}),
+    ):
+        save_recipe(load_recipe(name), tmp_path / "recipe.yaml")
+        assert evaluation_of_run(tmp_path / "best.keras") == expected
+    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    assert evaluation_of_run(str(tmp_path / "best.keras"))["labels"] == NAMES
