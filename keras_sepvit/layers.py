@@ -195,7 +195,9 @@ class DropPath(layers.Layer):
         keep = 1.0 - self.rate
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         kept = random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep
-        return inputs * ops.cast(ops.where(kept, 1.0 / keep, 0.0), inputs.dtype)
+        # Not `where`: on torch its two numbers would be copied to a GPU, which the host waits for.
+        scale = ops.cast(kept, "float32") * (1.0 / keep)
+        return inputs * ops.cast(scale, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
