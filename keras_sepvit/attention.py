@@ -58,8 +58,8 @@ class SeparableAttention(CompositeLayer):
         self.dsa_qkv = self.dense(3 * channels, "dsa_qkv")
         self.dsa_qkv.build((None, tokens, channels))
         if self.global_token is not None:
-            self.win_tokens_norm = layers.LayerNormalization(
-                epsilon=1e-5, dtype=self.dtype_policy, name="win_tokens_norm"
+            self.win_tokens_norm = self.part(
+                layers.LayerNormalization, epsilon=1e-5, name="win_tokens_norm"
             )
             self.win_tokens_norm.build((None, windows, channels))
             self.psa_qk = self.dense(2 * channels, "psa_qk")

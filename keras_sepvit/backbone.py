@@ -179,12 +179,23 @@ class BackboneMixin(StagesMixin):
         return backbone
 
     def get_config(self):
-        return {
+        config = {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": dtype_config(self),
             **self._config,
         }
+        frozen = [layer.name for layer in self.layers if not layer.trainable]
+        return {**config, "frozen_layers": frozen} if self.trainable and frozen else config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        frozen = config.pop("frozen_layers", ())
+        backbone = super().from_config(config)
+        for name in frozen:
+            backbone.get_layer(name).trainable = False
+        return backbone
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

@@ -88,7 +88,6 @@ class SepViTBlock(CompositeLayer):
             self.window_grid = window_grid((height, width), self.window_size)
             windows = math.prod(self.window_grid)
         positions = self.window_size[0] * self.window_size[1]
-        dtype = self.dtype_policy
 
         self.has_psa = windows != 1 or self.single_window_psa
         self.has_token = self.has_psa and self.window_tokens in ("learned", "zeros")
@@ -103,17 +102,15 @@ class SepViTBlock(CompositeLayer):
                 name="win_tokens", shape=(1, windows, 1, channels), initializer="zeros"
             )
         tokens_shape = (None, windows, positions + self.has_token, channels)
-        self.norm1 = layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="norm1")
+        self.norm1 = self.part(layers.LayerNormalization, epsilon=1e-6, name="norm1")
         self.norm1.build(tokens_shape)
-        self.attn = SeparableAttention(
-            self.num_heads, self._global_token(), dtype=dtype, name="attn"
-        )
+        self.attn = self.part(SeparableAttention, self.num_heads, self._global_token(), name="attn")
         self.attn.build(tokens_shape)
-        self.norm2 = layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="norm2")
+        self.norm2 = self.part(layers.LayerNormalization, epsilon=1e-6, name="norm2")
         self.norm2.build(input_shape)
-        self.mlp = MLP(int(channels * self.mlp_ratio), dtype=dtype, name="mlp")
+        self.mlp = self.part(MLP, int(channels * self.mlp_ratio), name="mlp")
         self.mlp.build(input_shape)
-        self.drop_path = DropPath(self.drop_path_rate, dtype=dtype, name="drop_path")
+        self.drop_path = self.part(DropPath, self.drop_path_rate, name="drop_path")
         self.drop_path.build(input_shape)
 
     def call(self, inputs, training=False):

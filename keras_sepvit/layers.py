@@ -12,7 +12,15 @@ from keras_sepvit.validation import check_choice, check_map, check_rate, positiv
 
 
 class CompositeLayer(layers.Layer):
-    """A layer of layers, whose configuration says which of them are quantised."""
+    """A layer of layers, whose configuration says which of them are quantised.
+
+    All layers in it are made by `part` or `dense`.
+    """
+
+    def part(self, layer_class, *args, dtype=None, **kwargs):
+        """A layer in this one: of its dtype policy, and frozen where it is made frozen."""
+        dtype = dtype or self.dtype_policy
+        return layer_class(*args, dtype=dtype, trainable=self.trainable, **kwargs)
 
     def dense(self, units, name):
         """A `Dense` layer with the authors' initialisation, to be made in `build`."""
@@ -20,7 +28,9 @@ class CompositeLayer(layers.Layer):
         if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
             # Its own alone: Keras cannot save a quantised layer that has the map.
             policy = policy[f"{self.path}/{name}"]
-        return layers.Dense(units, kernel_initializer=TruncatedNormal(), dtype=policy, name=name)
+        return self.part(
+            layers.Dense, units, kernel_initializer=TruncatedNormal(), dtype=policy, name=name
+        )
 
     def get_config(self):
         return {**super().get_config(), "dtype": dtype_config(self)}
@@ -86,16 +96,16 @@ class PatchEmbedding(CompositeLayer):
         self.strides = positive_int("strides", strides)
         self.mode = check_choice("mode", mode, PATCH_EMBEDDINGS)
         self.padding = self.strides - 1 if mode == "overlapping" else 0
-        self.proj = layers.Conv2D(
+        self.proj = self.part(
+            layers.Conv2D,
             self.filters,
             self.strides + self.padding,
             strides=self.strides,
             data_format="channels_last",
             kernel_initializer=FanOutNormal(),
-            dtype=self.dtype_policy,
             name="proj",
         )
-        self.norm = layers.LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name="norm")
+        self.norm = self.part(layers.LayerNormalization, epsilon=1e-5, name="norm")
 
     def build(self, input_shape):
         check_map(self.name, input_shape)
@@ -138,12 +148,12 @@ class PEG(CompositeLayer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.proj = layers.DepthwiseConv2D(
+        self.proj = self.part(
+            layers.DepthwiseConv2D,
             3,
             padding="same",
             data_format="channels_last",
             depthwise_initializer=FanOutNormal(),
-            dtype=self.dtype_policy,
             name="proj",
         )
 
