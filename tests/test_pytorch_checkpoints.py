@@ -48,8 +48,30 @@ WRAPPERS = {
     "net.encoder._orig_mod.": lambda state: {
         "state_dict": {f"net.encoder._orig_mod.{key}": value for key, value in state.items()}
     },
+    "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 3},
+    "params": lambda state: {"params": {f"model.{key}": value for key, value in state.items()}},
+    "ema alone": lambda state: {"model_ema": {"decay": {}, "module": state}, "model": {}},
+    "averaged": lambda state: {
+        "n_averaged": torch.tensor(3),
+        **{f"module._orig_mod.{key}": value for key, value in state.items()},
+    },
     "parameters": lambda state: {key: torch.nn.Parameter(t) for key, t in state.items()},
 }
+
+
+@pytest.mark.parametrize(
+    "averaged, inner",
+    [("model_ema", None), ("state_dict_ema", None), ("ema", "module")],
+)
+def test_averaged_weights_come_before_others(averaged, inner, source, tmp_path):
+    state = {inner: source[1]} if inner else source[1]
+    raw = {key: value + 1 for key, value in source[1].items()}
+    torch.save({"model": raw, averaged: state}, tmp_path / "checkpoint.pth")
+    model = classifier(seed=3)
+    report = load_weights(model, tmp_path / "checkpoint.pth")
+    assert_same(values(model), values(source[0]))
+    assert report.part == (f"{averaged}.{inner}" if inner else averaged)
+    assert f"from '{report.part}' of '" in str(report)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -203,8 +225,8 @@ def test_whole_modules_are_not_loaded(untouched, tmp_path):
         (torch.zeros(3), "no state dict but a Tensor"),
         ({}, "no state dict but an empty dict"),
         (
-            {"epoch": 3, "net": {"a": torch.zeros(3)}},
-            "2 of its 2 entries are no named tensors: 'epoch', 'net'",
+            {"epoch": 3, "best": {"a": torch.zeros(3)}},
+            "2 of its 2 entries are no named tensors: 'epoch', 'best'",
         ),
         ({"model": {"a": torch.zeros(3), "b": 4}}, "1 of its 2 entries are .*: 'b'"),
         ({"a": torch.zeros(3)}, "no weights of SepViT, but a"),

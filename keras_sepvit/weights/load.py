@@ -33,6 +33,9 @@ class LoadReport:
         new: Paths of the variables that kept their initial values.
         unused: Names in the file of arrays that the model has no place for.
         unused_head: Those of `unused` that are of a head, not of the backbone.
+        part: Of a PyTorch checkpoint with several state dicts, such as `"model"` and
+            `"model_ema"`, the keys of the one that was loaded: averaged weights where
+            there are any. Else None.
     """
 
     source: str
@@ -41,11 +44,14 @@ class LoadReport:
     new: tuple[str, ...]
     unused: tuple[str, ...]
     unused_head: tuple[str, ...] = ()
+    part: str | None = None
 
     def __str__(self) -> str:
         count = len(self.assigned) + len(self.resized)
+        part = f"'{self.part}' of " if self.part else ""
         lines = [
-            f"Loaded {count} of the model's {count + len(self.new)} weights from '{self.source}'."
+            f"Loaded {count} of the model's {count + len(self.new)} weights from "
+            f"{part}'{self.source}'."
         ]
         for names, what in (
             (self.resized, "window tokens resized to another grid of windows"),
@@ -129,7 +135,8 @@ def load_weights(
         model: A SepViT classifier or `SepViTBackbone`.
         source: Path of a `.weights.h5` or `.keras` file with a SepViT model, or of
             a checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
-            which need torch, or `.safetensors`).
+            which need torch, or `.safetensors`). Of one with averaged weights beside others
+            (`model_ema` and `model`), the averaged are loaded; the report names them.
         skip_head_mismatch: Keep the model's head as it is if the file has none
             or another one, such as for another number of classes.
         partial: Load whatever has the right name and shape, and leave the rest.
@@ -207,6 +214,7 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
         new=tuple(plan.new),
         unused=tuple(arrays[path].name for path in plan.unused),
         unused_head=tuple(arrays[path].name for path in plan.unused if parse(path).is_head),
+        part=next(iter(plan.copied.values())).part,
     )
 
 

@@ -1,6 +1,7 @@
 """Weights in the form of the authors' PyTorch code: one table, read both ways."""
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import pathlib
@@ -54,8 +55,12 @@ TABLE = (
     ("head", "head", "head/", _DENSE),
 )
 
-# Where the parts of a checkpoint of PyTorch training code lie.
-_STATE_DICT_KEYS = ("model", "state_dict")
+# Where the weights lie in a checkpoint of PyTorch training code: those averaged over the
+# training, with which its results are measured, before the last ones.
+_AVERAGED_KEYS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+_STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "params", "net", "module")
+# The counter that `torch.optim.swa_utils.AveragedModel` keeps beside the weights.
+_COUNTER = "n_averaged"
 _PREFIX = re.compile(r"^(?:(?:module|backbone|_orig_mod)\.)+")
 
 # Classes of the head that the authors' dense form carries without using it.
@@ -177,7 +182,8 @@ def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
 def open_pytorch(path):
     """Opens a PyTorch checkpoint (`.pth`, `.pt`, `.bin`) or a `.safetensors` file.
 
-    A checkpoint is a state dict, or holds one as `"model"` or `"state_dict"`;
+    A checkpoint is a state dict, or holds one under `"model"`, `"state_dict"` or another
+    usual key; averaged weights (`"model_ema"` and the like) come before others;
     the prefixes `module.`, `backbone.` and `_orig_mod.` of keys are dropped, and any other
     that all keys share. No code in a checkpoint is run.
 
@@ -229,11 +235,10 @@ def _shared_prefix(keys):
 
 
 def _transposed(stored, axes):
-    return StoredArray(
-        stored.name,
-        tuple(stored.shape[axis] for axis in axes),
-        stored.dtype,
-        lambda: stored.read().transpose(axes),
+    return dataclasses.replace(
+        stored,
+        shape=tuple(stored.shape[axis] for axis in axes),
+        read=lambda: stored.read().transpose(axes),
     )
 
 
@@ -256,18 +261,22 @@ def _load_checkpoint(path):
             "with torch and save its state dict alone: `torch.save(model.state_dict(), path)`."
             f"{f' torch said: {reason[1]}' if reason else ''}"
         ) from error
-    state_dict = _state_dict(checkpoint, path)
+    state_dict, part = _state_dict(checkpoint, path)
     check_expansion(path, sum(t.numel() * t.element_size() for t in state_dict.values()))
-    return {key: _stored_tensor(key, tensor) for key, tensor in state_dict.items()}
+    return {key: _stored_tensor(key, tensor, part) for key, tensor in state_dict.items()}
 
 
 def _state_dict(checkpoint, path):
     import torch
 
-    state_dict = checkpoint
-    for name in _STATE_DICT_KEYS:
-        if isinstance(state_dict, dict) and isinstance(state_dict.get(name), dict):
-            state_dict = state_dict[name]
+    """The state dict in a checkpoint, and under which keys where there are several."""
+    state_dict, keys, several = checkpoint, [], False
+    while found := _containers(state_dict):
+        several = several or len(found) > 1
+        keys.append(found[0])
+        state_dict = state_dict[found[0]]
+    if isinstance(state_dict, dict):
+        state_dict = {key: value for key, value in state_dict.items() if key != _COUNTER}
     if not isinstance(state_dict, dict) or not state_dict:
         raise ValueError(
             f"The weights file '{path}' holds no state dict but "
@@ -283,7 +292,15 @@ def _state_dict(checkpoint, path):
             f"The weights file '{path}' holds no state dict: {len(others)} of its "
             f"{len(state_dict)} entries are no named tensors: {', '.join(others[:5])}. {_EXPECTED}"
         )
-    return state_dict
+    return state_dict, ".".join(keys) if several else None
+
+
+def _containers(checkpoint):
+    """Keys of what may be a state dict in a checkpoint, averaged weights first."""
+    if not isinstance(checkpoint, dict):
+        return []
+    known = (*_AVERAGED_KEYS, *_STATE_DICT_KEYS)
+    return [key for key in known if isinstance(checkpoint.get(key), dict) and checkpoint[key]]
 
 
 _EXPECTED = (
@@ -292,14 +309,14 @@ _EXPECTED = (
 )
 
 
-def _stored_tensor(key, tensor):
+def _stored_tensor(key, tensor, part):
     def read():
         if dtype == "bfloat16":  # which NumPy lacks; float32 holds it exactly
             return tensor.detach().float().numpy()
         return tensor.detach().numpy()
 
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return StoredArray(key, tuple(tensor.shape), dtype, read)
+    return StoredArray(key, tuple(tensor.shape), dtype, read, part=part)
 
 
 @contextlib.contextmanager
