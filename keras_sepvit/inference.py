@@ -18,7 +18,7 @@ class KerasPredictor(ImageClassifier):
     """An image classifier of Keras, with the methods of `keras_sepvit.runtime.Predictor`.
 
     A model without a Normalization or Rescaling layer gets images normalised with
-    ImageNet's mean and deviation; logits get a softmax.
+    ImageNet's mean and deviation; logits get a softmax, a single one a sigmoid.
 
     Args:
         model: A Keras model of one image input, (batch, height, width, channels), and one
@@ -29,6 +29,8 @@ class KerasPredictor(ImageClassifier):
         crop: Share of a photo's shorter side that the centre crop keeps, above 0 and at
             most 1.
         interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
+        activation: What makes probabilities of the outputs: `"softmax"`, `"sigmoid"`, or
+            `"none"` where they are probabilities. By default the model tells.
 
     Attributes:
         image_shape: (height, width, channels) of the images.
@@ -42,17 +44,25 @@ class KerasPredictor(ImageClassifier):
     """
 
     def __init__(
-        self, model, labels=None, *, image_size=None, crop=CROP, interpolation=INTERPOLATION
+        self,
+        model,
+        labels=None,
+        *,
+        image_size=None,
+        crop=CROP,
+        interpolation=INTERPOLATION,
+        activation=None,
     ):
         self._model = model
         self.image_shape = image_shape(model, image_size)
         self.class_names = _class_names(labels, model.outputs[0].shape[-1])
         self.crop, self.interpolation = check_crop(crop), check_interpolation(interpolation)
+        self._activation = scores.missing_activation(model, activation)
 
     def _probabilities(self, images):
         inputs = scores.preprocess(self._model, images)
         outputs = self._model.predict(inputs, batch_size=_BATCH_SIZE, verbose=0)
-        return scores.probabilities(self._model, outputs)
+        return scores.probabilities(outputs, self._activation)
 
 
 def image_shape(model, image_size=None):

@@ -17,6 +17,7 @@ def evaluate(
     batch_size=64,
     crop=None,
     interpolation="bicubic",
+    activation=None,
     report=None,
     verbose=0,
 ):
@@ -36,6 +37,8 @@ def evaluate(
         crop: Share of the shorter side, above 0 and at most 1; by default that of the
             source: 0.875, and 1 for the digits.
         interpolation: `"bicubic"` or `"bilinear"`.
+        activation: What makes probabilities of a Keras model's outputs: `"softmax"`, `"sigmoid"`,
+            or `"none"` where they are probabilities. By default the model tells.
         report: A `DataReport` that unreadable images are added to.
         verbose: 1 for a progress bar, 0 for none.
 
@@ -49,7 +52,7 @@ def evaluate(
         ValueError: if the model has another number of classes than the source, an
             argument is out of its range, or no image can be read.
     """
-    predict, classes = _predictor(model)
+    predict, classes = _predictor(model, activation)
     if classes != source.classes:
         raise ValueError(
             f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
@@ -73,12 +76,15 @@ def evaluate(
     return {**results, **accuracy.counts(), "unreadable": report.unreadable - known}
 
 
-def _predictor(model):
+def _predictor(model, activation):
     """A function from images of 0..255 to probabilities, and the number of classes."""
     if hasattr(model, "class_names"):
         return model.predict, len(model.class_names)
 
+    activation = scores.missing_activation(model, activation)
+
     def predict(images):
-        return scores.probabilities(model, model.predict_on_batch(scores.preprocess(model, images)))
+        outputs = model.predict_on_batch(scores.preprocess(model, images))
+        return scores.probabilities(outputs, activation)
 
     return predict, model.output_shape[-1]

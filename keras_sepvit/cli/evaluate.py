@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from keras_sepvit.cli.common import (
+    Activation,
     Classes,
     ImageSize,
     Interpolation,
@@ -40,6 +41,7 @@ def evaluate(
         ),
     ] = None,
     interpolation: Interpolation = None,
+    activation: Activation = None,
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
     variant: Variant = None,
     classes: Classes = None,
@@ -69,6 +71,8 @@ def evaluate(
     if weights.lower().endswith(runtime.SUFFIXES):
         if variant is not None or classes is not None:
             raise whole_model_error(weights)
+        if activation is not None:
+            raise ValueError("--activation is for models of Keras. Leave it out.")
         model = runtime.Predictor(weights)
         known = classifiers.how(model.record)
         height, width, channels = model.image_shape
@@ -88,6 +92,7 @@ def evaluate(
         batch_size=batch_size,
         crop=known.get("crop") if crop is None else crop,
         interpolation=interpolation or known.get("interpolation", INTERPOLATION),
+        activation=activation,
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )

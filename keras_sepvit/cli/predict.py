@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from keras_sepvit.cli.common import (
+    Activation,
     Classes,
     Crop,
     ImageSize,
@@ -36,6 +37,7 @@ def predict(
     labels: Labels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    activation: Activation = None,
     pixels: Annotated[
         str | None,
         typer.Option(
@@ -70,11 +72,14 @@ def predict(
     if weights.suffix.lower() in runtime.SUFFIXES:
         if variant is not None or classes is not None:
             raise whole_model_error(weights)
+        if activation is not None:
+            raise ValueError("--activation is for models of Keras. Leave it out.")
         predictor = runtime.Predictor(weights, pixels=pixels, **given)
         check_image_size(size, *predictor.image_shape[:2])
     else:
         if pixels is not None:
             raise ValueError("--pixels is for .tflite and .onnx files. Leave it out.")
+        given["activation"] = activation
         predictor = _keras_predictor(weights, variant, classes, size, given)
     batch = np.stack([predictor.read_image(path) for path in images])
     results = [
