@@ -111,7 +111,7 @@ def evaluation_of_run(path):
     if not (folder / "recipe.yaml").is_file():
         return found
     if (folder / "classes.txt").is_file():
-        found["labels"] = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+        found["labels"] = naming.read_names(folder / "classes.txt")
     # The trainer writes the file with one key a line; YAML's parsers are an extra's.
     recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     data = re.search(r"^data:\n((?:[ ].*\n)*)", recipe, re.MULTILINE)

@@ -120,6 +120,7 @@ def export(
 
     from keras_sepvit import export as exporting
     from keras_sepvit.cli import classifiers
+    from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.scores import normalizes_images
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
@@ -132,7 +133,7 @@ def export(
     options = {**classifiers.evaluation_of(weights), **options}
     names = options.pop("labels", None)
     if labels is not None:
-        names = labels.read_text(encoding="utf-8").splitlines()
+        names = read_names(labels)
     options |= {"class_names": names, "check": _CHECKS[check], "overwrite": overwrite}
     options["normalize"] = not normalizes_images(model) and channels == 3
     how = {name: options[name] for name in ("crop", "interpolation") if name in options}
