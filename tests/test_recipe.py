@@ -63,10 +63,21 @@ def test_named_recipes_do_not_change():
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["folder:/data/set #2", "no", "1e3", "007", "@x", "[a", "a: b", "'q'", "a=b", "${x}", "null"],
+)
+def test_text_is_taken_as_it_is_typed(text):
+    assert load_recipe("imagenet_t", [f"data.name={text}"]).data.name == text
+    optional = load_recipe("imagenet_t", [f"data.data_dir={text}"]).data.data_dir
+    assert optional == (None if text == "null" else text)
+
+
+@pytest.mark.parametrize(
     "changes, message",
     [
         (["bach_size=3"], "bach_size"),
         (["batch_size=many"], "many"),
+        (["batch_size=@x"], "batch_size cannot have this value"),
         (["epochs"], "key=value"),
         (["epochs=0"], "epochs must be at least 1"),
         (["accumulate=5"], "divisor of batch_size"),

@@ -3,6 +3,7 @@
 OmegaConf reads and checks YAML files and changes from the shell, `key=value`.
 """
 
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,7 +202,8 @@ def changed_recipe(recipe, settings=None, overrides=(), name=None):
     Args:
         recipe: The `Recipe` to begin with.
         settings: Nested dict of changes, as from YAML.
-        overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`.
+        overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`. Text is
+            taken as it is typed, `null` for none; other values are YAML.
         name: What to call it in errors.
 
     Returns:
@@ -215,7 +217,8 @@ def changed_recipe(recipe, settings=None, overrides=(), name=None):
     omega = omegaconf.OmegaConf
     try:
         merged = omega.merge(omega.structured(recipe), settings or {})
-        merged.merge_with_dotlist([_checked_override(text) for text in overrides])
+        for text in overrides:
+            _override(merged, recipe, text)
         missing = sorted(omega.missing_keys(merged))
         if missing:
             raise ValueError(
@@ -270,10 +273,31 @@ def _omegaconf():
     return omegaconf
 
 
-def _checked_override(text):
-    if "=" not in text:
+def _override(merged, recipe, text):
+    """Makes the change `"key=value"` in the OmegaConf form of a recipe."""
+    key, equals, value = text.partition("=")
+    if not equals:
         raise ValueError(
             f"A change to a recipe is written key=value. Received: {text!r}. Keys are those of the "
             "recipe, such as optimizer.learning_rate."
         )
-    return text
+    types = typing.get_args(kind := _type_of(recipe, key)) or (kind,)
+    if str not in types:
+        import yaml  # OmegaConf's
+
+        try:
+            merged.merge_with_dotlist([text])
+        except yaml.YAMLError as error:
+            raise ValueError(f"{key} cannot have this value. Received: {text!r}.") from error
+        return
+    none = type(None) in types and value in ("", "null")
+    # A dollar and a brace would be an interpolation of OmegaConf's.
+    _omegaconf().OmegaConf.update(merged, key, None if none else value.replace("${", r"\${"))
+
+
+def _type_of(recipe, key):
+    """The type of a recipe's key as annotated; None where there is no such key."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        recipe = getattr(recipe, parent, None)
+    return typing.get_type_hints(type(recipe)).get(name)
