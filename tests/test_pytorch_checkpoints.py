@@ -1,6 +1,7 @@
 """Checkpoints of PyTorch of all kinds: wrapped, of other precisions, broken and hostile."""
 
 import argparse
+import collections
 import pathlib
 import pickle
 import sys
@@ -55,8 +56,28 @@ WRAPPERS = {
         "n_averaged": torch.tensor(3),
         **{f"module._orig_mod.{key}": value for key, value in state.items()},
     },
+    "other data": lambda state: {
+        "model": state,
+        "best": np.float64(0.9),
+        "history": np.arange(3),
+        "folder": pathlib.Path("/data"),
+        "counts": collections.defaultdict(list, {"a": [1]}),
+    },
+    "omegaconf": lambda state: {
+        "state_dict": state,
+        "config": pytest.importorskip("omegaconf").OmegaConf.create({"a": [1, {"b": None}]}),
+    },
     "parameters": lambda state: {key: torch.nn.Parameter(t) for key, t in state.items()},
 }
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["a.pth.tar", "a.ckpt", "a.PTH", "a.Pth.Tar", "a.best.ckpt"])
+def test_names_of_checkpoints(name, source, tmp_path):
+    torch.save(source[1], tmp_path / name)
+    loaded = classifier()
+    load_quietly(loaded, tmp_path / name)
+    assert_same(values(loaded), values(source[0]))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
 import warnings
 
 import keras
@@ -12,7 +11,7 @@ from keras import ops
 
 from keras_sepvit.names import parse
 from keras_sepvit.weights.fetch import local_file
-from keras_sepvit.weights.files import check_file, damaged, numbered
+from keras_sepvit.weights.files import check_file, damaged, numbered, suffix_of
 from keras_sepvit.weights.hdf5 import named_by, open_h5, open_keras
 from keras_sepvit.weights.matching import Plan, mismatch_message
 from keras_sepvit.weights.pytorch import open_pytorch
@@ -165,7 +164,7 @@ def open_weights(source):
         raise ValueError(
             f"`source` must be the path of a weights file. Received: {type(source).__name__}."
         )
-    with _OPENERS.get(pathlib.Path(source).suffix, open_pytorch)(source) as arrays:
+    with _OPENERS.get(suffix_of(source), open_pytorch)(source) as arrays:
         yield arrays
 
 

@@ -4,11 +4,9 @@ import contextlib
 import dataclasses
 import importlib
 import os
-import pathlib
 import pickle
 import re
 import zipfile
-from argparse import Namespace
 
 import keras
 import ml_dtypes
@@ -25,6 +23,7 @@ from keras_sepvit.weights.files import (
     check_expansion,
     check_file,
     damaged,
+    suffix_of,
 )
 
 # Variables of a layer: (name in PyTorch, name in Keras, axes of the PyTorch array
@@ -62,6 +61,14 @@ _STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "params", "net", 
 # The counter that `torch.optim.swa_utils.AveragedModel` keeps beside the weights.
 _COUNTER = "n_averaged"
 _PREFIX = re.compile(r"^(?:(?:module|backbone|_orig_mod)\.)+")
+
+# Data that training code stores beside weights: loaded as a `_StandIn`, which does nothing.
+_STAND_INS = re.compile(
+    r"argparse\.Namespace|collections\.defaultdict|typing\.\w+|_codecs\.encode|omegaconf\..*"
+    r"|pathlib\.(_local\.)?(Pure)?(Posix|Windows)?Path"
+    r"|numpy\.(dtype|ndarray|dtypes\.\w+|_?core\.multiarray\.(scalar|_reconstruct))"
+    r"|builtins\.(dict|list|set|tuple|int|float|str|bool|bytes|complex|object|slice)|datetime\.\w+"
+)
 
 # Classes of the head that the authors' dense form carries without using it.
 _DENSE_FORM_CLASSES = 1000
@@ -160,11 +167,11 @@ def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
             that the authors' code does not have.
         ImportError: if torch or safetensors is not installed.
     """
-    suffix = pathlib.Path(path).suffix
+    suffix = suffix_of(path)
     if suffix not in PYTORCH_SUFFIXES:
         raise ValueError(
-            f"Cannot write '{path}' for PyTorch. Expected a name ending in .pth, .pt, .bin or "
-            ".safetensors."
+            f"Cannot write '{path}' for PyTorch. Expected a name ending in one of "
+            f"{', '.join(PYTORCH_SUFFIXES)}."
         )
     if suffix == ".safetensors":
         from_numpy = _import("safetensors.numpy", path).save_file
@@ -197,7 +204,7 @@ def open_pytorch(path):
         ImportError: if torch or safetensors is not installed.
     """
     check_file(path)
-    if pathlib.Path(path).suffix == ".safetensors":
+    if suffix_of(path) == ".safetensors":
         with _open_safetensors(path) as tensors:
             yield _by_variable_path(tensors, path)
     else:
@@ -242,14 +249,50 @@ def _transposed(stored, axes):
     )
 
 
+class _StandIn:
+    """Takes the place of any class or function in a checkpoint, and of what it would make."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __hash__(self):
+        return id(self)
+
+
+def _plain_dict(*_):
+    return {}  # torch fills no others
+
+
+def _load_with_stand_ins(path):
+    """What `torch.load` gives of a file, without running any code of it."""
+    torch = _import("torch", path)
+    is_zip, stand_ins = zipfile.is_zipfile(path), {}
+    while True:
+        allowed = [(stand_in, name) for name, stand_in in stand_ins.items()]
+        try:
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except pickle.UnpicklingError as error:
+            refused = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+            name = refused[1] if refused else ""
+            name = name if "." in name else f"builtins.{name}"
+            if name in stand_ins or not _STAND_INS.fullmatch(name):
+                raise
+            is_dict = name == "collections.defaultdict"
+            stand_ins[name] = _plain_dict if is_dict else type("StandIn", (_StandIn,), {})
+
+
 def _load_checkpoint(path):
     """The tensors of a checkpoint by key, read from the file when they are used."""
-    torch = _import("torch", path)
-    is_zip = zipfile.is_zipfile(path)
+    _import("torch", path)
     try:
-        # Training code often stores its command line: a plain bag of values.
-        with torch.serialization.safe_globals([Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        checkpoint = _load_with_stand_ins(path)
     except Exception as error:  # torch raises many kinds for damaged files
         if not isinstance(error, pickle.UnpicklingError) and "TorchScript" not in str(error):
             raise damaged(path, TORCH_KIND, error) from error
