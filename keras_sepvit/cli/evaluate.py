@@ -13,8 +13,10 @@ from keras_sepvit.cli.common import (
     ImageSize,
     Interpolation,
     Json,
+    Labels,
     Variant,
     Weights,
+    check_files_exist,
     check_image_size,
     parse_image_size,
     whole_model_error,
@@ -42,6 +44,7 @@ def evaluate(
     ] = None,
     interpolation: Interpolation = None,
     activation: Activation = None,
+    labels: Labels = None,
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
     variant: Variant = None,
     classes: Classes = None,
@@ -54,8 +57,10 @@ def evaluate(
     (imagenet2012_real, where a prediction is right if it is among an image's
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
     interpolation are the model's where its file tells: an exported one, or one in its
-    training folder.
+    training folder. Classes are matched by name where both the data and the model, or
+    --labels, have names.
     """
+    check_files_exist(labels)
     size = parse_image_size(image_size) if image_size else None
 
     import keras
@@ -64,6 +69,7 @@ def evaluate(
     from keras_sepvit.classification.evaluation import evaluate as measure
     from keras_sepvit.cli import classifiers
     from keras_sepvit.record import INTERPOLATION
+    from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.report import DataReport
     from keras_sepvit.training.sources.labelled import open_source
 
@@ -93,6 +99,7 @@ def evaluate(
         crop=known.get("crop") if crop is None else crop,
         interpolation=interpolation or known.get("interpolation", INTERPOLATION),
         activation=activation,
+        class_names=known.get("labels") if labels is None else read_names(labels),
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )
