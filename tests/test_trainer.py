@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keras_sepvit.cli import app
+from keras_sepvit.inference import evaluation_of_run
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training.callbacks import NonFiniteLossError
 from keras_sepvit.training.trainer import Trainer
@@ -61,6 +62,7 @@ def test_a_run_learns_and_leaves_its_files(trained):
         assert min(picture.size) > 300
     assert list((folder / "tensorboard").rglob("events.*"))
     assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
+    assert evaluation_of_run(folder / "best.keras")["crop"] == 1.0
     assert load_recipe(folder / "recipe.yaml") == recipe("epochs=2", "checkpoint_steps=4")
     assert not [path for path in folder.rglob(".*") if path.is_file()]  # nothing half written
 
