@@ -15,6 +15,8 @@ from helpers import to_numpy
 from PIL import Image
 from typer.testing import CliRunner
 
+from keras_sepvit.classification import task
+from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.cli import app
 from keras_sepvit.inference import evaluation_of_run
 from keras_sepvit.recipes import load_recipe
@@ -35,6 +37,13 @@ def recipe(*changes, name="digits"):
 
 def final_weights(folder):
     return [to_numpy(w) for w in keras.saving.load_model(folder / "last.keras").weights]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "DIGITS_CONFIG", training_data.SMALL_DIGITS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +180,7 @@ def test_training_from_the_imagenet_builder(tmp_path):
     """Two steps from the record files that TFDS's own builder made of (tiny) archives."""
     changes = [
         f"data.data_dir={training_data.imagenet()}",
+        f"model.variant={DIGITS_VARIANT}",
         "model.image_size=32",
         "batch_size=6",
         "epochs=1",
