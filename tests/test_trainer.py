@@ -63,7 +63,7 @@ def test_a_run_learns_and_leaves_its_files(trained):
     assert losses[1] < losses[0]
     with open(folder / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [0, 1]
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
     assert float(rows[1]["val_top1"]) == pytest.approx(result["history"][1]["val_top1"])
     assert float(rows[1]["images_per_second"]) > 0
     assert result["best"] == max(epoch["val_top1"] for epoch in result["history"])
@@ -155,7 +155,7 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         "optimizer.warmup_epochs=0",
         "optimizer.clip_norm=null",
     )
-    with pytest.raises(NonFiniteLossError, match=r"step \d+ of epoch 0.*digits/train:\d+"):
+    with pytest.raises(NonFiniteLossError, match=r"step \d+ of epoch 1.*digits/train:\d+"):
         Trainer(broken, tmp_path).train(verbose=0)
 
 

@@ -72,6 +72,12 @@ def train(
     except FloatingPointError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        kept = "The same command goes on from the last checkpoint"
+        if not trainer.folder.checkpoint.exists():
+            kept = "There is no checkpoint yet: the same command begins anew"
+        typer.echo(f"Stopped. {kept} in {trainer.folder}.", err=True)
+        raise typer.Exit(130) from error
     if as_json:
         typer.echo(json.dumps(vars(result), indent=2))
         return
