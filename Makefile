@@ -12,9 +12,10 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 STAMP := $(VENV)/.installed
 QUICKSTART_VENV := $(VENV)-quickstart-$(KERAS_BACKEND)
 QUICKSTART_STAMP := $(QUICKSTART_VENV)/.installed
+TF217_VENV := $(VENV)-tf217
 PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraints.txt
 
-.PHONY: venv quickstart test lint clean
+.PHONY: venv quickstart test test-tf217 lint clean
 
 # The environment of the tests. timm comes for its augmentation alone, which the tests compare
 # with: the package as a whole needs torchvision, which has no CPU build for this torch.
@@ -51,9 +52,19 @@ test: $(STAMP)
 	printf "\n== summary\n$$summary"; \
 	exit $$status
 
+# SavedModels, and what is said of TF-TRT, in TensorFlow 2.17, the last with TensorRT: it cannot
+# be installed beside this package, and needs Python 3.9 to 3.12.
+test-tf217: $(STAMP) $(TF217_VENV)/.installed
+	KERAS_SEPVIT_TF217=$(TF217_VENV) $(VENV)/bin/python -m pytest -q tests/test_export_tftrt.py
+
+$(TF217_VENV)/.installed:
+	$(PYTHON) -m venv --clear $(TF217_VENV)
+	$(TF217_VENV)/bin/python -m pip install --quiet --progress-bar off "tensorflow-cpu==2.17.*"
+	@touch $@
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-quickstart-* build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-quickstart-* $(TF217_VENV) build dist *.egg-info .pytest_cache .ruff_cache
