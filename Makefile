@@ -13,9 +13,10 @@ STAMP := $(VENV)/.installed
 QUICKSTART_VENV := $(VENV)-quickstart-$(KERAS_BACKEND)
 QUICKSTART_STAMP := $(QUICKSTART_VENV)/.installed
 TF217_VENV := $(VENV)-tf217
+RELEASE_VENV := $(VENV)-release
 PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraints.txt
 
-.PHONY: venv quickstart test test-tf217 lint clean
+.PHONY: venv quickstart test test-tf217 lint release-check clean
 
 # The environment of the tests. timm comes for its augmentation alone, which the tests compare
 # with: the package as a whole needs torchvision, which has no CPU build for this torch.
@@ -65,6 +66,19 @@ $(TF217_VENV)/.installed:
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# What users would get: the wheel, in an environment of its own and outside of the checkout, runs
+# the quick start.
+release-check:
+	rm -rf dist
+	$(PYTHON) -m venv --clear $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
+	$(RELEASE_VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(RELEASE_VENV)/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[train,$(KERAS_BACKEND)]"
+	folder=$$(mktemp -d) && cp examples/quickstart.py $$folder && cd $$folder && \
+	  KERAS_BACKEND=$(KERAS_BACKEND) $(abspath $(RELEASE_VENV))/bin/python quickstart.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-quickstart-* $(TF217_VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-quickstart-* $(RELEASE_VENV) $(TF217_VENV)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,7 @@
 """The SepViT block: separable attention over windows of a map, then an MLP."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.attention import SeparableAttention
-from keras_sepvit.configs import WINDOW_TOKENS
+from keras_sepvit.configs import WINDOW_TOKENS, Window
 from keras_sepvit.geometry import window_grid
 from keras_sepvit.layers import MLP, CompositeLayer, DropPath
 from keras_sepvit.names import WINDOW_GRID
@@ -60,15 +61,15 @@ class SepViTBlock(CompositeLayer):
 
     def __init__(
         self,
-        num_heads,
-        window_size=7,
-        mlp_ratio=4.0,
-        drop_path_rate=0.0,
-        window_tokens="learned",
-        pad=False,
-        single_window_psa=False,
-        **kwargs,
-    ):
+        num_heads: int,
+        window_size: Window = 7,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        window_tokens: str = "learned",
+        pad: bool = False,
+        single_window_psa: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads = positive_int("num_heads", num_heads)
         self.window_size = window_pair("window_size", window_size)
@@ -145,7 +146,7 @@ class SepViTBlock(CompositeLayer):
             windows = ops.concatenate([tokens, windows], axis=2)
         return windows
 
-    def window_attention(self, inputs):
+    def window_attention(self, inputs: Any) -> Any:
         """The attention among the windows of a map (PSA), for inspection.
 
         Args:

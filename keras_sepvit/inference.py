@@ -4,7 +4,8 @@ import pathlib
 
 import numpy as np
 
-from keras_sepvit import classifier, scores
+import keras_sepvit.classification.classifier as classifier
+from keras_sepvit import scores
 from keras_sepvit.record import (
     CROP,
     INTERPOLATION,

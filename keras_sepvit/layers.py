@@ -1,5 +1,7 @@
 """The layers around the attention: patch embedding, PEG, DropPath and MLP."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops, random
 
@@ -76,7 +78,9 @@ class PatchEmbedding(CompositeLayer):
         ValueError: for `filters` or `strides` below 1 or an unknown `mode`.
     """
 
-    def __init__(self, filters, strides, mode="overlapping", **kwargs):
+    def __init__(
+        self, filters: int, strides: int, mode: str = "overlapping", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = positive_int("filters", filters)
         self.strides = positive_int("strides", strides)
@@ -132,7 +136,7 @@ class PEG(CompositeLayer):
     Input and output shape: `(batch, height, width, channels)`; float.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.proj = layers.DepthwiseConv2D(
             3,
@@ -175,7 +179,7 @@ class DropPath(layers.Layer):
         ValueError: for a `rate` outside [0, 1).
     """
 
-    def __init__(self, rate=0.0, seed=None, **kwargs):
+    def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = check_rate("rate", rate)
         self.seed = seed
@@ -191,7 +195,9 @@ class DropPath(layers.Layer):
         keep = 1.0 - self.rate
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         kept = random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep
-        return inputs * ops.cast(ops.where(kept, 1.0 / keep, 0.0), inputs.dtype)
+        # Not `where`: on torch its two numbers would be copied to a GPU, which the host waits for.
+        scale = ops.cast(kept, "float32") * (1.0 / keep)
+        return inputs * ops.cast(scale, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -214,7 +220,7 @@ class MLP(CompositeLayer):
         ValueError: for a `hidden_dim` below 1.
     """
 
-    def __init__(self, hidden_dim, **kwargs):
+    def __init__(self, hidden_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = positive_int("hidden_dim", hidden_dim)
 

@@ -102,20 +102,6 @@ def test_pyramid_levels_have_strides_of_4_to_32(image_size, dense):
         assert backbone.pyramid_outputs[f"P{level}"].shape == (None, height, width, channels)
 
 
-def test_dense_form_takes_images_of_any_size():
-    static, dynamic = (tiny_backbone(shape, dense=True) for shape in ((61, 77, 3), (None, None, 3)))
-    randomize(static)
-    dynamic.set_weights(static.get_weights())
-    assert dynamic.output_shape == (None, None, None, 32)
-    static, dynamic = (keras.Model(m.input, m.pyramid_outputs) for m in (static, dynamic))
-    x = images((2, 61, 77, 3))
-    expected, levels = run(static, x), run(symbolic(dynamic), x)
-    assert list(levels) == ["P2", "P3", "P4", "P5"]
-    for level, value in levels.items():
-        assert value.shape[1:3] == tuple(-(-side // 2 ** int(level[1])) for side in (61, 77))
-        np.testing.assert_allclose(value, expected[level], atol=1e-4)
-
-
 def test_levels_of_the_classification_form_precede_the_final_norm():
     backbone = tiny_backbone()
     names = ["stage1_peg", "stage2_block2", "stage3_block2", "stage4_peg"]
@@ -225,18 +211,6 @@ def test_config_round_trip(dense):
     assert revived.get_layer("stage3_block2").get_config() == (
         backbone.get_layer("stage3_block2").get_config()
     )
-
-
-@FORMS
-def test_a_saved_model_loads_with_the_same_outputs(dense, tmp_path):
-    backbone = tiny_backbone(dense=dense)
-    randomize(backbone)
-    backbone.save(tmp_path / "backbone.keras")
-    loaded = keras.models.load_model(tmp_path / "backbone.keras")
-    assert type(loaded) is SepViTBackbone
-    assert list(loaded.pyramid_outputs) == ["P2", "P3", "P4", "P5"]
-    x = images((1, 64, 64, 3))
-    np.testing.assert_allclose(run(loaded, x), run(backbone, x), atol=1e-5)
 
 
 def test_a_clone_is_a_new_model_of_the_same_shape():

@@ -276,7 +276,9 @@ def test_predict_names_the_classes_of_imagenet(photo, folder, monkeypatch, offli
         assert preds.shape == (1000, 1000) and top == 1
         return [[("n0", f"name {row.argmax()}", row.max())] for row in preds]
 
-    monkeypatch.setattr("keras_sepvit.classifier.decode_predictions", decode_predictions)
+    monkeypatch.setattr(
+        "keras_sepvit.classification.classifier.decode_predictions", decode_predictions
+    )
     linear_classifier(classes=1000).save(folder / "thousand.keras")
     record = run_json("predict", folder / "thousand.keras", photo)[0]
     name = "class" if offline else "name"

@@ -12,7 +12,6 @@ from export_helpers import (
     noise,
     predict,
     tiny_classifier,
-    tiny_dense,
 )
 from keras import ops
 
@@ -202,22 +201,6 @@ def test_batches(model, tmp_path, batch_size):
         assert graph.partitions > 1 and graph.not_delegated
     else:
         assert graph.partitions == 1
-
-
-@pytest.mark.once
-def test_the_dense_form_gives_its_pyramid(tmp_path):
-    model = tiny_dense()
-    path = tmp_path / "dense.tflite"
-    report = to_litert(model, path, normalize=True, verbose=False)
-    assert report.max_error < 1e-4 and report.top1_agreement is None
-    assert inspect(path).partitions == 1
-    images = noise(1, (96, 80, 3))
-    outputs, _ = run_litert(path, images)
-    normalized = keras.applications.imagenet_utils.preprocess_input(images.copy(), mode="torch")
-    expected = keras.Model(model.inputs, model.pyramid_outputs).predict(normalized, verbose=0)
-    assert list(outputs) == ["P2", "P3", "P4", "P5"]
-    for name, output in outputs.items():
-        np.testing.assert_allclose(output, expected[name], atol=1e-4)
 
 
 @pytest.mark.once

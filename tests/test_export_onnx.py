@@ -102,6 +102,7 @@ def test_graph_has_standard_operators_and_no_trace_of_the_machine(classifier):
     assert str(pathlib.Path(__file__).parents[1]).encode() not in path.read_bytes()
 
 
+@torch_only
 @pytest.mark.slow
 def test_dense_form_of_a_half_precision_model_gives_its_pyramid(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")

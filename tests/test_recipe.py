@@ -74,6 +74,12 @@ def test_named_recipes_do_not_change():
         (["model.variant=swin_t"], "sepvit_lite"),
         (["ema_decay=1.0"], "below 1"),
         (["optimizer.warmup_epochs=300"], "below epochs"),
+        (["task=segmentation"], "task must be one of classification"),
+        (["model.frozen_stages=5"], "one of 0, 1, 2, 3, 4"),
+        (["steps=0"], "steps must be at least 1"),
+        (["optimizer.schedule=linear"], "one of cosine, polynomial, steps"),
+        (["optimizer.milestones=[3,2]"], "rising"),
+        (["augmentation.mixing_group=0"], "mixing_group must be at least 1"),
         (["augmentation.crop_scale=[1.0,0.5]"], "rising"),
     ],
 )

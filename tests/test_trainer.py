@@ -15,6 +15,8 @@ from helpers import to_numpy
 from PIL import Image
 from typer.testing import CliRunner
 
+from keras_sepvit.classification import task
+from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.cli import app
 from keras_sepvit.inference import evaluation_of_run
 from keras_sepvit.recipes import load_recipe
@@ -35,6 +37,13 @@ def recipe(*changes, name="digits"):
 
 def final_weights(folder):
     return [to_numpy(w) for w in keras.saving.load_model(folder / "last.keras").weights]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "DIGITS_CONFIG", training_data.SMALL_DIGITS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +159,15 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         Trainer(broken, tmp_path).train(verbose=0)
 
 
+def test_frozen_stages_keep_their_weights(tmp_path):
+    trainer = Trainer(recipe("model.frozen_stages=3"), tmp_path)
+    before = {weight.path: to_numpy(weight) for weight in trainer.network.weights}
+    trainer.train_step(trainer.first_batch())
+    changed = [w.path for w in trainer.network.weights if (to_numpy(w) != before[w.path]).any()]
+    assert {path.split("_")[0] for path in changed} >= {"stage4", "head/kernel"}
+    assert not [path for path in changed if path.startswith(("stage1", "stage2", "stage3"))]
+
+
 def test_images_of_training_are_not_validated_on(tmp_path):
     training_data.write_folder(tmp_path, ("cat", "dog"), 2)
     settings = load_recipe("imagenet_lite", [f"data.name=folder:{tmp_path}", "batch_size=2"])
@@ -162,6 +180,7 @@ def test_training_from_the_imagenet_builder(tmp_path):
     """Two steps from the record files that TFDS's own builder made of (tiny) archives."""
     changes = [
         f"data.data_dir={training_data.imagenet()}",
+        f"model.variant={DIGITS_VARIANT}",
         "model.image_size=32",
         "batch_size=6",
         "epochs=1",

@@ -112,7 +112,7 @@ class Validation(keras.callbacks.Callback):
         self.averaged = averaged
 
     def on_epoch_end(self, epoch, logs=None):
-        with averaged_weights(self.model) if self.averaged else contextlib.nullcontext():
+        with deployed_weights(self.model, self.averaged):
             results = self.evaluate()
             if self.progress["best"] is None or results[self.best] > self.progress["best"]:
                 self.save()
@@ -120,9 +120,36 @@ class Validation(keras.callbacks.Callback):
         logs.update({f"val_{name}": value for name, value in results.items()})
 
 
+class Snapshots(keras.callbacks.Callback):
+    """Keeps a model every few epochs.
+
+    Args:
+        save: Function of a file's name that saves the model.
+        every: Epochs between two models.
+        averaged: As for `Validation`.
+    """
+
+    def __init__(self, save, every, averaged=False):
+        super().__init__()
+        self.save = save
+        self.every = every
+        self.averaged = averaged
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            with deployed_weights(self.model, self.averaged):
+                self.save(f"epoch_{epoch + 1:03}.keras")
+
+
 @contextlib.contextmanager
-def averaged_weights(model):
-    """Puts the averages of the weights, which the optimiser keeps, into a model for a while."""
+def deployed_weights(model, averaged):
+    """Puts the averages that the optimiser keeps of the weights into a model for a while.
+
+    Where it keeps none (`averaged=False`), nothing is done.
+    """
+    if not averaged:
+        yield
+        return
     swap = keras.callbacks.SwapEMAWeights()
     swap.set_model(model)
     swap.on_test_begin()

@@ -82,6 +82,8 @@ class Recipe:
         seed: Decides initial weights, order of the data and every random draw.
         checkpoint_steps: Batches between checkpoints within an epoch; 0 for one at each epoch's
             end only.
+        snapshot_epochs: Epochs between models that are kept, `epoch_010.keras` and so on; 0 for
+            none.
         jit_compile: Compile the step with XLA or torch.compile; null for what is best on the
             backend and device.
         deterministic: Only operations that give the same bits every time, some of them slower.
@@ -89,7 +91,7 @@ class Recipe:
     """
 
     # Keys that may change between a stop and going on: they do not change the training.
-    MAY_CHANGE = ("checkpoint_steps", "jit_compile", "distribution")
+    MAY_CHANGE = ("checkpoint_steps", "snapshot_epochs", "jit_compile", "distribution")
 
     task: str = ""
     model: Any = None
@@ -104,6 +106,7 @@ class Recipe:
     ema_decay: float | None = None
     seed: int = 0
     checkpoint_steps: int = 1000
+    snapshot_epochs: int = 0
     jit_compile: bool | None = None
     deterministic: bool = False
     distribution: str = "auto"
@@ -119,6 +122,7 @@ class Recipe:
     def check(self):
         """Raises a ValueError for values out of range, naming the key."""
         optimizer = self.optimizer
+        check_choice("task", self.task, (type(self).task,))
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
         check_choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
@@ -145,6 +149,7 @@ class Recipe:
             check(key, value, value > 0, "above 0")
         for key, value in (
             ("checkpoint_steps", self.checkpoint_steps),
+            ("snapshot_epochs", self.snapshot_epochs),
             ("seed", self.seed),
             ("optimizer.warmup_epochs", optimizer.warmup_epochs),
             ("optimizer.warmup_steps", optimizer.warmup_steps or 0),
@@ -182,7 +187,7 @@ def check(key, value, valid, expected):
 
 def check_choice(key, value, choices):
     """Refuses a value that is not among `choices`."""
-    check(key, value, value in choices, f"one of {', '.join(choices)}")
+    check(key, value, value in choices, f"one of {', '.join(map(str, choices))}")
 
 
 def check_rate(key, value):

@@ -55,8 +55,8 @@ class Trainer:
     The folder holds `recipe.yaml`; `best.keras` (of the best validation result) and `last.keras`,
     whole float32 models of images of 0..255 to the task's answers, with averaged weights where the
     recipe has `ema_decay`; `history.csv`; `tensorboard`; `batch.png`, an augmented batch;
-    `curves.png`; `checkpoint.npz`, the state to go on from; and the task's own, such as
-    `classes.txt`.
+    `curves.png`; `checkpoint.npz`, the state to go on from; `epoch_NNN.keras` where the recipe has
+    `snapshot_epochs`; and the task's own, such as `classes.txt`.
 
     A run that was stopped at any moment, and is started again with the same recipe and folder,
     goes on from its last checkpoint and takes the same steps as if it had never stopped.
@@ -292,6 +292,7 @@ class Trainer:
 
     def _callbacks(self, first_step):
         recipe, progress, chief = self.recipe, self.progress, self.distribution.is_chief
+        averaged = recipe.ema_decay is not None
         callbacks = [
             run_callbacks.StopOnNonFiniteLoss(self._non_finite, first_step),
             run_callbacks.Throughput(self.local_batch * self.shard.count),
@@ -304,9 +305,11 @@ class Trainer:
                     self.task.best,
                     lambda: self.save("best.keras"),
                     progress,
-                    averaged=recipe.ema_decay is not None,
+                    averaged,
                 )
             )
+        if recipe.snapshot_epochs:
+            callbacks.append(run_callbacks.Snapshots(self.save, recipe.snapshot_epochs, averaged))
         metrics = ()
         if first_step:
             metrics = [

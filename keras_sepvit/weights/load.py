@@ -36,13 +36,13 @@ class LoadReport:
     """
 
     source: str
-    assigned: tuple
-    resized: tuple
-    new: tuple
-    unused: tuple
-    unused_head: tuple = ()
+    assigned: tuple[str, ...]
+    resized: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+    unused_head: tuple[str, ...] = ()
 
-    def __str__(self):
+    def __str__(self) -> str:
         count = len(self.assigned) + len(self.resized)
         lines = [
             f"Loaded {count} of the model's {count + len(self.new)} weights from '{self.source}'."
@@ -57,7 +57,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def check_pretrained(weights):
+def check_pretrained(weights: str | os.PathLike[str] | None) -> None:
     """Refuses what `load_pretrained` would, as far as can be told without a model.
 
     Args:
@@ -68,7 +68,9 @@ def check_pretrained(weights):
             check_file(path)
 
 
-def load_pretrained(model, weights, skip_head_mismatch=False):
+def load_pretrained(
+    model: keras.Model, weights: str | os.PathLike[str], skip_head_mismatch: bool = False
+) -> LoadReport:
     """Loads what the `weights` argument of a model's constructor stands for.
 
     Warns where weights were resized, left at their initial values or not used;
@@ -97,7 +99,12 @@ def load_pretrained(model, weights, skip_head_mismatch=False):
     return report
 
 
-def load_weights(model, source, skip_head_mismatch=False, partial=False):
+def load_weights(
+    model: keras.Model,
+    source: str | os.PathLike[str],
+    skip_head_mismatch: bool = False,
+    partial: bool = False,
+) -> LoadReport:
     """Loads a weights file into a model, after checking that all of it fits.
 
     Beside weights of the same shapes, which are copied, these fit:

@@ -9,6 +9,7 @@ import re
 import zipfile
 from argparse import Namespace
 
+import keras
 import ml_dtypes
 import numpy as np
 from keras import ops
@@ -141,7 +142,7 @@ def to_pytorch(model):
     return dict(sorted(arrays.items(), key=lambda item: _authors_order(item[0])))
 
 
-def save_pytorch(model, path):
+def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Writes the weights of a model for the authors' PyTorch code.
 
     Args:
