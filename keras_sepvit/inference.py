@@ -96,15 +96,17 @@ def evaluation_of_run(path):
     """How the trainer evaluated a model in its folder, as arguments of `KerasPredictor`.
 
     Args:
-        path: A model that `keras-sepvit train` wrote, beside its `record.json`; any
-            other gives an empty dict.
+        path: A model, beside the `record.json` that `keras-sepvit train` writes, or beside
+            a `classes.txt`; any other gives an empty dict.
 
     Returns:
         Dict of `labels`, `crop` and `interpolation`, as far as the record tells.
     """
-    path = pathlib.Path(path).parent / RUN_RECORD_NAME
+    folder = pathlib.Path(path).parent
+    path = folder / RUN_RECORD_NAME
     if not path.is_file():
-        return {}
+        names = folder / "classes.txt"
+        return {"labels": names.read_text("utf-8-sig").splitlines()} if names.is_file() else {}
     record = Record.from_json(path.read_text(encoding="utf-8"), path)
     found = {
         "labels": record.class_names,

@@ -44,7 +44,7 @@ class ExportReport:
 
     def to_json(self):
         """The report as a JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
 
     def __str__(self):
         rows = [
