@@ -1,6 +1,7 @@
 """One rule for pictures of all formats: training and prediction decode alike."""
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 
 from keras_sepvit.runtime.images import open_image
 from keras_sepvit.training.images import decode
+from keras_sepvit.training.pipeline import batch_names
+from keras_sepvit.training.sources.labelled import open_source
 from keras_sepvit.training.tensorflow import tf
 
 pytestmark = pytest.mark.once
@@ -186,3 +189,93 @@ def test_damaged_metadata_do_not_hide_a_picture(exif):
     plain = decode(encode(photo(), "JPEG"))
     np.testing.assert_array_equal(decode(content), plain)
     np.testing.assert_array_equal(open_image(io.BytesIO(content)), plain)
+
+
+# Folders
+
+
+def write(root, *paths):
+    """A picture at each path that has an image's suffix, text at others."""
+    for number, path in enumerate(paths):
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kind = {".tif": "TIFF", ".webp": "WEBP", ".png": "PNG"}.get(file.suffix.lower(), "JPEG")
+        text = file.suffix in (".txt", ".heic", ".xml")
+        file.write_bytes(b"text" if text else encode(photo(8 + number, 9), kind))
+    return root
+
+
+def contents(source):
+    """Labels of a source's files by name; each file is decoded."""
+    found = {}
+    for example in source.examples(0, seed=0, shuffle=False).as_numpy_iterator():
+        assert decode(example["image"]).shape[-1] == 3
+        found[example["name"]] = example["label"]
+    return found
+
+
+def test_a_folder_loses_no_file(tmp_path):
+    files = ("cat/a.webp", "cat/b.tif", "cat/c.jfif", "cat/2020/may/d.JPG", "dog/e.png")
+    write(tmp_path, *files, "cat/x.heic", "dog/notes.txt", "dog/y.heic", "alone.jpg")
+    write(tmp_path, "__MACOSX/cat/._a.jpg", "cat/._b.jpg", "cat/.hidden/f.jpg", "dog/Thumbs.db")
+    (tmp_path / "empty").mkdir()
+    write(tmp_path, "annotations/a.xml")
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    source = open_source(str(tmp_path), "train")
+    assert source.class_names == ("cat", "dog")
+    assert contents(source) == {name.encode(): int(name[0] == "d") for name in files}
+    assert source.skipped == (
+        "no classes, without pictures: annotations, empty",
+        "4 files not read, of other kinds (2 .heic, 1 .xml, 1 .txt)",
+        "1 pictures not read, outside of class folders",
+    )
+    assert str(source).endswith("5 images, 2 classes); " + "; ".join(source.skipped))
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    folder = os.fsencode(write(tmp_path, "cat/a.jpg") / "cat")
+    os.rename(folder + b"/a.jpg", folder + b"/caf\xe9.jpg")
+    source = open_source(str(tmp_path), "train")
+    assert contents(source) == {b"cat/caf\xe9.jpg": 0}
+    assert batch_names(source, 0, 0, batch_size=1, seed=0) == ["cat/caf\ufffd.jpg"]
+    os.rename(folder, os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(ValueError, match=r"class folder b'caf\\xe9' .* no UTF-8. Rename it"):
+        open_source(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "expected"),
+    [
+        (("Train/a/1.jpg", "VALID/a/2.jpg"), "validation", {b"a/2.jpg": "a"}),
+        (("train/a/1.jpg", "train/b/1.jpg", "val/b/2.jpg"), "validation", {b"b/2.jpg": "b"}),
+        (("train/a/1.jpg", "validation/a/2.jpg"), "train", {b"a/1.jpg": "a"}),
+        (("flowers/a/1.jpg", "flowers/b/1.jpg"), "train", {b"a/1.jpg": "a", b"b/1.jpg": "b"}),
+        (("flowers/train/a/1.jpg", "flowers/val/a/2.jpg"), "validation", {b"a/2.jpg": "a"}),
+        (("only/1.jpg", "only/2.jpg"), "train", {b"only/1.jpg": "only", b"only/2.jpg": "only"}),
+        (("train/1.jpg", "bus/1.jpg"), "train", {b"bus/1.jpg": "bus", b"train/1.jpg": "train"}),
+        (
+            ("2/x.jpg", "01/x.jpg", "1/x.jpg"),
+            "test",
+            dict(zip((b"01/x.jpg", b"1/x.jpg", b"2/x.jpg"), ("01", "1", "2"), strict=True)),
+        ),
+    ],
+    ids=str,
+)
+def test_folders_as_people_name_them(tmp_path, files, split, expected):
+    source = open_source(str(write(tmp_path, *files)), split)
+    found = {name: source.class_names[label] for name, label in contents(source).items()}
+    assert list(found.items()) == list(expected.items())
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "message"),
+    [
+        (("train/a/1.jpg", "holdout/a/1.jpg"), "validation", "It has: holdout, train"),
+        (("train/a/1.jpg", "val/a/1.jpg", "valid/a/1.jpg"), "validation", "several folders.*valid"),
+        (("train/1.jpg", "test/2.jpg"), "train", "no class folders in its folders test, train"),
+        (("a/1.heic", "note.txt"), "train", "no class folders with pictures.*It has: a, note.txt"),
+    ],
+)
+def test_folders_that_are_refused_tell_what_is_there(tmp_path, files, split, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(str(write(tmp_path, *files)), split)
