@@ -57,13 +57,17 @@ def decode(image, choose_window=None):
     if pixels:
         return crop(tf.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3])
 
-    def decode_other():
-        plain_png = (tf.strings.substr(image, 0, 8) == _PNG) & ~_contains(image, _IN_PNG)
-        return crop(tf.cond(plain_png, lambda: tf.io.decode_png(image, 3), lambda: _pillow(image)))
+    # Operations of a branch that is not taken cost time, too: `choose_window` stands outside.
+    is_jpeg = tf.io.is_jpeg(image)
+    size, number, other = tf.cond(is_jpeg, lambda: _open_jpeg(image), lambda: _open_other(image))
+    window = None if choose_window is None else choose_window(size)
 
-    decoded = tf.cond(
-        tf.io.is_jpeg(image), lambda: _decode_jpeg(image, choose_window), decode_other
-    )
+    def crop_other():
+        if window is None:
+            return other
+        return tf.slice(other, tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0))
+
+    decoded = tf.cond(is_jpeg, lambda: _decode_jpeg(image, size, window, number), crop_other)
     return tf.ensure_shape(decoded, (None, None, 3))
 
 
@@ -81,34 +85,48 @@ def _contains(content, patterns):
     return tf.strings.length(rest) < tf.strings.length(content)
 
 
-def _decode_jpeg(image, choose_window):
+def _open_jpeg(image):
+    """Upright size, orientation, and no pixels yet."""
+
+    def read_orientation():
+        number = tf.numpy_function(_jpeg_orientation, [image], tf.int64, stateful=False)
+        return tf.ensure_shape(number, ())
+
+    number = tf.cond(_contains(image, _IN_JPEG), read_orientation, lambda: tf.constant(1, tf.int64))
+    size = tf.io.extract_jpeg_shape(image)[:2]
+    return tf.where(number >= 5, size[::-1], size), number, tf.zeros((0, 0, 3), tf.uint8)
+
+
+def _open_other(image):
+    """Size, the orientation 1, and the pixels."""
+    plain_png = (tf.strings.substr(image, 0, 8) == _PNG) & ~_contains(image, _IN_PNG)
+    pixels = tf.cond(plain_png, lambda: tf.io.decode_png(image, 3), lambda: _pillow(image))
+    return tf.shape(pixels)[:2], tf.constant(1, tf.int64), pixels
+
+
+def _decode_jpeg(image, size, window, number):
     how = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
-    def decode(choose_window):
-        if choose_window is None:
+    def decode(window):
+        if window is None:
             return tf.io.decode_jpeg(image, **how)
-        window = choose_window(tf.io.extract_jpeg_shape(image)[:2])
         return tf.io.decode_and_crop_jpeg(image, window, **how)
 
     def decode_turned():
         # The upright image is the stored one, transposed or not, then flipped or not.
-        number = tf.numpy_function(_jpeg_orientation, [image], tf.int64, stateful=False)
-        number = tf.ensure_shape(number, ())
         transposed = number >= 5
         flips = tf.stack([(number - 1) % 4 >= 2, number % 4 >= 2])
-
-        def choose_stored(size):
-            size = tf.where(transposed, size[::-1], size)
-            window = choose_window(size)
+        stored = None
+        if window is not None:
             corner, part = window[:2], window[2:]
             corner = tf.where(flips, size - corner - part, corner)
-            return tf.reshape(tf.where(transposed, [corner[::-1], part[::-1]], [corner, part]), [4])
-
-        stored = decode(None if choose_window is None else choose_stored)
-        turned = tf.transpose(stored, tf.where(transposed, [1, 0, 2], [0, 1, 2]))
+            stored = tf.concat(
+                [tf.where(transposed, pair[::-1], pair) for pair in (corner, part)], 0
+            )
+        turned = tf.transpose(decode(stored), tf.where(transposed, [1, 0, 2], [0, 1, 2]))
         return tf.reverse(turned, tf.boolean_mask([0, 1], flips))
 
-    return tf.cond(_contains(image, _IN_JPEG), decode_turned, lambda: decode(choose_window))
+    return tf.cond(number == 1, lambda: decode(window), decode_turned)
 
 
 def _jpeg_orientation(content):
