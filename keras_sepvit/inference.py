@@ -1,13 +1,19 @@
 """Predictions with Keras models, as `keras_sepvit.runtime` makes them with exported files."""
 
 import pathlib
-import re
 
 import numpy as np
 
 import keras_sepvit.classification.classifier as classifier
 from keras_sepvit import scores
-from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpolation
+from keras_sepvit.record import (
+    CROP,
+    INTERPOLATION,
+    RUN_RECORD_NAME,
+    Record,
+    check_crop,
+    check_interpolation,
+)
 from keras_sepvit.runtime import ImageClassifier
 from keras_sepvit.runtime import labels as naming
 
@@ -90,27 +96,24 @@ def evaluation_of_run(path):
     """How the trainer evaluated a model in its folder, as arguments of `KerasPredictor`.
 
     Args:
-        path: A model that `keras-sepvit train` wrote, beside `classes.txt` and
-            `recipe.yaml`; any other gives an empty dict.
+        path: A model, beside the `record.json` that `keras-sepvit train` writes, or beside
+            a `classes.txt`; any other gives an empty dict.
 
     Returns:
-        Dict of `labels`, `crop` and `interpolation`, as far as the files tell.
+        Dict of `labels`, `crop` and `interpolation`, as far as the record tells.
     """
     folder = pathlib.Path(path).parent
-    found = {}
-    if not (folder / "recipe.yaml").is_file():
-        return found
-    if (folder / "classes.txt").is_file():
-        found["labels"] = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
-    # The trainer writes the file with one key a line; YAML's parsers are an extra's.
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    data = re.search(r"^data:\n((?:[ ].*\n)*)", recipe, re.MULTILINE)
-    settings = dict(re.findall(r"^  (\w+): (\S+)$", data[1] if data else "", re.MULTILINE))
-    if "validation_crop" in settings:
-        found["crop"] = float(settings["validation_crop"])
-    if "interpolation" in settings:
-        found["interpolation"] = settings["interpolation"]
-    return found
+    path = folder / RUN_RECORD_NAME
+    if not path.is_file():
+        names = folder / "classes.txt"
+        return {"labels": names.read_text("utf-8-sig").splitlines()} if names.is_file() else {}
+    record = Record.from_json(path.read_text(encoding="utf-8"), path)
+    found = {
+        "labels": record.class_names,
+        "crop": record.crop,
+        "interpolation": record.interpolation,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _class_names(labels, classes):

@@ -10,21 +10,21 @@ ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 
 def pytest_configure(config):
-    """Gives each process its own core, and makes JAX compile fast.
+    """Gives each process its own core, and makes XLA compile fast.
 
     Processes that share the suite would wait for one another's threads: PyTorch is several
-    times slower then. Most of the suite's time on JAX would go into compiling: programs are
-    not optimised, and are compiled once in a run. The variables must be set before a
-    backend is imported.
+    times slower then. Most of the suite's time on JAX, and much on TensorFlow, would go into
+    compiling: programs are not optimised, and JAX's are compiled once in a run. The variables
+    must be set before a backend is imported.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         for variable in ONE_THREAD:
             os.environ.setdefault(variable, "1")
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     if os.environ.get("KERAS_BACKEND") != "jax":
         return
     folder = tempfile.TemporaryDirectory(prefix="keras_sepvit_jax_")
     config.add_cleanup(folder.cleanup)
-    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder.name)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -35,9 +35,25 @@ def pytest_report_header():
     return f"keras {keras.__version__} on {keras.config.backend()}"
 
 
+# Files that take longest, first, so that no worker is left with one of them at the end.
+LONGEST = (
+    "test_distribution.py",
+    "test_benchmark_gpu.py",
+    "test_trainer.py",
+    "test_gpu_steps.py",
+    "test_hub_detectors.py",
+    "test_benchmark_networks.py",
+    "test_detector_examples.py",
+    "test_battery.py",
+    "test_hub_presets.py",
+)
+
+
 def pytest_collection_modifyitems(items):
     import keras
 
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     if keras.config.backend() == "tensorflow":
         return
     skip = pytest.mark.skip(reason="involves no backend; runs under TensorFlow only")

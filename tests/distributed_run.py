@@ -3,7 +3,6 @@
 Trains in a folder by a recipe, and writes what this process ended with to a file of its own.
 """
 
-import dataclasses
 import json
 import os
 import signal
@@ -21,18 +20,12 @@ def main():
 
     import keras
     import numpy as np
+    from training_data import SMALL_DIGITS
 
     from keras_sepvit.classification import task
     from keras_sepvit.training import Trainer, load_recipe
 
-    # One block a stage: what takes the time here is compilation.
-    task.DIGITS_CONFIG = dataclasses.replace(
-        task.DIGITS_CONFIG,
-        hidden_dims=(8, 8, 16, 16),
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 1, 2, 2),
-        window_sizes=((4,), (2,), (2,), (1,)),
-    )
+    task.DIGITS_CONFIG = SMALL_DIGITS
     trainer = Trainer(load_recipe("digits", settings["changes"]), settings["folder"])
     if settings["killed"] == trainer.distribution.process:
         kill_in_the_last_epoch(trainer)

@@ -9,7 +9,9 @@ import random
 import signal
 import sys
 
-from keras_sepvit.classification import scores
+from training_data import SMALL_DIGITS
+
+from keras_sepvit.classification import scores, task
 from keras_sepvit.training import Trainer, callbacks, checkpoint, load_recipe
 
 
@@ -59,6 +61,7 @@ def kill_in_evaluation():
 
 
 if __name__ == "__main__":
+    task.DIGITS_CONFIG = SMALL_DIGITS
     moment, folder, *changes = sys.argv[1:]
     {"epoch": kill_in_epoch, "checkpoint": kill_in_checkpoint, "evaluation": kill_in_evaluation}[
         moment

@@ -20,6 +20,8 @@ from keras_sepvit import (
     variant_config,
 )
 
+pytestmark = pytest.mark.once
+
 NAN = float("nan")
 
 

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY
+from helpers import BACKEND, SMALL, TINY
 from typer.testing import CliRunner
 
 from keras_sepvit import SepViT
@@ -23,6 +23,7 @@ from keras_sepvit.benchmark.timing import (
     time_in_turns,
 )
 from keras_sepvit.cli import app
+from keras_sepvit.configs import VARIANTS
 
 JOB = {
     "backend": BACKEND,
@@ -35,6 +36,12 @@ JOB = {
     "threads": None,
     "rounds": 2,
 }
+
+
+@pytest.fixture
+def small_lite(monkeypatch):
+    """Makes SepViT-Lite, in this process, a network that is compiled sooner."""
+    monkeypatch.setitem(VARIANTS, "sepvit_lite", SMALL)
 
 
 def benchmark(*arguments):
@@ -88,6 +95,7 @@ def test_exported_files_need_no_backend(tmp_path, monkeypatch):
     assert all("not a batch of 2 images" in row["error"] for row in rows[2:])
 
 
+@pytest.mark.usefixtures("small_lite")
 def test_outputs_that_are_not_finite_are_refused(monkeypatch):
     build = worker.Worker.build
 
@@ -101,6 +109,7 @@ def test_outputs_that_are_not_finite_are_refused(monkeypatch):
         worker.Worker(JOB).measure()
 
 
+@pytest.mark.usefixtures("small_lite")
 def test_a_mode_that_fails_is_told_in_its_row(monkeypatch):
     """The other rows of the run are measured."""
     program = worker.Worker.program
@@ -120,6 +129,7 @@ def test_a_mode_that_fails_is_told_in_its_row(monkeypatch):
         worker.Worker({**JOB, "modes": {"inference": ["broken"]}}).measure()
 
 
+@pytest.mark.usefixtures("small_lite")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_precisions(precision):
     """Weights in the precision in inference; mixed in training, with finite losses."""
@@ -137,6 +147,7 @@ def test_precisions(precision):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.usefixtures("small_lite")
 def test_a_training_step_lowers_the_loss():
     step = worker.Worker(JOB).program("train", "sepvit_lite", "float32", MODES[BACKEND][0], 1)
     losses = [float(step()) for _ in range(8)]

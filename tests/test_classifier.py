@@ -16,6 +16,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("constructor", VARIANTS)
 def test_constructors_make_the_models_of_the_paper(constructor):
     name, parameters, drop_path_rate = VARIANTS[constructor]

@@ -9,7 +9,6 @@ from keras import layers, ops
 
 from keras_sepvit import SepViT, SepViTBackbone, complexity
 from keras_sepvit.complexity.graph import traced_macs
-from keras_sepvit.configs import VARIANTS
 
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="a graph of TensorFlow")
 ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="a graph of JAX")
@@ -49,7 +48,7 @@ def test_padded_windows():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["sepvit_lite", "sepvit_t"])
 def test_variants(variant):
     counted = traced_macs(SepViT(variant))
     assert counted == pytest.approx(complexity.sepvit(variant).cost.macs_with_attention, rel=0.01)

@@ -61,6 +61,7 @@ def test_weights_of_another_backend_load_and_give_the_same_outputs(other, tmp_pa
         np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["weights.h5", "keras"])
 def test_convert_between_kinds_of_keras_files(kind, source, tmp_path):
     model, path = source
@@ -73,6 +74,7 @@ def test_convert_between_kinds_of_keras_files(kind, source, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [target.name]
 
 
+@pytest.mark.once
 def test_convert_to_another_size_class_count_and_form(source, tmp_path):
     _, path = source
     target = tmp_path / "converted.weights.h5"
@@ -86,6 +88,7 @@ def test_convert_to_another_size_class_count_and_form(source, tmp_path):
     assert convert(target, tmp_path / "again.weights.h5", variant=TINY).unused == ()
 
 
+@pytest.mark.once
 def test_convert_tells_the_variant_from_the_file(tmp_path):
     model = SepViTLite(classes=CLASSES)
     path = save_h5(model, tmp_path / "lite.weights.h5")
@@ -159,6 +162,7 @@ def run_script(monkeypatch, *arguments):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
+@pytest.mark.once
 def test_the_script_converts_there_and_back(tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     arrays = reference.state_dict("classification", "lite")
@@ -175,6 +179,7 @@ def test_the_script_converts_there_and_back(tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(back[key].numpy(), array, err_msg=key)
 
 
+@pytest.mark.once
 def test_the_script_takes_size_classes_and_form(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     save_torch(reference.state_dict("classification", "lite"), tmp_path / "lite.pth")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from export_helpers import outputs_without_keras, tiny_classifier
-from helpers import BACKEND, randomize, tiny_backbone
 
 from keras_sepvit.export import to_torch
 
@@ -42,18 +41,3 @@ def test_file_runs_in_plain_torch_with_any_batch(tmp_path, capsys):
     assert report.operators["scaled_dot_product_attention"] == 10  # 6 of DSA, 4 of PSA
     assert not {"to", "_assert_tensor_metadata"} & set(report.operators)
     assert "format        torch, float32" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="of torch alone; others convert in another process")
-@pytest.mark.slow
-def test_dense_form_of_a_fixed_batch(tmp_path):
-    backbone = tiny_backbone((56, 72, 3), dense=True)
-    randomize(backbone)
-    path = tmp_path / "dense.pt2"
-
-    report = to_torch(backbone, path, batch_size=2, normalize=True, verbose=False)
-
-    assert report.top1_agreement is None
-    outputs = torch.export.load(path).module()(torch.zeros(2, 56, 72, 3))
-    assert list(outputs) == ["P2", "P3", "P4", "P5"]
-    assert outputs["P5"].shape == (2, 2, 3, 32)

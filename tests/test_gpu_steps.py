@@ -24,7 +24,7 @@ BATCH = 4
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 # Recipes that differ in more than the network's size.
-DIFFERENT = ("digits", "imagenet_t", "finetune", "frozen_backbone")
+DIFFERENT = ("imagenet_t", "finetune", "frozen_backbone")
 
 
 def training_model(name, policy="float32", scaled=True, **compile_arguments):

@@ -86,7 +86,7 @@ import keras, numpy as np
 import keras_sepvit.hub
 
 detector = keras.saving.load_model(sys.argv[1] + "/detector.keras", compile=False)
-detector.compile(jit_compile=False)
+detector.compile(jit_compile=keras.backend.backend() == "jax")
 expected = np.load(sys.argv[1] + "/expected.npz")
 predictions = detector.predict(expected["photos"], verbose=0)
 for name, value in predictions.items():
@@ -341,6 +341,7 @@ def test_a_detectors_backbone_loads_into_another(trained, tmp_path):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@NOT_ON_JAX
 def test_half_precision_keeps_boxes_and_targets():
     keras.config.set_dtype_policy("mixed_bfloat16")
     detector = small_retinanet()

@@ -88,16 +88,22 @@ def test_wrong_arguments_are_refused():
 
 @pytest.mark.once
 def test_a_training_folder_tells_how_its_models_are_evaluated(tmp_path):
-    """As the trainer writes it; a file elsewhere tells nothing."""
+    """By its record alone, as the task writes it; a file elsewhere tells nothing."""
+    from keras_sepvit.classification.task import Classification
     from keras_sepvit.recipes import load_recipe
-    from keras_sepvit.training.recipe import save_recipe
 
-    assert evaluation_of_run(tmp_path / "best.keras") == {}
-    for name, expected in (
-        ("digits", {"crop": 1.0, "interpolation": "bilinear"}),
-        ("imagenet_t", {"crop": 0.875, "interpolation": "bicubic"}),
-    ):
-        save_recipe(load_recipe(name), tmp_path / "recipe.yaml")
-        assert evaluation_of_run(tmp_path / "best.keras") == expected
-    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
-    assert evaluation_of_run(str(tmp_path / "best.keras"))["labels"] == NAMES
+    model = tmp_path / "best.keras"
+    (tmp_path / "recipe.yaml").write_text("data:\n  validation_crop: 0.5\n")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    assert evaluation_of_run(model) == {}
+
+    task = Classification(load_recipe("digits", ["data.validation_crop=0.9"]))
+    task.open()
+    for name, text in task.files().items():
+        (tmp_path / name).write_text(text)
+    expected = {"labels": tuple("0123456789"), "crop": 0.9, "interpolation": "bilinear"}
+    assert evaluation_of_run(str(model)) == expected
+
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(ValueError, match="record.json has a record that cannot be read"):
+        evaluation_of_run(model)

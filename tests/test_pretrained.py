@@ -65,6 +65,7 @@ def test_digits_weights_are_as_accurate_as_their_card_says(held_out):
     assert {variable.dtype for variable in model.weights} == {"float32"}
 
 
+@pytest.mark.once
 def test_held_out_digits_are_those_of_the_quick_start(held_out):
     _, images, _, labels = runpy.run_path(str(ROOT / "examples" / "quickstart.py"))["load_images"]()
     np.testing.assert_array_equal(held_out[0], images)
@@ -102,6 +103,7 @@ def test_packages_contain_the_shipped_file():
     assert package / "data" / "digits.weights.h5" in packaged
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "variant, classes, match",
     [
@@ -114,6 +116,7 @@ def test_digits_weights_fit_only_their_own_model(variant, classes, match):
         SepViT(variant, classes=classes, weights="digits")
 
 
+@pytest.mark.once
 def test_the_script_writes_half_precision_that_keras_reads_too(tmp_path, capsys):
     script = runpy.run_path(str(ROOT / "conversion" / "make_digits_weights.py"))
     model = SepViT(DIGITS_CONFIG, classes=10)
@@ -141,6 +144,7 @@ def test_the_script_writes_half_precision_that_keras_reads_too(tmp_path, capsys)
 # The registry.
 
 
+@pytest.mark.once
 def test_a_registered_name_stands_for_its_file(registry, monkeypatch, tmp_path):
     model = SepViT(TINY, classes=5)
     randomize(model, 3)
@@ -165,12 +169,14 @@ def test_a_registered_name_stands_for_its_file(registry, monkeypatch, tmp_path):
         np.testing.assert_array_equal(to_numpy(variable), to_numpy(other), err_msg=other.path)
 
 
+@pytest.mark.once
 def test_unknown_names_list_those_registered(registry):
     register_weights("tiny", **FIELDS)
     with pytest.raises(ValueError, match=r"a registered name \('digits', 'tiny'\)"):
         SepViT(TINY, classes=5, weights="tinny")
 
 
+@pytest.mark.once
 def test_there_is_nothing_for_imagenet():
     assert list(registered_weights()) == ["digits"]
     with pytest.raises(ValueError, match="nobody has published ImageNet weights"):

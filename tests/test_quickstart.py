@@ -26,6 +26,7 @@ def printed_right(capsys):
     return int(re.search(r"^Accuracy .* \((\d+) right\)$", capsys.readouterr().out, re.M)[1])
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="compiled by none under PyTorch; `make quickstart`")
 def test_trains_saves_loads_and_draws(quickstart, tmp_path, capsys, monkeypatch):
     # Compiling takes most of the time of a short run: one block a stage.
     shallow = dataclasses.replace(
@@ -68,11 +69,3 @@ def test_refuses_no_epochs(quickstart, tmp_path, capsys):
         quickstart["main"](["--epochs", "0", "--output-dir", str(tmp_path)])
     assert "--epochs must be at least 1, not 0" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="minutes; the short run is on every backend")
-def test_reaches_its_accuracy(quickstart, tmp_path, capsys):
-    quickstart["main"](["--output-dir", str(tmp_path)])
-
-    assert printed_right(capsys) >= 0.97 * 360

@@ -59,6 +59,7 @@ def test_other_depths_are_missing_or_surplus(source, tmp_path):
     assert re.search(r"stage4_block2/\S+: \(.*\) in the file, not in the model", message)
 
 
+@pytest.mark.once
 def test_a_partial_load_reports_what_it_left(source):
     model, path = source
     deeper = dataclasses.replace(
@@ -106,6 +107,7 @@ def test_only_models_take_weights(model, source):
         load_weights(model, source[1])
 
 
+@pytest.mark.once
 def test_a_damaged_array_leaves_the_model_as_it_was(source, tmp_path):
     """The last array read fails, when all others are fine."""
     _, good = source
@@ -136,6 +138,7 @@ def test_other_types_than_floats_are_refused(source, tmp_path):
     refused(classifier(), path, "'head/bias' as int8")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers_warn(value, tmp_path):
     model = classifier(seed=1)

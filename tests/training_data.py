@@ -1,6 +1,7 @@
 """Small data sets of generated images, in the layouts that users have."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -11,6 +12,17 @@ import tempfile
 import numpy as np
 import pytest
 from PIL import Image
+
+from keras_sepvit.configs import DIGITS_CONFIG
+
+# For the digits recipe, whose time goes into tracing and compiling the network.
+SMALL_DIGITS = dataclasses.replace(
+    DIGITS_CONFIG,
+    hidden_dims=(8, 8, 16, 16),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 1, 2, 2),
+    window_sizes=((4,), (2,), (2,), (1,)),
+)
 
 # Real classes of ImageNet: their numbers are 0, 1, 207 and 999.
 SYNSETS = ("n01440764", "n01443537", "n02099601", "n15075141")

@@ -1,6 +1,5 @@
 """What the test modules of weights share: tiny classifiers, their files, and loads."""
 
-import time
 import warnings
 
 import numpy as np
@@ -78,9 +77,7 @@ def load_quietly(model, path, **kwargs):
 def refused(model, path, match, error=ValueError, **kwargs):
     """The message of the error of `load_weights`, which must leave the model as it was."""
     before = values(model)
-    start = time.monotonic()
     with pytest.raises(error, match=match) as caught:
         load_weights(model, path, **kwargs)
-    assert time.monotonic() - start < 2
     assert_same(values(model), before)
     return str(caught.value)

@@ -2,6 +2,7 @@
 
 import functools
 
+from keras_sepvit import __version__
 from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.classification.images import EvalTransform, TrainTransform
 from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
@@ -10,6 +11,7 @@ from keras_sepvit.classification.picture import draw_classes
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.record import RUN_RECORD_NAME, Record
 from keras_sepvit.training.sources.labelled import open_source
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
@@ -111,8 +113,20 @@ class Classification(Task):
         return ClassificationScores()
 
     def files(self):
-        names = self.source.class_names
-        return {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
+        names, data = self.source.class_names, self.recipe.data
+        record = Record(
+            task="classification",
+            image_size=self._image_size,
+            channels=3,
+            pixels="0..255",
+            crop=data.validation_crop,
+            interpolation=data.interpolation,
+            activation="softmax",
+            class_names=names,
+            version=__version__,
+        )
+        texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
+        return {RUN_RECORD_NAME: record.to_json(), **texts}
 
     def draw_batch(self, path, images, targets):
         draw_classes(path, images, targets, self.source.class_names)

@@ -98,7 +98,11 @@ def evaluate(
         **result,
         "unreadable_names": report.names,
     }
-    typer.echo(json.dumps(record, indent=2) if as_json else _as_text(source, result, report))
+    typer.echo(
+        json.dumps(record, indent=2, ensure_ascii=False)
+        if as_json
+        else _as_text(source, result, report)
+    )
 
 
 def _as_text(source, result, report):

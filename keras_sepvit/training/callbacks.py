@@ -99,7 +99,8 @@ class Validation(keras.callbacks.Callback):
         evaluate: Function without arguments that gives a dict of results.
         best: The result to choose by; the higher the better.
         save: Function without arguments that saves the model.
-        progress: Dict with the highest result so far as `best`, or None, kept here.
+        progress: Dict with the highest result so far as `best`, or None, kept here, with its rank
+            among all.
         averaged: Whether both happen with the averaged weights, which the optimiser keeps.
     """
 
@@ -114,9 +115,11 @@ class Validation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         with deployed_weights(self.model, self.averaged):
             results = self.evaluate()
-            if self.progress["best"] is None or results[self.best] > self.progress["best"]:
+            # Of equal results the one with the lower loss.
+            rank = [results[self.best], -(results.get("loss") or 0.0)]
+            if self.progress["best"] is None or rank > self.progress["rank"]:
                 self.save()
-                self.progress["best"] = results[self.best]
+                self.progress.update(best=results[self.best], rank=rank)
         logs.update({f"val_{name}": value for name, value in results.items()})
 
 
@@ -200,7 +203,7 @@ class Checkpoints(keras.callbacks.Callback):
             self._save(self._epoch, self._step, last=self._step - 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.progress["history"].append({"epoch": epoch, **logs})
+        self.progress["history"].append({"epoch": epoch + 1, **logs})
         self._save(epoch + 1, 0, last=self._step)
 
     def _save(self, epoch, step, last):
@@ -262,7 +265,7 @@ class EventFile(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(str(self.folder))
 
     def on_epoch_end(self, epoch, logs=None):
-        with self._writer.as_default(step=epoch):
+        with self._writer.as_default(step=epoch + 1):
             for name, value in logs.items():
                 tf.summary.scalar(name, value)
         self._writer.flush()
