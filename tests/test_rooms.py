@@ -29,7 +29,7 @@ ALLOWED = {
     "visualize": set(),
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
-    "training": {*DATA, "training"},
+    "training": {*DATA, "runtime.images", "training"},
     "classification": {*DATA, *BESIDE, "training", "classification"},
     "recipes": {"training", "classification"},
     "export": {
