@@ -121,6 +121,7 @@ class Trainer:
         if verbose:
             compiled = "compiled" if self.model.jit_compile else "not compiled"
             print(f"Training on {self.distribution} in {self.precision}, {compiled}.")
+            print(f"Data: {self.source}; validation: {self.validation_source}.")
         if self.distribution.is_chief:
             self._prepare_folder()
         self._resume()
