@@ -12,9 +12,11 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 STAMP := $(VENV)/.installed
 QUICKSTART_VENV := $(VENV)-quickstart-$(KERAS_BACKEND)
 QUICKSTART_STAMP := $(QUICKSTART_VENV)/.installed
+TF217_VENV := $(VENV)-tf217
+RELEASE_VENV := $(VENV)-release
 PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraints.txt
 
-.PHONY: venv quickstart test lint clean
+.PHONY: venv quickstart test test-tf217 lint release-check clean
 
 # The environment of the tests. timm comes for its augmentation alone, which the tests compare
 # with: the package as a whole needs torchvision, which has no CPU build for this torch.
@@ -51,9 +53,32 @@ test: $(STAMP)
 	printf "\n== summary\n$$summary"; \
 	exit $$status
 
+# SavedModels, and what is said of TF-TRT, in TensorFlow 2.17, the last with TensorRT: it cannot
+# be installed beside this package, and needs Python 3.9 to 3.12.
+test-tf217: $(STAMP) $(TF217_VENV)/.installed
+	KERAS_SEPVIT_TF217=$(TF217_VENV) $(VENV)/bin/python -m pytest -q tests/test_export_tftrt.py
+
+$(TF217_VENV)/.installed:
+	$(PYTHON) -m venv --clear $(TF217_VENV)
+	$(TF217_VENV)/bin/python -m pip install --quiet --progress-bar off "tensorflow-cpu==2.17.*"
+	@touch $@
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# What users would get: the wheel, in an environment of its own and outside of the checkout, runs
+# the quick start.
+release-check:
+	rm -rf dist
+	$(PYTHON) -m venv --clear $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
+	$(RELEASE_VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(RELEASE_VENV)/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[train,$(KERAS_BACKEND)]"
+	folder=$$(mktemp -d) && cp examples/quickstart.py $$folder && cd $$folder && \
+	  KERAS_BACKEND=$(KERAS_BACKEND) $(abspath $(RELEASE_VENV))/bin/python quickstart.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-quickstart-* build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-quickstart-* $(RELEASE_VENV) $(TF217_VENV)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -38,9 +38,13 @@ from keras_sepvit.benchmark.machine import machine
 from keras_sepvit.default_backend import BACKENDS
 from keras_sepvit.files import replacing
 
-# Seconds of a run, and for how long a part may end a measurement after its time is out.
+# Seconds of a run.
 LIMIT = 450
+
+# For how long a part may end a measurement after its time is out: seconds, or a share of its
+# time where that is more and the run does not end before.
 GRACE = 15
+GRACE_SHARE = 0.4
 PAGE_EVERY = 5
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -62,25 +66,32 @@ def plan(backends, small):
     What is compared and not timed runs together, except small on a CPU.
     """
     first = next(backend for backend in ("torch", "jax", "tensorflow") if backend in backends)
-    numbers = [Part("reference", _agreement(first, ["float32"], highest=True), 130, on_cpu=True)]
-    for backend in backends:
+    shares = {"torch": 60, "jax": 110, "tensorflow": 90}
+    reference = _agreement(first, ["float32"], highest=True)
+    stages = [[Part("reference", reference, shares[first], on_cpu=True)]]
+    for backend in sorted(backends, key=lambda backend: backend != first):
         if small:
-            numbers.append(Part(f"agreement-{backend}", _agreement(backend, PRECISIONS[:2]), 130))
-            continue
-        # JAX compiles each network for each precision: several at a time.
-        groups = [[p] for p in PRECISIONS] if backend == "jax" else [PRECISIONS]
+            groups = [["mixed_float16"]]
+        else:
+            # JAX compiles each network for each precision: several at a time.
+            groups = [[p] for p in PRECISIONS] if backend == "jax" else [PRECISIONS]
+        numbers = []
         for group in groups:
             name = f"agreement-{backend}" + (f"-{group[0]}" if len(groups) > 1 else "")
-            numbers.append(Part(name, _agreement(backend, group), 130))
-        highest = _agreement(backend, ["float32"], highest=True)
-        numbers.append(Part(f"agreement-{backend}-highest", highest, 130))
-    stages = [numbers] if not small else [[part] for part in numbers]
+            numbers.append(Part(name, _agreement(backend, group), shares[backend]))
+        if not small:
+            highest = _agreement(backend, ["float32"], highest=True)
+            numbers.append(Part(f"agreement-{backend}-highest", highest, shares[backend]))
+        if backend == first and not small:
+            stages[0] += numbers
+        else:
+            stages.append(numbers)
     modes = {
         "torch": {"eager": 90, "compiled": 110},
         "jax": {"compiled": 90},
         "tensorflow": {"graph": 65, "xla": 100},
     }
-    shares = {"torch": 70, "jax": 75, "tensorflow": 90}
+    shares = {"torch": 70, "jax": 90, "tensorflow": 90}
     for backend in backends:
         job = {"part": "training", "backend": backend}
         timed = [Part(f"training-{backend}", job, shares[backend])]
@@ -118,15 +129,18 @@ class Child:
         part: The `Part`.
         folder: Scratch folder of the run.
         seconds: The part's time.
+        end: When the run ends, in the seconds of `time.time`.
         small: Whether sizes are small.
     """
 
-    def __init__(self, part, folder, seconds, small):
+    def __init__(self, part, folder, seconds, end, small):
         self.part = part
         self.rows_file = folder / f"{part.name}.jsonl"
         self._log = folder / f"{part.name}.log"
         self._start = time.time()
         self._seconds = seconds
+        grace = max(GRACE, min(GRACE_SHARE * seconds, end - self._start - seconds))
+        self._last = self._start + seconds + grace
         job = {
             **part.job,
             "name": part.name,
@@ -147,7 +161,7 @@ class Child:
 
     def ended(self):
         """Whether the process has ended; it is killed when its time is out."""
-        if self._process.poll() is None and time.time() > self._start + self._seconds + GRACE:
+        if self._process.poll() is None and time.time() > self._last:
             self.kill()
         return self._process.poll() is not None
 
@@ -242,7 +256,7 @@ def measure(stages, seconds, small, scratch, record):
         own = (end - time.time()) * shares[0] / sum(shares)
         children = []
         try:
-            children += [Child(part, scratch, own, small) for part in parts]
+            children += [Child(part, scratch, own, end, small) for part in parts]
             written = time.time()
             while not all([child.ended() for child in children]):
                 time.sleep(0.2)

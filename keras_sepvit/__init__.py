@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` do
     from keras_sepvit.attention import SeparableAttention
     from keras_sepvit.backbone import SepViTBackbone
     from keras_sepvit.block import SepViTBlock
-    from keras_sepvit.classifier import (
+    from keras_sepvit.classification.classifier import (
         SepViT,
         SepViTB,
         SepViTLite,
@@ -37,13 +37,13 @@ _MODULES = {
     "SeparableAttention": "attention",
     "SepViTBackbone": "backbone",
     "SepViTBlock": "block",
-    "SepViT": "classifier",
-    "SepViTB": "classifier",
-    "SepViTLite": "classifier",
-    "SepViTS": "classifier",
-    "SepViTT": "classifier",
-    "decode_predictions": "classifier",
-    "preprocess_input": "classifier",
+    "SepViT": "classification.classifier",
+    "SepViTB": "classification.classifier",
+    "SepViTLite": "classification.classifier",
+    "SepViTS": "classification.classifier",
+    "SepViTT": "classification.classifier",
+    "decode_predictions": "classification.classifier",
+    "preprocess_input": "classification.classifier",
     "SepViTConfig": "configs",
     "variant_config": "configs",
     "DropPath": "layers",

@@ -1,5 +1,7 @@
 """Depthwise separable self-attention: DSA inside windows, then PSA among them."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -40,7 +42,7 @@ class SeparableAttention(CompositeLayer):
             `num_heads` that do not divide the channels.
     """
 
-    def __init__(self, num_heads, global_token="first", **kwargs):
+    def __init__(self, num_heads: int, global_token: str | None = "first", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_heads = positive_int("num_heads", num_heads)
         self.global_token = check_choice("global_token", global_token, GLOBAL_TOKENS)
@@ -56,8 +58,8 @@ class SeparableAttention(CompositeLayer):
         self.dsa_qkv = self.dense(3 * channels, "dsa_qkv")
         self.dsa_qkv.build((None, tokens, channels))
         if self.global_token is not None:
-            self.win_tokens_norm = layers.LayerNormalization(
-                epsilon=1e-5, dtype=self.dtype_policy, name="win_tokens_norm"
+            self.win_tokens_norm = self.part(
+                layers.LayerNormalization, epsilon=1e-5, name="win_tokens_norm"
             )
             self.win_tokens_norm.build((None, windows, channels))
             self.psa_qk = self.dense(2 * channels, "psa_qk")
@@ -119,7 +121,7 @@ class SeparableAttention(CompositeLayer):
         qk = functional.linear(self.psa_qk, functional.gelu(token))
         return ops.split(functional.split_heads(qk, 2 * self.num_heads), 2, axis=0)
 
-    def window_attention(self, inputs):
+    def window_attention(self, inputs: Any) -> Any:
         """The weights with which PSA mixes the windows.
 
         Args:

@@ -1,5 +1,9 @@
 """The SepViT backbone: four stages of blocks, with their pyramid of features."""
 
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
 import keras
 from keras import layers
 
@@ -7,6 +11,9 @@ from keras_sepvit.block import SepViTBlock
 from keras_sepvit.configs import (
     PATCH_EMBEDDINGS,
     WINDOW_TOKENS,
+    ImageShape,
+    SepViTConfig,
+    WindowSizes,
     variant_architecture,
     variant_config,
 )
@@ -36,7 +43,9 @@ class StagesMixin:
     Stands in front of `keras.Model` among the bases of a class.
     """
 
-    def freeze(self, stages):
+    layers: list[keras.Layer]
+
+    def freeze(self, stages: int) -> None:
         """Keeps the weights of the first stages as they are in training, and trains the others.
 
         Call it before `compile`.
@@ -54,7 +63,7 @@ class StagesMixin:
                 layer.trainable = stage > stages
 
     @property
-    def pyramid_outputs(self):
+    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
         """The stages' outputs: `KerasTensor`s by level, `"P2"` to `"P5"`."""
         stages = ((stage_of(layer.name), layer) for layer in self.layers)
         # A stage's last layer, since later ones replace earlier ones.
@@ -84,21 +93,21 @@ class BackboneMixin(StagesMixin):
 
     def __init__(
         self,
-        hidden_dims,
-        depths,
-        num_heads,
-        window_sizes,
-        image_shape=(224, 224, 3),
-        mlp_ratio=4.0,
-        drop_path_rate=0.0,
-        window_tokens=None,
-        patch_embedding="overlapping",
-        dense=False,
-        pad_windows=False,
-        include_preprocessing=False,
-        dtype=None,
-        **kwargs,
-    ):
+        hidden_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_sizes: WindowSizes,
+        image_shape: ImageShape = (224, 224, 3),
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        window_tokens: str | None = None,
+        patch_embedding: str = "overlapping",
+        dense: bool = False,
+        pad_windows: bool = False,
+        include_preprocessing: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
+    ) -> None:
         architecture = {
             "hidden_dims": tuple(hidden_dims),
             "depths": tuple(depths),
@@ -116,7 +125,7 @@ class BackboneMixin(StagesMixin):
         inputs = keras.Input(image_shape, name="image")
         x = imagenet_preprocessing(image_shape)(inputs) if include_preprocessing else inputs
         outputs = sepvit_features(x, dtype=policy, **architecture)
-        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)  # type: ignore[call-arg]
         self.dtype_policy = policy
         self._config = {
             **architecture,
@@ -126,8 +135,13 @@ class BackboneMixin(StagesMixin):
 
     @classmethod
     def from_variant(
-        cls, variant, image_shape=(224, 224, 3), weights=None, drop_path_rate=None, **kwargs
-    ):
+        cls,
+        variant: str | SepViTConfig,
+        image_shape: ImageShape = (224, 224, 3),
+        weights: str | os.PathLike[str] | None = None,
+        drop_path_rate: float | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """The backbone of a variant.
 
         In the classification form windows scale with the image (see
@@ -165,12 +179,23 @@ class BackboneMixin(StagesMixin):
         return backbone
 
     def get_config(self):
-        return {
+        config = {
             "name": self.name,
             "trainable": self.trainable,
             "dtype": dtype_config(self),
             **self._config,
         }
+        frozen = [layer.name for layer in self.layers if not layer.trainable]
+        return {**config, "frozen_layers": frozen} if self.trainable and frozen else config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        frozen = config.pop("frozen_layers", ())
+        backbone = super().from_config(config)
+        for name in frozen:
+            backbone.get_layer(name).trainable = False
+        return backbone
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

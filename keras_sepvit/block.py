@@ -1,6 +1,7 @@
 """The SepViT block: separable attention over windows of a map, then an MLP."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.attention import SeparableAttention
-from keras_sepvit.configs import WINDOW_TOKENS
+from keras_sepvit.configs import WINDOW_TOKENS, Window
 from keras_sepvit.geometry import window_grid
 from keras_sepvit.layers import MLP, CompositeLayer, DropPath
 from keras_sepvit.names import WINDOW_GRID
@@ -60,15 +61,15 @@ class SepViTBlock(CompositeLayer):
 
     def __init__(
         self,
-        num_heads,
-        window_size=7,
-        mlp_ratio=4.0,
-        drop_path_rate=0.0,
-        window_tokens="learned",
-        pad=False,
-        single_window_psa=False,
-        **kwargs,
-    ):
+        num_heads: int,
+        window_size: Window = 7,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        window_tokens: str = "learned",
+        pad: bool = False,
+        single_window_psa: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads = positive_int("num_heads", num_heads)
         self.window_size = window_pair("window_size", window_size)
@@ -87,7 +88,6 @@ class SepViTBlock(CompositeLayer):
             self.window_grid = window_grid((height, width), self.window_size)
             windows = math.prod(self.window_grid)
         positions = self.window_size[0] * self.window_size[1]
-        dtype = self.dtype_policy
 
         self.has_psa = windows != 1 or self.single_window_psa
         self.has_token = self.has_psa and self.window_tokens in ("learned", "zeros")
@@ -102,17 +102,15 @@ class SepViTBlock(CompositeLayer):
                 name="win_tokens", shape=(1, windows, 1, channels), initializer="zeros"
             )
         tokens_shape = (None, windows, positions + self.has_token, channels)
-        self.norm1 = layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="norm1")
+        self.norm1 = self.part(layers.LayerNormalization, epsilon=1e-6, name="norm1")
         self.norm1.build(tokens_shape)
-        self.attn = SeparableAttention(
-            self.num_heads, self._global_token(), dtype=dtype, name="attn"
-        )
+        self.attn = self.part(SeparableAttention, self.num_heads, self._global_token(), name="attn")
         self.attn.build(tokens_shape)
-        self.norm2 = layers.LayerNormalization(epsilon=1e-6, dtype=dtype, name="norm2")
+        self.norm2 = self.part(layers.LayerNormalization, epsilon=1e-6, name="norm2")
         self.norm2.build(input_shape)
-        self.mlp = MLP(int(channels * self.mlp_ratio), dtype=dtype, name="mlp")
+        self.mlp = self.part(MLP, int(channels * self.mlp_ratio), name="mlp")
         self.mlp.build(input_shape)
-        self.drop_path = DropPath(self.drop_path_rate, dtype=dtype, name="drop_path")
+        self.drop_path = self.part(DropPath, self.drop_path_rate, name="drop_path")
         self.drop_path.build(input_shape)
 
     def call(self, inputs, training=False):
@@ -145,7 +143,7 @@ class SepViTBlock(CompositeLayer):
             windows = ops.concatenate([tokens, windows], axis=2)
         return windows
 
-    def window_attention(self, inputs):
+    def window_attention(self, inputs: Any) -> Any:
         """The attention among the windows of a map (PSA), for inspection.
 
         Args:

@@ -5,8 +5,15 @@ Sources: the paper (arXiv 2203.15380, v1 and v4) and the authors' PyTorch code.
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from keras_sepvit.geometry import check_static_size, scale_windows, window_pairs
+
+# Types of arguments: a window's side or (height, width), by stage and block; a whole image.
+Window = int | Sequence[int]
+WindowSizes = Sequence[Sequence[Window]]
+ImageShape = tuple[int | None, int | None, int]
 
 WINDOW_TOKENS = ("learned", "zeros", "average_pooling", "depthwise_conv")
 PATCH_EMBEDDINGS = ("overlapping", "non_overlapping")
@@ -41,17 +48,17 @@ class SepViTConfig:
         image_size: The side in pixels that `window_sizes` are meant for.
     """
 
-    hidden_dims: tuple
-    depths: tuple
-    num_heads: tuple
-    window_sizes: tuple
+    hidden_dims: Sequence[int]
+    depths: Sequence[int]
+    num_heads: Sequence[int]
+    window_sizes: WindowSizes
     drop_path_rate: float
     mlp_ratio: float = 4.0
     window_tokens: str = "learned"
     patch_embedding: str = "overlapping"
     image_size: int = 224
 
-    def architecture(self):
+    def architecture(self) -> dict[str, Any]:
         """The arguments of `SepViTBackbone` that this configuration fixes."""
         fields = dataclasses.asdict(self)
         del fields["drop_path_rate"], fields["image_size"]
@@ -138,7 +145,7 @@ ABLATIONS = {
 }
 
 
-def variant_config(variant):
+def variant_config(variant: str | SepViTConfig) -> SepViTConfig:
     """The `SepViTConfig` of a variant.
 
     Args:

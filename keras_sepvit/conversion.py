@@ -1,21 +1,29 @@
 """Turns weights files of one kind into another, through a model."""
 
+import os
 import pathlib
 
 import keras
 
 from keras_sepvit.backbone import SepViTBackbone
-from keras_sepvit.classifier import SepViT
+from keras_sepvit.classification.classifier import SepViT
+from keras_sepvit.configs import SepViTConfig
 from keras_sepvit.files import replacing
 from keras_sepvit.weights.files import PYTORCH_SUFFIXES
-from keras_sepvit.weights.load import assign_weights, open_weights
+from keras_sepvit.weights.load import LoadReport, assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
 from keras_sepvit.weights.pytorch import save_pytorch
 
 
 def convert(
-    source, destination, variant=None, image_size=None, classes=None, dense=None, partial=False
-):
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    variant: str | SepViTConfig | None = None,
+    image_size: tuple[int, int] | None = None,
+    classes: int | None = None,
+    dense: bool | None = None,
+    partial: bool = False,
+) -> LoadReport:
     """Writes the weights in a file to another, of the kind that its name says.
 
     Args:

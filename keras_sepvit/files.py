@@ -7,8 +7,11 @@ import re
 import secrets
 import shutil
 
-# Of image files, read by TensorFlow in training and by Pillow elsewhere.
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+# Of image files, in lower case. All are read in training and by `runtime.read_image` alike.
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 
 
 @contextlib.contextmanager

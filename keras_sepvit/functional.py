@@ -237,9 +237,11 @@ def attention(query, key, value):
     if keras.config.backend() == "torch":
         return _torch_attention(query, key, value)
     scores = _scores(query, key)
-    if keras.config.backend() == "jax":
-        # Dividing after the product saves a pass over the weights under XLA.
-        weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+    if keras.config.backend() == "jax" and value.dtype != "float16":
+        # Dividing after the product saves a pass over the weights under XLA. In float16 the
+        # product of many windows would overflow.
+        largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+        weights = ops.exp(scores - largest)
         total = ops.sum(weights, axis=-1, keepdims=True)
         mixed = ops.matmul(ops.cast(weights, value.dtype), value)
         return ops.cast(ops.cast(mixed, "float32") / total, value.dtype)

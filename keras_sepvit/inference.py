@@ -1,12 +1,19 @@
 """Predictions with Keras models, as `keras_sepvit.runtime` makes them with exported files."""
 
 import pathlib
-import re
 
 import numpy as np
 
-from keras_sepvit import classifier, scores
-from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpolation
+import keras_sepvit.classification.classifier as classifier
+from keras_sepvit import scores
+from keras_sepvit.record import (
+    CROP,
+    INTERPOLATION,
+    RUN_RECORD_NAME,
+    Record,
+    check_crop,
+    check_interpolation,
+)
 from keras_sepvit.runtime import ImageClassifier
 from keras_sepvit.runtime import labels as naming
 
@@ -17,7 +24,7 @@ class KerasPredictor(ImageClassifier):
     """An image classifier of Keras, with the methods of `keras_sepvit.runtime.Predictor`.
 
     A model without a Normalization or Rescaling layer gets images normalised with
-    ImageNet's mean and deviation; logits get a softmax.
+    ImageNet's mean and deviation; logits get a softmax, a single one a sigmoid.
 
     Args:
         model: A Keras model of one image input, (batch, height, width, channels), and one
@@ -28,6 +35,8 @@ class KerasPredictor(ImageClassifier):
         crop: Share of a photo's shorter side that the centre crop keeps, above 0 and at
             most 1.
         interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
+        activation: What makes probabilities of the outputs: `"softmax"`, `"sigmoid"`, or
+            `"none"` where they are probabilities. By default the model tells.
 
     Attributes:
         image_shape: (height, width, channels) of the images.
@@ -41,17 +50,25 @@ class KerasPredictor(ImageClassifier):
     """
 
     def __init__(
-        self, model, labels=None, *, image_size=None, crop=CROP, interpolation=INTERPOLATION
+        self,
+        model,
+        labels=None,
+        *,
+        image_size=None,
+        crop=CROP,
+        interpolation=INTERPOLATION,
+        activation=None,
     ):
         self._model = model
         self.image_shape = image_shape(model, image_size)
         self.class_names = _class_names(labels, model.outputs[0].shape[-1])
         self.crop, self.interpolation = check_crop(crop), check_interpolation(interpolation)
+        self._activation = scores.missing_activation(model, activation)
 
     def _probabilities(self, images):
         inputs = scores.preprocess(self._model, images)
         outputs = self._model.predict(inputs, batch_size=_BATCH_SIZE, verbose=0)
-        return scores.probabilities(self._model, outputs)
+        return scores.probabilities(outputs, self._activation)
 
 
 def image_shape(model, image_size=None):
@@ -89,27 +106,24 @@ def evaluation_of_run(path):
     """How the trainer evaluated a model in its folder, as arguments of `KerasPredictor`.
 
     Args:
-        path: A model that `keras-sepvit train` wrote, beside `classes.txt` and
-            `recipe.yaml`; any other gives an empty dict.
+        path: A model, beside the `record.json` that `keras-sepvit train` writes, or beside
+            a `classes.txt`; any other gives an empty dict.
 
     Returns:
-        Dict of `labels`, `crop` and `interpolation`, as far as the files tell.
+        Dict of `labels`, `crop` and `interpolation`, as far as the record tells.
     """
     folder = pathlib.Path(path).parent
-    found = {}
-    if not (folder / "recipe.yaml").is_file():
-        return found
-    if (folder / "classes.txt").is_file():
-        found["labels"] = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
-    # The trainer writes the file with one key a line; YAML's parsers are an extra's.
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
-    data = re.search(r"^data:\n((?:[ ].*\n)*)", recipe, re.MULTILINE)
-    settings = dict(re.findall(r"^  (\w+): (\S+)$", data[1] if data else "", re.MULTILINE))
-    if "validation_crop" in settings:
-        found["crop"] = float(settings["validation_crop"])
-    if "interpolation" in settings:
-        found["interpolation"] = settings["interpolation"]
-    return found
+    path = folder / RUN_RECORD_NAME
+    if not path.is_file():
+        names = folder / "classes.txt"
+        return {"labels": naming.read_names(names)} if names.is_file() else {}
+    record = Record.from_json(path.read_text(encoding="utf-8"), path)
+    found = {
+        "labels": record.class_names,
+        "crop": record.crop,
+        "interpolation": record.interpolation,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _class_names(labels, classes):

@@ -1,5 +1,7 @@
 """The layers around the attention: patch embedding, PEG, DropPath and MLP."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops, random
 
@@ -10,7 +12,15 @@ from keras_sepvit.validation import check_choice, check_map, check_rate, positiv
 
 
 class CompositeLayer(layers.Layer):
-    """A layer of layers, whose configuration says which of them are quantised."""
+    """A layer of layers, whose configuration says which of them are quantised.
+
+    All layers in it are made by `part` or `dense`.
+    """
+
+    def part(self, layer_class, *args, dtype=None, **kwargs):
+        """A layer in this one: of its dtype policy, and frozen where it is made frozen."""
+        dtype = dtype or self.dtype_policy
+        return layer_class(*args, dtype=dtype, trainable=self.trainable, **kwargs)
 
     def dense(self, units, name):
         """A `Dense` layer with the authors' initialisation, to be made in `build`."""
@@ -18,7 +28,9 @@ class CompositeLayer(layers.Layer):
         if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
             # Its own alone: Keras cannot save a quantised layer that has the map.
             policy = policy[f"{self.path}/{name}"]
-        return layers.Dense(units, kernel_initializer=TruncatedNormal(), dtype=policy, name=name)
+        return self.part(
+            layers.Dense, units, kernel_initializer=TruncatedNormal(), dtype=policy, name=name
+        )
 
     def get_config(self):
         return {**super().get_config(), "dtype": dtype_config(self)}
@@ -76,22 +88,24 @@ class PatchEmbedding(CompositeLayer):
         ValueError: for `filters` or `strides` below 1 or an unknown `mode`.
     """
 
-    def __init__(self, filters, strides, mode="overlapping", **kwargs):
+    def __init__(
+        self, filters: int, strides: int, mode: str = "overlapping", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = positive_int("filters", filters)
         self.strides = positive_int("strides", strides)
         self.mode = check_choice("mode", mode, PATCH_EMBEDDINGS)
         self.padding = self.strides - 1 if mode == "overlapping" else 0
-        self.proj = layers.Conv2D(
+        self.proj = self.part(
+            layers.Conv2D,
             self.filters,
             self.strides + self.padding,
             strides=self.strides,
             data_format="channels_last",
             kernel_initializer=FanOutNormal(),
-            dtype=self.dtype_policy,
             name="proj",
         )
-        self.norm = layers.LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name="norm")
+        self.norm = self.part(layers.LayerNormalization, epsilon=1e-5, name="norm")
 
     def build(self, input_shape):
         check_map(self.name, input_shape)
@@ -132,14 +146,14 @@ class PEG(CompositeLayer):
     Input and output shape: `(batch, height, width, channels)`; float.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.proj = layers.DepthwiseConv2D(
+        self.proj = self.part(
+            layers.DepthwiseConv2D,
             3,
             padding="same",
             data_format="channels_last",
             depthwise_initializer=FanOutNormal(),
-            dtype=self.dtype_policy,
             name="proj",
         )
 
@@ -175,7 +189,7 @@ class DropPath(layers.Layer):
         ValueError: for a `rate` outside [0, 1).
     """
 
-    def __init__(self, rate=0.0, seed=None, **kwargs):
+    def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = check_rate("rate", rate)
         self.seed = seed
@@ -191,7 +205,9 @@ class DropPath(layers.Layer):
         keep = 1.0 - self.rate
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         kept = random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep
-        return inputs * ops.cast(ops.where(kept, 1.0 / keep, 0.0), inputs.dtype)
+        # Not `where`: on torch its two numbers would be copied to a GPU, which the host waits for.
+        scale = ops.cast(kept, "float32") * (1.0 / keep)
+        return inputs * ops.cast(scale, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -214,7 +230,7 @@ class MLP(CompositeLayer):
         ValueError: for a `hidden_dim` below 1.
     """
 
-    def __init__(self, hidden_dim, **kwargs):
+    def __init__(self, hidden_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = positive_int("hidden_dim", hidden_dim)
 

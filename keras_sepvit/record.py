@@ -1,13 +1,15 @@
 """What an exported file says about itself, so that pictures reach it as in the evaluation.
 
-Every export writes a `Record` into its file as JSON, and `keras_sepvit.runtime` reads it.
+Every export writes a `Record` into its file as JSON, and `keras_sepvit.runtime` reads it;
+a training run writes that of its models into its folder.
 """
 
 import dataclasses
 import json
 
-# The name of the record in a file's metadata.
+# The name of the record in a file's metadata, and in the folder of a training run.
 RECORD_NAME = "keras_sepvit.json"
+RUN_RECORD_NAME = "record.json"
 
 # What the evaluation on ImageNet does, and others where nothing else is known.
 CROP = 0.875
@@ -71,8 +73,7 @@ class Record:
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{path} has a record ('{RECORD_NAME}') that cannot be read ({error!r}): "
-                f"{text[:200]!r}"
+                f"{path} has a record that cannot be read ({error!r}): {text[:200]!r}"
             ) from error
         return record
 

@@ -3,6 +3,12 @@
 import keras
 import numpy as np
 
+from keras_sepvit.validation import check_choice
+
+# What may be put on a classifier's outputs; none where they are probabilities already.
+ACTIVATIONS = ("softmax", "sigmoid", "none")
+_ANY_SIDE = 64  # in pixels, of pictures for a model that takes any size
+
 
 def normalizes_images(model):
     """Whether a model takes images of 0..255, having a layer that normalises them."""
@@ -14,8 +20,12 @@ def normalizes_images(model):
 
 
 def final_activation(model):
-    """`"softmax"`, `"sigmoid"` or `"linear"` of a classifier's head; None for other layers."""
-    last = model.layers[-1]
+    """`"softmax"`, `"sigmoid"` or `"linear"` of a classifier's outputs; None where not known.
+
+    The last layer tells; where it does not (an average of models, a function of the user's),
+    the outputs for a batch of random pictures do.
+    """
+    last = _last_layer(model.outputs[0])
     if isinstance(last, keras.Model):
         return final_activation(last)
     if isinstance(last, keras.layers.Softmax):
@@ -24,8 +34,49 @@ def final_activation(model):
     for name in ("softmax", "sigmoid"):
         if activation is getattr(keras.activations, name):
             return name
-    is_head = isinstance(last, keras.layers.Dense) and activation is keras.activations.linear
-    return "linear" if is_head else None
+    if isinstance(last, keras.layers.Dense) and activation is keras.activations.linear:
+        return "linear"
+    return _activation_by_values(model)
+
+
+def _last_layer(output):
+    """The layer that a Keras tensor is of, but for those that change nothing in inference."""
+    layer, node, _ = output._keras_history
+    unchanged = isinstance(layer, keras.layers.Identity | keras.layers.Dropout) or (
+        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
+    )
+    return _last_layer(layer._inbound_nodes[node].input_tensors[0]) if unchanged else layer
+
+
+def _activation_by_values(model):
+    shape = model.inputs[0].shape
+    if len(model.inputs) != 1 or len(shape) != 4 or len(model.outputs[0].shape) != 2:
+        return None
+    pictures = np.random.default_rng(0).standard_normal((8, *(n or _ANY_SIDE for n in shape[1:])))
+    if normalizes_images(model):
+        pictures = np.clip(128 + 64 * pictures, 0, 255)
+    values = np.asarray(model.predict(pictures.astype("float32"), verbose=0), "float32")
+    if not ((values >= 0) & (values <= 1)).all():
+        return None
+    sums_of_one = values.shape[-1] > 1 and np.allclose(values.sum(axis=-1), 1, atol=1e-2)
+    return "softmax" if sums_of_one else "sigmoid"
+
+
+def missing_activation(model, activation=None):
+    """What makes probabilities of a classifier's outputs: one of `ACTIVATIONS`.
+
+    Args:
+        model: The classifier.
+        activation: What the user says, or None.
+
+    Raises:
+        ValueError: for another `activation`.
+    """
+    if activation is not None:
+        return check_choice("activation", activation, ACTIVATIONS)
+    if final_activation(model) in ("softmax", "sigmoid"):
+        return "none"
+    return "sigmoid" if model.outputs[0].shape[-1] == 1 else "softmax"
 
 
 def preprocess(model, images):
@@ -50,13 +101,12 @@ def preprocess(model, images):
     )
 
 
-def probabilities(model, outputs):
-    """The outputs of a classifier as float32 probabilities; logits get a softmax.
-
-    Those of a sigmoid, for classes that do not exclude each other, stay as they are.
-    """
+def probabilities(outputs, activation):
+    """The outputs of a classifier as float32 probabilities, by what `missing_activation` tells."""
     outputs = np.asarray(outputs, "float32")
-    if final_activation(model) in ("softmax", "sigmoid"):
+    if activation == "none":
         return outputs
+    if activation == "sigmoid":
+        return 0.5 * (1 + np.tanh(0.5 * outputs))  # without an overflow
     exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -9,7 +9,7 @@ from helpers import images, randomize, run, symbolic, to_numpy, weights_by_name
 from keras import ops
 from test_windows import cut_windows
 
-from keras_sepvit import SeparableAttention, SepViTBlock
+from keras_sepvit import SeparableAttention, SepViTBlock, functional
 
 erf = np.vectorize(math.erf)
 
@@ -248,3 +248,12 @@ def test_attention_alone_takes_windows_with_their_token_in_front(windows):
     expected = dense(psa(token, z, weights, 2), weights, "attn/proj")
     assert layer.compute_output_shape(x.shape) == (2, windows, 4, 8)
     np.testing.assert_allclose(run(layer, x), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_attention_over_as_many_windows_as_a_large_map_has(dtype):
+    """2,738 windows of 7 at 1024 x 2048: their values' sum is beyond float16, their mean not."""
+    keys = ops.cast(images((1, 1, 2738, 4)), dtype)
+    values = ops.cast(50 + images((1, 1, 2738, 8), seed=1), dtype)
+    mean = to_numpy(functional.attention(ops.zeros_like(keys[:, :, :2]), keys, values))
+    np.testing.assert_allclose(mean, np.full((1, 1, 2, 8), 50.0), rtol=5e-3)

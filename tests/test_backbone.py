@@ -1,11 +1,13 @@
 import dataclasses
 import json
+import pickle
 import warnings
 
 import keras
 import numpy as np
 import pytest
 from helpers import (
+    SMALL,
     TINY,
     images,
     randomize,
@@ -304,3 +306,41 @@ def test_freeze_keeps_the_first_stages(build):
     assert len(backbone.trainable_weights) == count
     with pytest.raises(ValueError, match="Unknown `stages`: 5"):
         backbone.freeze(5)
+
+
+def saved_and_loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.saving.load_model(folder / "model.keras")
+
+
+COPIES = {
+    "file": saved_and_loaded,
+    "clone": lambda model, _: keras.models.clone_model(model),
+    "config": lambda model, _: type(model).from_config(model.get_config()),
+    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_what_is_frozen_stays_frozen_in_copies(copied, tmp_path):
+    def trainable(model):
+        return sorted(weight.path for weight in model.trainable_weights)
+
+    stages, whole = (SepViTBackbone.from_variant(SMALL, (64, 64, 3)) for _ in range(2))
+    classifier = SepViT(SMALL, classes=3)
+    stages.freeze(2)
+    classifier.freeze(3)
+    whole.trainable = False
+    assert not any(path.startswith(("stage1_", "stage2_")) for path in trainable(stages))
+    assert trainable(copied(stages, tmp_path)) == trainable(stages)
+    assert trainable(copied(classifier, tmp_path)) == trainable(classifier)
+
+    pooled = keras.layers.GlobalAveragePooling2D()(whole.output)
+    tuned = keras.Model(whole.input, keras.layers.Dense(3, name="head")(pooled))
+    copy = copied(tuned, tmp_path)
+    assert trainable(copy) == ["head/bias", "head/kernel"]
+    before = {weight.path: to_numpy(weight) for weight in copy.weights}
+    copy.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    copy.fit(images((4, 64, 64, 3)), np.array([0, 1, 2, 0]), verbose=0)
+    moved = [w.path for w in copy.weights if not np.array_equal(before[w.path], to_numpy(w))]
+    assert sorted(moved) == ["head/bias", "head/kernel"]

@@ -14,8 +14,8 @@ import keras_sepvit
 
 gpu = importlib.import_module("gpu")
 
-# Relative to float32: half an ulp of a precision, through all layers.
-LARGEST_DIFFERENCE = {"float32": 1e-5, "mixed_float16": 1e-2}
+# Between float16 and float32, relative: a rounding error of float16 through all layers.
+LARGEST_DIFFERENCE = 1e-2
 
 
 @pytest.mark.slow
@@ -40,15 +40,13 @@ def test_every_part_runs(tmp_path):
 
     compared = [row for row in rows if row["part"] == f"agreement-{BACKEND}"]
     assert {(row["network"], row["what"], row["precision"]) for row in compared} == {
-        (network, what, precision)
+        (network, what, "mixed_float16")
         for network in ("t", "dense")
         for what in ("forward", "training step")
-        for precision in LARGEST_DIFFERENCE
     }
     for row in compared:
-        assert row["difference"] < LARGEST_DIFFERENCE[row["precision"]], row
-        assert row["precision"] == "float32" or row["difference"] > 0, row
-        assert row.get("loss_difference", 0) < 1e-2, row
+        assert 0 < row["difference"] < LARGEST_DIFFERENCE, row
+        assert row.get("loss_difference", 0) < LARGEST_DIFFERENCE, row
     timed = [row for row in rows if "images_per_second" in row]
     assert {row["what"] for row in timed} == {"inference", "training"}
     assert {row["data"] for row in timed if row["what"] == "training"} == {
@@ -67,6 +65,7 @@ def test_every_part_runs(tmp_path):
 def test_a_part_that_fails_or_hangs_leaves_the_others(tmp_path, monkeypatch):
     """What failed is told; a part that outlasts its time is killed."""
     monkeypatch.setattr(gpu, "GRACE", 0)
+    monkeypatch.setattr(gpu, "GRACE_SHARE", 0)
     job = {"part": "comparison", "backend": BACKEND}  # which has no `run`
     stages = [
         [gpu.Part("hangs", job, share=1e-3)],

@@ -82,11 +82,26 @@ def test_head_is_the_mean_of_the_normed_map_and_a_dense_layer():
     )
 
 
-def test_mixed_precision_keeps_images_and_probabilities_in_float32():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    model = SepViT(TINY, classes=5)
-    dtypes = [model.get_layer(n).output.dtype for n in ("preprocessing", "stage1_embed", "head")]
-    assert dtypes == ["float32", "bfloat16", "float32"]
+@pytest.mark.parametrize(
+    "policy, by_argument", [("float32", True), ("mixed_bfloat16", True), ("mixed_bfloat16", False)]
+)
+@pytest.mark.parametrize("pooling", [None, "avg", "max"])
+def test_all_layers_have_the_models_policy(policy, by_argument, pooling):
+    """Given for the model, or as the global policy, which the argument leaves alone."""
+    other = "mixed_bfloat16" if policy == "float32" else "float32"
+    keras.config.set_dtype_policy(other if by_argument else policy)
+    top = {"include_top": False, "pooling": pooling} if pooling else {"classes": 5}
+    model = SepViT(TINY, dtype=policy if by_argument else None, **top)
+    assert keras.config.dtype_policy().name == (other if by_argument else policy)
+    # Images are normalised, and answers given, in float32.
+    for layer in model._flatten_layers():
+        expected = "float32" if layer.name in ("preprocessing", "head") else policy
+        if layer.name != "image":  # Keras gives inputs the global policy, without effect
+            assert layer.dtype_policy.name == expected, layer.path
+    assert model.get_layer("image").dtype == "float32"
+    output = run(model, np.zeros((1, 64, 64, 3), "uint8"))
+    assert np.isfinite(output).all()
+    assert model.output.dtype == ("bfloat16" if pooling and "bfloat16" in policy else "float32")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

@@ -182,7 +182,7 @@ def test_devices_of_one_process_equal_one_device(runs):
 @torch_or_jax
 def test_processes_equal_one_device_after_a_kill(runs):
     """One process dies, the others end too, and the run started again goes on exactly."""
-    count = 2
+    count = 4 if BACKEND == "jax" else 2
     with ended(*runs.start_processes("some", count, killed=1)) as (statuses, outputs):
         assert statuses[1] == -9
         assert not {0, None} & {*statuses}, outputs[0][-3000:]

@@ -8,6 +8,7 @@ import pytest
 from helpers import BACKEND, to_numpy
 from keras import ops
 
+from keras_sepvit.training.callbacks import Validation
 from keras_sepvit.training.recipe import OptimizerRecipe, Recipe
 from keras_sepvit.training.sources.source import ArraySource
 from keras_sepvit.training.task import Scores, Task
@@ -126,8 +127,9 @@ def recipe(**changes):
 
 
 def test_a_task_of_its_own_learns(tmp_path):
-    result = Trainer(recipe(), tmp_path).train(verbose=0)
+    result = Trainer(recipe(snapshot_epochs=10), tmp_path).train(verbose=0)
     assert result.epochs == 15 and result.best > 90
+    assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_010.keras"]
     last = result.history[-1]
     assert last["loss"] == pytest.approx(last["square"] + last["absolute"], rel=1e-5)
     assert last["loss"] < 0.2 * result.history[0]["loss"]
@@ -152,11 +154,10 @@ def test_losses_are_means_over_what_counts_not_over_batches(tmp_path):
     assert logs["square"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_is_counted_in_updates_and_resumes_in_its_short_last_epoch(tmp_path):
+def test_a_run_is_counted_in_updates_and_resumes_in_its_short_last_epoch(tmp_path, capsys):
     """Six updates of 6 an epoch and 3 more: the second epoch is shorter."""
     whole = Trainer(recipe(steps=9), tmp_path / "whole").train(verbose=0)
     assert whole.epochs == 2
-    stopped = Trainer(recipe(steps=9, checkpoint_steps=1), tmp_path / "stopped")
 
     class Stop(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -166,11 +167,12 @@ def test_a_run_is_counted_in_updates_and_resumes_in_its_short_last_epoch(tmp_pat
         def on_epoch_begin(self, epoch, logs=None):
             self.epoch = epoch
 
-    callbacks = stopped._callbacks
-    stopped._callbacks = lambda first_step: [*callbacks(first_step), Stop()]
+    settings = recipe(steps=9, checkpoint_steps=1)
     with pytest.raises(KeyboardInterrupt):
-        stopped.train(verbose=0)
-    resumed = Trainer(recipe(steps=9, checkpoint_steps=1), tmp_path / "stopped").train(verbose=0)
+        Trainer(settings, tmp_path / "stopped", callbacks=[Stop()]).train(verbose=0)
+    assert (tmp_path / "stopped" / "curves.png").exists()
+    resumed = Trainer(settings, tmp_path / "stopped").train()
+    assert "Going on after step 2 of epoch 2 of 2." in capsys.readouterr().out
     for name in ("square", "absolute", "val_accuracy", "learning_rate"):
         assert [e[name] for e in resumed.history] == [e[name] for e in whole.history]
 
@@ -188,3 +190,19 @@ def test_a_recipe_may_change_where_the_training_does_not(tmp_path):
 def test_a_trainer_wants_a_recipe():
     with pytest.raises(TypeError, match="load_recipe.'digits'.*Received: 'digits'"):
         Trainer("digits", "runs")
+
+
+def test_of_equal_results_the_lower_loss_is_best():
+    """`best.keras` is saved again for the same accuracy with a lower loss, not with a higher."""
+    results = iter([(90.0, 1.0), (90.0, 1.2), (90.0, 0.9), (89.0, 0.1), (91.0, 2.0)])
+    saved = []
+    progress = {"best": None}
+    validation = Validation(
+        lambda: dict(zip(("top1", "loss"), next(results), strict=True)),
+        "top1",
+        lambda: saved.append(epoch),
+        progress,
+    )
+    for epoch in range(5):
+        validation.on_epoch_end(epoch, {})
+    assert saved == [0, 2, 4] and progress["best"] == 91

@@ -64,6 +64,25 @@ def test_top1_top5_and_loss(activation):
         assert result["loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 
+def test_classes_are_matched_by_name():
+    labels, names = [0, 1, 1, 2], ("one", "two", "zero")  # as folders are sorted
+    source = ArraySource(
+        "names", "all", np.zeros((4, 8, 8, 3), "uint8"), labels, classes=3, class_names=names
+    )
+    model = constant_classifier(3, best=(2,))  # "two" in the order of the numbers
+
+    def top1(**kwargs):
+        return evaluate(model, source, image_size=8, **kwargs)["top1"]
+
+    assert top1() == 25  # the model does not tell its names
+    assert top1(class_names=["zero", "one", "two"]) == 50
+    assert top1(class_names=names) == 25
+    with pytest.raises(ValueError, match="'a', 'b', 'c', and .*'one', 'two', 'zero'"):
+        top1(class_names=["a", "b", "c"])
+    with pytest.raises(ValueError, match="'one', 'one', 'two', and"):
+        top1(class_names=["one", "one", "two"])
+
+
 def test_models_without_normalisation_get_normalised_images():
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), "uint8")
     source = ArraySource("random", "validation", images, [0, 1, 2] * 4, classes=3)
@@ -170,7 +189,7 @@ def test_exported_files_are_evaluated_like_the_model(tmp_path):
 
 
 def test_the_record_of_a_file_says_how_it_is_evaluated(tmp_path):
-    training_data.write_folder(tmp_path / "images", "abcde", 2)
+    training_data.write_folder(tmp_path / "images", exported.NAMES, 2)
     record = dataclasses.replace(exported.RECORD, pixels="0..255", crop=0.3)
     recorded = exported.write_onnx(tmp_path / "recorded.onnx", record=record.to_json())
     bare = exported.write_onnx(tmp_path / "bare.onnx")
@@ -184,3 +203,7 @@ def test_the_record_of_a_file_says_how_it_is_evaluated(tmp_path):
     small = ("--crop", "0.3", "--interpolation", "bilinear")
     assert loss(recorded) == loss(bare, *small) != loss(bare)
     assert loss(recorded, "--crop", "0.875", "--interpolation", "bicubic") == loss(bare)
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    arguments = ["evaluate", str(recorded), "--data", str(tmp_path / "images")]
+    refused = CliRunner().invoke(app, [*arguments, "--labels", str(tmp_path / "labels.txt")])
+    assert refused.exit_code == 2 and "'a', 'b', 'c', 'd', 'e', and those of" in refused.output

@@ -349,7 +349,7 @@ WRONG = [
         {"quantize": "int8", "calibration_images": np.zeros((40, 32, 32, 3))},
         r"`calibration_images` must be an array of shape \(count, 8, 8, 3\)",
     ),
-    ("to_onnx", FEW, "are for `quantize='int8'` only. Received: quantize=None"),
+    ("to_onnx", FEW, "are for `quantize` int8 or int8_float16 only. Received: quantize=None"),
     ("to_onnx", {"path": "tiny.pb"}, "`path` must end with '.onnx'"),
     ("to_stablehlo", {"platforms": ("gpu",)}, "Unknown `platforms`: 'gpu'. Expected one of 'cpu'"),
     ("to_stablehlo", {"platforms": ()}, "`platforms` must name at least one"),

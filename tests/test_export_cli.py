@@ -54,14 +54,16 @@ def test_a_model_is_exported_and_predicts(folder, monkeypatch):
 
 def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):
     """Names, crop and interpolation of the run's folder; what is typed goes first."""
-    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.record import Record
     from keras_sepvit.runtime import Predictor
-    from keras_sepvit.training.recipe import save_recipe
 
     model = tmp_path / "best.keras"
     model.write_bytes((folder / "linear.keras").read_bytes())
-    save_recipe(load_recipe("digits"), tmp_path / "recipe.yaml")
-    (tmp_path / "classes.txt").write_text("zero\none\ntwo\n")
+    names = ("zero", "one", "two")
+    record = Record(
+        *("classification", (8, 8), 3, "0..255", 1.0, "bilinear", "softmax", names, "0.1.0")
+    )
+    (tmp_path / "record.json").write_text(record.to_json())
     path = tmp_path / "best.tflite"
     arguments = [model, "--format", "litert", "--output", path]
     arguments += ["--images", folder / "photos", "--json"]

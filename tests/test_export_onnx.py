@@ -157,14 +157,17 @@ def digits(digits_files, monkeypatch):
 
 @torch_only
 @pytest.mark.slow
-def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(digits, tmp_path):
+@pytest.mark.parametrize(("quantize", "floats"), [("int8", "FLOAT"), ("int8_float16", "FLOAT16")])
+def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(
+    digits, tmp_path, quantize, floats
+):
     model, train, held_out, labels = digits
     path = tmp_path / "digits.onnx"
 
     report = to_onnx(
         model,
         path,
-        quantize="int8",
+        quantize=quantize,
         batch_size=None,
         calibration_images=train[:128],
         images=held_out,
@@ -172,7 +175,7 @@ def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(digits, tmp_p
     )
     found = run_onnx(path, held_out)["probabilities"].argmax(axis=1)
 
-    assert report.precision == "int8" and report.images == len(held_out)
+    assert report.precision == quantize and report.images == len(held_out)
     assert report.top1_agreement >= 0.99
     expected = model.predict(held_out, verbose=0).argmax(axis=1)
     assert abs(np.mean(found == labels) - np.mean(expected == labels)) <= 0.01
@@ -180,6 +183,7 @@ def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(digits, tmp_p
 
     graph = onnx.load(path).graph
     constants = initializers(graph)
+    floats = getattr(onnx.TensorProto, floats)
     producers = {name: node for node in graph.node for name in node.output}
     assert set(report.operators) <= supported_operators("tensorrt")
     for node in graph.node:
@@ -187,10 +191,11 @@ def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(digits, tmp_p
             zero_point = constants[node.input[2]]
             assert zero_point.data_type == onnx.TensorProto.INT8
             assert not onnx.numpy_helper.to_array(zero_point).any()
+            assert constants[node.input[1]].data_type == floats
         if node.op_type in ("Conv", "Gemm", "MatMul"):
             image, weight, *bias = node.input
             assert producers[image].op_type == producers[weight].op_type == "DequantizeLinear"
-            assert all(constants[name].data_type == onnx.TensorProto.FLOAT for name in bias)
+            assert all(constants[name].data_type == floats for name in bias)
             stored = constants.get(producers[weight].input[0])
             if stored is not None:  # of weights, not of attention
                 scales = onnx.numpy_helper.to_array(constants[producers[weight].input[1]])
@@ -243,6 +248,14 @@ def test_without_torch_tensorflow_writes_the_file(tmp_path, monkeypatch):
     assert set(report.operators) <= supported_operators("tensorrt")
     with pytest.raises(ValueError, match="from 18 to 18 .*Received: opset=20.*export,torch"):
         to_onnx(tiny_classifier(classes=len(CLASSES)), tmp_path / "other.onnx", opset=20)
+    images = default_images((64, 64, 3), 32)
+    with pytest.raises(ImportError, match="needs opset 19, which PyTorch"):
+        to_onnx(
+            tiny_classifier(classes=len(CLASSES)),
+            tmp_path / "other.onnx",
+            quantize="int8_float16",
+            calibration_images=images,
+        )
 
 
 @pytest.mark.slow

@@ -142,7 +142,9 @@ def test_a_runs_checkpoint(outputs, tmp_path, monkeypatch):
         return
     result = run.train(verbose=0)
     with np.load(FOLDER / "checkpoint.npz") as file:
-        assert result.history == json.loads(str(file["header"]))["progress"]["history"]
+        (logs,) = json.loads(str(file["header"]))["progress"]["history"]
+    assert result.history == [{**logs, "epoch": 1}]
+    assert result.best == pytest.approx(100 * logs["val_accuracy"])
     last = keras.saving.load_model(tmp_path / "last.keras")
     assert_close(predict(last, outputs["images"]), outputs["run"])
 

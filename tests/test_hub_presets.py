@@ -68,10 +68,12 @@ def assert_same_weights(layer, other):
 def test_backbone_preset_round_trip(tmp_path, dense):
     backbone = hub_backbone(dense=dense)
     randomize(backbone)
+    backbone.freeze(1)
     backbone.save_to_preset(str(tmp_path))
     loaded = hub.SepViTBackbone.from_preset(str(tmp_path))
 
     assert type(loaded) is hub.SepViTBackbone
+    assert [layer.trainable for layer in loaded.layers] == [x.trainable for x in backbone.layers]
     assert loaded.get_config() == backbone.get_config()
     pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
     loaded_pyramid = keras.Model(loaded.inputs, loaded.pyramid_outputs)

@@ -7,6 +7,7 @@ from export_helpers import linear_model, noise
 from helpers import BACKEND
 from PIL import Image
 
+from keras_sepvit import scores
 from keras_sepvit.export import to_litert
 from keras_sepvit.inference import KerasPredictor, evaluation_of_run
 from keras_sepvit.runtime import ImageClassifier, Predictor, read_image
@@ -88,16 +89,67 @@ def test_wrong_arguments_are_refused():
 
 @pytest.mark.once
 def test_a_training_folder_tells_how_its_models_are_evaluated(tmp_path):
-    """As the trainer writes it; a file elsewhere tells nothing."""
+    """By its record, as the task writes it; without one the names beside a model are found."""
+    from keras_sepvit.classification.task import Classification
     from keras_sepvit.recipes import load_recipe
-    from keras_sepvit.training.recipe import save_recipe
 
-    assert evaluation_of_run(tmp_path / "best.keras") == {}
-    for name, expected in (
-        ("digits", {"crop": 1.0, "interpolation": "bilinear"}),
-        ("imagenet_t", {"crop": 0.875, "interpolation": "bicubic"}),
-    ):
-        save_recipe(load_recipe(name), tmp_path / "recipe.yaml")
-        assert evaluation_of_run(tmp_path / "best.keras") == expected
-    (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
-    assert evaluation_of_run(str(tmp_path / "best.keras"))["labels"] == NAMES
+    model = tmp_path / "best.keras"
+    (tmp_path / "recipe.yaml").write_text("data:\n  validation_crop: 0.5\n")
+    assert evaluation_of_run(model) == {}
+    (tmp_path / "classes.txt").write_text("cat\n", encoding="utf-16")
+    assert evaluation_of_run(model) == {"labels": ["cat"]}
+
+    task = Classification(load_recipe("digits", ["data.validation_crop=0.9"]))
+    task.open()
+    for name, text in task.files().items():
+        (tmp_path / name).write_text(text)
+    expected = {"labels": tuple("0123456789"), "crop": 0.9, "interpolation": "bilinear"}
+    assert evaluation_of_run(str(model)) == expected
+
+    (tmp_path / "record.json").write_text("{")
+    with pytest.raises(ValueError, match="record.json has a record that cannot be read"):
+        evaluation_of_run(model)
+
+
+def average_of_two(inputs, x):
+    return keras.layers.Average()([keras.layers.Dense(3, "softmax")(x) for _ in range(2)])
+
+
+def cast_behind(inputs, x):
+    x = keras.layers.Dense(3, "softmax")(x)
+    return keras.layers.Activation("linear", dtype="float32")(keras.layers.Identity()(x))
+
+
+HEADS = {
+    "average": (average_of_two, "none"),
+    "cast": (cast_behind, "none"),
+    "own function": (lambda _, x: keras.layers.Dense(3, lambda x: keras.ops.softmax(x))(x), "none"),
+    "many labels": (lambda _, x: keras.layers.Dense(3, lambda x: keras.ops.sigmoid(x))(x), "none"),
+    "cast logits": (
+        lambda _, x: keras.layers.Activation("linear")(keras.layers.Dense(3)(x)),
+        "softmax",
+    ),
+    "one logit": (lambda _, x: keras.layers.Dense(1)(x), "sigmoid"),
+    "one probability": (lambda _, x: keras.layers.Dense(1, "sigmoid")(x), "none"),
+}
+
+
+@pytest.mark.parametrize("head, missing", HEADS.values(), ids=HEADS)
+def test_what_outputs_lack_is_told_by_layers_else_by_values(head, missing):
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, head(inputs, keras.layers.Flatten()(inputs)))
+    pictures = noise(4, SHAPE)
+    outputs = np.asarray(model.predict(scores.preprocess(model, pictures), verbose=0), "float64")
+    expected = {
+        "none": outputs,
+        "softmax": np.exp(outputs) / np.exp(outputs).sum(axis=-1, keepdims=True),
+        "sigmoid": 1 / (1 + np.exp(-outputs)),
+    }
+    np.testing.assert_allclose(
+        KerasPredictor(model).predict(pictures), expected[missing], rtol=1e-4
+    )
+    for activation in expected:
+        told = KerasPredictor(model, activation=activation)
+        np.testing.assert_allclose(told.predict(pictures), expected[activation], rtol=1e-4)
+    with pytest.raises(ValueError, match="Unknown `activation`: 'relu'"):
+        KerasPredictor(model, activation="relu")

@@ -202,6 +202,15 @@ def test_layers_are_serialisable_and_usable_alone(layer_class, arguments, shape,
 
 
 @each_layer
+def test_frozen_layers_stay_frozen(layer_class, arguments, shape):
+    layer = layer_class(**arguments, trainable=False)
+    layer.build((None, *shape))
+    assert not [weight.path for weight in layer.weights if weight.trainable]
+    # Where the layer is one of a model's, Keras asks the layers in it alone.
+    assert not [inner.path for inner in layer._flatten_layers() if inner.trainable]
+
+
+@each_layer
 def test_layers_compute_in_the_policy_they_are_given(layer_class, arguments, shape):
     layer = layer_class(**arguments, dtype="mixed_bfloat16")
     outputs = layer(keras.Input(shape))

@@ -10,8 +10,14 @@ from keras import ops
 
 from keras_sepvit import SepViT
 from keras_sepvit.recipes import load_recipe
-from keras_sepvit.training.optimizer import LayerwiseAdamW, build_optimizer, decays, layer_scales
-from keras_sepvit.training.schedule import WarmupCosine
+from keras_sepvit.training.optimizer import (
+    LayerwiseAdamW,
+    build_optimizer,
+    build_schedule,
+    decays,
+    layer_scales,
+)
+from keras_sepvit.training.schedule import WarmupCosine, WarmupPolynomial, WarmupSteps
 
 
 def test_schedule_is_a_cosine_over_all_steps_with_a_linear_warmup():
@@ -25,6 +31,39 @@ def test_schedule_is_a_cosine_over_all_steps_with_a_linear_warmup():
     assert float(schedule(1000)) == pytest.approx(1e-5)
     copy = WarmupCosine.from_config(schedule.get_config())
     assert float(copy(7)) == float(schedule(7))
+
+
+def test_polynomial_and_steps_are_mmcvs():
+    """Poly with power and floor; steps; a warm-up that scales the decayed rate, from step 0."""
+    polynomial = WarmupPolynomial(
+        peak=6e-5, steps=100, warmup_steps=10, initial=6e-11, final=1e-6, power=0.9
+    )
+    steps = np.arange(120)
+    decayed = 1e-6 + (6e-5 - 1e-6) * np.maximum(1 - steps / 100, 0) ** 0.9
+    warm = decayed * (1 - (1 - steps / 10) * (1 - 1e-6))
+    expected = np.where(steps < 10, warm, decayed)
+    np.testing.assert_allclose(
+        to_numpy(polynomial(ops.arange(120))), expected, rtol=1e-4, atol=1e-11
+    )
+
+    stepped = WarmupSteps(peak=1e-4, steps=120, boundaries=[80, 110], warmup_steps=5, initial=1e-7)
+    expected = 1e-4 * 0.1 ** ((steps >= 80).astype(int) + (steps >= 110))
+    expected[:5] = 1e-4 * (1 - (1 - np.arange(5) / 5) * (1 - 1e-3))
+    np.testing.assert_allclose(to_numpy(stepped(ops.arange(120))), expected, rtol=1e-4)
+    for schedule in (polynomial, stepped):
+        copy = type(schedule).from_config(schedule.get_config())
+        assert float(copy(7)) == float(schedule(7))
+
+
+def test_recipes_choose_their_schedule():
+    changes = ["epochs=12", "optimizer.warmup_steps=500", "optimizer.milestones=[8,11]"]
+    recipe = load_recipe("imagenet_t", ["optimizer.schedule=steps", *changes])
+    schedule = build_schedule(recipe, steps_per_epoch=100)
+    assert schedule.boundaries == [800, 1100]
+    assert (schedule.steps, schedule.warmup_steps) == (1200, 500)
+    recipe = load_recipe("imagenet_t", ["optimizer.schedule=polynomial", "optimizer.power=0.9"])
+    schedule = build_schedule(recipe, steps_per_epoch=100, steps=160)
+    assert (schedule.steps, schedule.power, schedule.warmup_steps) == (160, 0.9, 500)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -94,7 +95,7 @@ print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
 
 def test_import_of_all_names_is_light():
     before, added = run(IMPORT_ALL)
-    assert "keras_sepvit.classifier" in added
+    assert "keras_sepvit.classification.classifier" in added
     # Keras and the backend are loaded already: only our own modules may come on top.
     assert third_party(added) == {"keras_sepvit"}
     # Of the backends only JAX may come along with another one: libraries import it if it is there.
@@ -127,6 +128,24 @@ def test_public_names():
             getattr(keras_sepvit, missing)
     with pytest.raises(ImportError, match="no_such_name"):
         from keras_sepvit import no_such_name  # noqa: F401
+
+
+@pytest.mark.once
+def test_public_names_have_types():
+    assert (ROOT / "py.typed").exists()
+    classes = [getattr(keras_sepvit, name) for name in keras_sepvit.__all__]
+    methods = ("from_variant", "freeze", "window_attention")
+    functions = [*classes, *(getattr(c, m) for c in classes for m in methods if hasattr(c, m))]
+    assert len(functions) > len(classes)
+    for function in functions:
+        signature = inspect.signature(function)
+        untyped = {
+            name
+            for name, parameter in signature.parameters.items()
+            if name != "self" and parameter.annotation is parameter.empty
+        }
+        assert not untyped, function
+        assert inspect.isclass(function) or signature.return_annotation is not signature.empty
 
 
 @pytest.mark.once

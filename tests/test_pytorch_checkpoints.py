@@ -1,6 +1,7 @@
 """Checkpoints of PyTorch of all kinds: wrapped, of other precisions, broken and hostile."""
 
 import argparse
+import collections
 import pathlib
 import pickle
 import sys
@@ -48,8 +49,50 @@ WRAPPERS = {
     "net.encoder._orig_mod.": lambda state: {
         "state_dict": {f"net.encoder._orig_mod.{key}": value for key, value in state.items()}
     },
+    "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 3},
+    "params": lambda state: {"params": {f"model.{key}": value for key, value in state.items()}},
+    "ema alone": lambda state: {"model_ema": {"decay": {}, "module": state}, "model": {}},
+    "averaged": lambda state: {
+        "n_averaged": torch.tensor(3),
+        **{f"module._orig_mod.{key}": value for key, value in state.items()},
+    },
+    "other data": lambda state: {
+        "model": state,
+        "best": np.float64(0.9),
+        "history": np.arange(3),
+        "folder": pathlib.Path("/data"),
+        "counts": collections.defaultdict(list, {"a": [1]}),
+    },
+    "omegaconf": lambda state: {
+        "state_dict": state,
+        "config": pytest.importorskip("omegaconf").OmegaConf.create({"a": [1, {"b": None}]}),
+    },
     "parameters": lambda state: {key: torch.nn.Parameter(t) for key, t in state.items()},
 }
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["a.pth.tar", "a.ckpt", "a.PTH", "a.Pth.Tar", "a.best.ckpt"])
+def test_names_of_checkpoints(name, source, tmp_path):
+    torch.save(source[1], tmp_path / name)
+    loaded = classifier()
+    load_quietly(loaded, tmp_path / name)
+    assert_same(values(loaded), values(source[0]))
+
+
+@pytest.mark.parametrize(
+    "averaged, inner",
+    [("model_ema", None), ("state_dict_ema", None), ("ema", "module")],
+)
+def test_averaged_weights_come_before_others(averaged, inner, source, tmp_path):
+    state = {inner: source[1]} if inner else source[1]
+    raw = {key: value + 1 for key, value in source[1].items()}
+    torch.save({"model": raw, averaged: state}, tmp_path / "checkpoint.pth")
+    model = classifier(seed=3)
+    report = load_weights(model, tmp_path / "checkpoint.pth")
+    assert_same(values(model), values(source[0]))
+    assert report.part == (f"{averaged}.{inner}" if inner else averaged)
+    assert f"from '{report.part}' of '" in str(report)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -203,8 +246,8 @@ def test_whole_modules_are_not_loaded(untouched, tmp_path):
         (torch.zeros(3), "no state dict but a Tensor"),
         ({}, "no state dict but an empty dict"),
         (
-            {"epoch": 3, "net": {"a": torch.zeros(3)}},
-            "2 of its 2 entries are no named tensors: 'epoch', 'net'",
+            {"epoch": 3, "best": {"a": torch.zeros(3)}},
+            "2 of its 2 entries are no named tensors: 'epoch', 'best'",
         ),
         ({"model": {"a": torch.zeros(3), "b": 4}}, "1 of its 2 entries are .*: 'b'"),
         ({"a": torch.zeros(3)}, "no weights of SepViT, but a"),

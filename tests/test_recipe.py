@@ -63,10 +63,21 @@ def test_named_recipes_do_not_change():
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["folder:/data/set #2", "no", "1e3", "007", "@x", "[a", "a: b", "'q'", "a=b", "${x}", "null"],
+)
+def test_text_is_taken_as_it_is_typed(text):
+    assert load_recipe("imagenet_t", [f"data.name={text}"]).data.name == text
+    optional = load_recipe("imagenet_t", [f"data.data_dir={text}"]).data.data_dir
+    assert optional == (None if text == "null" else text)
+
+
+@pytest.mark.parametrize(
     "changes, message",
     [
         (["bach_size=3"], "bach_size"),
         (["batch_size=many"], "many"),
+        (["batch_size=@x"], "batch_size cannot have this value"),
         (["epochs"], "key=value"),
         (["epochs=0"], "epochs must be at least 1"),
         (["accumulate=5"], "divisor of batch_size"),
@@ -74,6 +85,12 @@ def test_named_recipes_do_not_change():
         (["model.variant=swin_t"], "sepvit_lite"),
         (["ema_decay=1.0"], "below 1"),
         (["optimizer.warmup_epochs=300"], "below epochs"),
+        (["task=segmentation"], "task must be one of classification"),
+        (["model.frozen_stages=5"], "one of 0, 1, 2, 3, 4"),
+        (["steps=0"], "steps must be at least 1"),
+        (["optimizer.schedule=linear"], "one of cosine, polynomial, steps"),
+        (["optimizer.milestones=[3,2]"], "rising"),
+        (["augmentation.mixing_group=0"], "mixing_group must be at least 1"),
         (["augmentation.crop_scale=[1.0,0.5]"], "rising"),
     ],
 )

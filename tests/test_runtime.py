@@ -27,6 +27,7 @@ from keras_sepvit.configs import DIGITS_CONFIG, IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.export import to_litert
 from keras_sepvit.record import Record
 from keras_sepvit.runtime import Predictor, read_image
+from keras_sepvit.runtime.labels import class_names
 
 pytestmark = pytest.mark.once
 
@@ -342,3 +343,20 @@ def test_runs_without_keras(folder, litert_file, onnx_file):
     assert set(imported) - sys.stdlib_module_names == {"keras_sepvit", "numpy"}
     best = probabilities(read_image(folder / "alone.png", *IMAGE_SHAPE)[None])[0].argmax()
     assert labels == [f"class {best}"] * 2
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n\r\n", "\n \n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_names_are_read_whatever_the_editor(encoding, ending, tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_bytes(("R\xf6slein\ngr\xfcn wei\xdf\nrot" + ending).encode(encoding))
+    assert class_names(path, 3) == ["R\xf6slein", "gr\xfcn wei\xdf", "rot"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("content", [b"\x89PNG\0\0\0\r", b"\xff\xfea\0b"])
+def test_names_in_a_file_that_is_no_text_are_refused(content, tmp_path):
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(ValueError, match="labels.txt must be a text file.*starts with"):
+        class_names(tmp_path / "labels.txt", 2)

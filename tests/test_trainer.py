@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from keras_sepvit.classification import task
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.cli import app
+from keras_sepvit.inference import evaluation_of_run
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training.callbacks import NonFiniteLossError
 from keras_sepvit.training.trainer import Trainer
@@ -63,7 +64,7 @@ def test_a_run_learns_and_leaves_its_files(trained):
     assert losses[1] < losses[0]
     with open(folder / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [0, 1]
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
     assert float(rows[1]["val_top1"]) == pytest.approx(result["history"][1]["val_top1"])
     assert float(rows[1]["images_per_second"]) > 0
     assert result["best"] == max(epoch["val_top1"] for epoch in result["history"])
@@ -71,6 +72,7 @@ def test_a_run_learns_and_leaves_its_files(trained):
         assert min(picture.size) > 300
     assert list((folder / "tensorboard").rglob("events.*"))
     assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
+    assert evaluation_of_run(folder / "best.keras")["crop"] == 1.0
     assert load_recipe(folder / "recipe.yaml") == recipe("epochs=2", "checkpoint_steps=4")
     assert not [path for path in folder.rglob(".*") if path.is_file()]  # nothing half written
 
@@ -154,8 +156,17 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         "optimizer.warmup_epochs=0",
         "optimizer.clip_norm=null",
     )
-    with pytest.raises(NonFiniteLossError, match=r"step \d+ of epoch 0.*digits/train:\d+"):
+    with pytest.raises(NonFiniteLossError, match=r"step \d+ of epoch 1.*digits/train:\d+"):
         Trainer(broken, tmp_path).train(verbose=0)
+
+
+def test_frozen_stages_keep_their_weights(tmp_path):
+    trainer = Trainer(recipe("model.frozen_stages=3"), tmp_path)
+    before = {weight.path: to_numpy(weight) for weight in trainer.network.weights}
+    trainer.train_step(trainer.first_batch())
+    changed = [w.path for w in trainer.network.weights if (to_numpy(w) != before[w.path]).any()]
+    assert {path.split("_")[0] for path in changed} >= {"stage4", "head/kernel"}
+    assert not [path for path in changed if path.startswith(("stage1", "stage2", "stage3"))]
 
 
 def test_images_of_training_are_not_validated_on(tmp_path):

@@ -4,9 +4,12 @@ Outputs and gradients go into `.npz` files; `comparison` compares those of all b
 the files of the reference, float32 on the CPU.
 """
 
+import time
+
 import keras
 import numpy as np
 
+from gpu_parts.building import on_host, to_device
 from gpu_parts.comparison import gradients_path, result_path
 from gpu_parts.syncs import count_syncs
 from keras_sepvit import SepViT, SepViTBackbone
@@ -38,8 +41,11 @@ def run(job, sizes, rows):
             made = {}
 
             def forward(name=name, precision=precision, path=path, made=made):
+                start = time.perf_counter()
                 made["model"], made["levels"] = build(name, sizes, precision)
-                return save_outputs(path, made["levels"], images(name, sizes), job["backend"])
+                seconds = time.perf_counter() - start
+                found = save_outputs(path, made["levels"], images(name, sizes), job["backend"])
+                return {"build_seconds": round(seconds, 2), **found}
 
             rows.add({**what, "what": "forward"}, forward)
             if "model" in made:
@@ -54,7 +60,7 @@ def build(name, sizes, precision):
     Without drop path, so that a step is the same everywhere; of the dense form's, the logits
     are the means of its levels.
     """
-    with dtype_policy(precision):
+    with on_host(), dtype_policy(precision):
         if name != DENSE:
             shape = (sizes.image_size, sizes.image_size, 3)
             model = SepViT(
@@ -78,6 +84,7 @@ def build(name, sizes, precision):
                 for level in backbone.pyramid_outputs.values()
             ]
             model = keras.Model(backbone.input, keras.layers.Concatenate(dtype="float32")(means))
+    to_device(model.variables)
     set_seeded_weights(model)
     return model, levels
 

@@ -20,6 +20,7 @@ class Sizes:
         precisions: Precisions of inference, the one that matters most first.
         compiled_batches: Of the others than `main`, where programs are compiled.
         train_batches: Batch sizes of training.
+        train_precisions: Policies of training, the one that matters most first.
         steps: Training steps that are timed.
         product: Rows, inner size and columns of the matrix product that sets the rate.
         swin: Arguments of Hugging Face's Swin.
@@ -36,6 +37,7 @@ class Sizes:
     precisions: tuple
     compiled_batches: tuple
     train_batches: tuple
+    train_precisions: tuple
     steps: int
     product: int
     swin: dict
@@ -53,6 +55,7 @@ FULL = Sizes(
     precisions=("bfloat16", "float32"),
     compiled_batches=(64, 1),
     train_batches=(128, 64),
+    train_precisions=("mixed_bfloat16", "float32"),
     steps=50,
     product=8192,
     swin={"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
@@ -79,6 +82,7 @@ SMALL = Sizes(
     precisions=("float32",),
     compiled_batches=(2,),
     train_batches=(2,),
+    train_precisions=("mixed_bfloat16",),
     steps=2,
     product=256,
     swin={"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4},

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from gpu_parts import peers_of_torch
+from gpu_parts.building import on_host, to_device
 from keras_sepvit import SepViT
 from keras_sepvit.benchmark import programs
 from keras_sepvit.benchmark.timing import latency, time_in_turns
@@ -24,9 +25,6 @@ PLAIN = ("eager", "graph")
 
 # Programs that XLA compiles at a time.
 COMPILING = 4
-
-# What it takes to time a program, at most.
-SECONDS_OF_A_ROW = 2
 
 
 def run(job, sizes, rows):
@@ -98,35 +96,38 @@ def compiled(job, sizes, rows):
 
 
 def compiled_by_jax(job, sizes, rows):
-    """The programs of `order`, several compiled at a time, and timed when no more are."""
+    """The programs of `order`, some compiled at a time, then timed when all of them are there."""
+    models = {}
+    with concurrent.futures.ThreadPoolExecutor(COMPILING) as pool:
+        programs = list(order(job, sizes))
+        for start in range(0, len(programs), COMPILING):
+            found = []
+            for name, precision, batch_size in programs[start : start + COMPILING]:
+                what = row(job, name, precision, batch_size)
+                if rows.seconds_left() < 0:
+                    rows.add(what, None)
+                    continue
+                if (name, precision) not in models:
+                    models[name, precision] = build(name, precision, sizes)
+                batch = images(name, precision, batch_size, sizes)
+                arguments, lowered = lower(models[name, precision], batch)
+                found.append((what, arguments, pool.submit(compile_program, lowered)))
+            concurrent.futures.wait([compiling for _, _, compiling in found])
+            for what, arguments, compiling in found:
+                rows.add(what, functools.partial(measure_compiled, compiling, arguments))
+
+
+def lower(model, batch):
+    """The arguments of a model's program, and the program before it is compiled."""
     import jax
 
-    models, found = {}, []
-    pool = concurrent.futures.ThreadPoolExecutor(COMPILING)
-    for name, precision, batch_size in order(job, sizes):
-        what = row(job, name, precision, batch_size)
-        if rows.seconds_left() < 0:
-            rows.add(what, None)
-            continue
-        if (name, precision) not in models:
-            models[name, precision] = build(name, precision, sizes)
-        model = models[name, precision]
-        state = [
-            [variable.value for variable in variables]
-            for variables in (model.trainable_variables, model.non_trainable_variables)
-        ]
-        batch = images(name, precision, batch_size, sizes)
-        function = jax.jit(
-            lambda state, x, model=model: model.stateless_call(*state, x, training=False)[0]
-        )
-        lowered = function.lower(state, batch)
-        found.append((what, pool.submit(compile_program, lowered), state, batch))
-    reserve = len(found) * SECONDS_OF_A_ROW
-    compilations = [compiling for _, compiling, _, _ in found]
-    concurrent.futures.wait(compilations, timeout=max(0, rows.seconds_left() - reserve))
-    pool.shutdown(wait=False, cancel_futures=True)
-    for what, compiling, state, batch in found:
-        rows.add(what, functools.partial(measure_compiled, compiling, state, batch))
+    state = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    arguments = state, batch
+    function = jax.jit(lambda state, x: model.stateless_call(*state, x, training=False)[0])
+    return arguments, function.lower(*arguments)
 
 
 def compile_program(lowered):
@@ -134,15 +135,13 @@ def compile_program(lowered):
     return lowered.compile(), time.perf_counter() - start
 
 
-def measure_compiled(compiling, state, batch):
+def measure_compiled(compiling, arguments):
     import jax
 
-    if not compiling.done() or compiling.cancelled():
-        return {"skipped": "not compiled in time"}
     executable, seconds = compiling.result()
     memory = executable.memory_analysis()
     parts = (memory.temp_size_in_bytes, memory.argument_size_in_bytes, memory.output_size_in_bytes)
-    found = timed(lambda: jax.block_until_ready(executable(state, batch)), len(batch))
+    found = timed(lambda: jax.block_until_ready(executable(*arguments)), len(arguments[1]))
     return {**found, "peak_bytes": sum(parts), "first_call_seconds": seconds}
 
 
@@ -185,13 +184,15 @@ def build(name, precision, sizes):
     keras.utils.set_random_seed(0)
     if name in peers_of_torch.NAMES:
         return peers_of_torch.build(name, sizes, precision)
-    with dtype_policy(precision):
-        return SepViT(
+    with on_host(), dtype_policy(precision):
+        model = SepViT(
             sizes.networks[name],
             include_preprocessing=False,
             input_shape=(sizes.image_size, sizes.image_size, 3),
             classifier_activation=None,
         )
+    to_device(model.variables)
+    return model
 
 
 def images(name, precision, batch_size, sizes):

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from gpu_parts import peers_of_torch
+from gpu_parts.building import on_host, to_device
 from gpu_parts.syncs import count_syncs
 from keras_sepvit import SepViT
 from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
@@ -31,8 +32,8 @@ STEPS_PER_EPOCH = 1000
 
 def run(job, sizes, rows):
     first, *others = sizes.train_batches
-    runs = [("mixed_bfloat16", first), ("float32", first)]
-    runs += [("mixed_bfloat16", batch_size) for batch_size in others]
+    runs = [(precision, first) for precision in sizes.train_precisions]
+    runs += [(sizes.train_precisions[0], batch_size) for batch_size in others]
     for precision, batch_size in runs:
         what = {
             "backend": job["backend"],
@@ -102,23 +103,25 @@ def training_model(sizes, precision, batch_size):
     """
     recipe = RECIPES["imagenet_t"]
     keras.utils.set_random_seed(recipe.seed)
-    with dtype_policy(precision):
-        network = SepViT(
-            sizes.networks[sizes.main],
-            input_shape=(sizes.image_size, sizes.image_size, 3),
-            classes=CLASSES,
-            classifier_activation=None,
+    with on_host():
+        with dtype_policy(precision):
+            network = SepViT(
+                sizes.networks[sizes.main],
+                input_shape=(sizes.image_size, sizes.image_size, 3),
+                classes=CLASSES,
+                classifier_activation=None,
+            )
+        augmentation = BatchAugmentation(
+            CLASSES, recipe.augmentation.label_smoothing, group=batch_size, seed=recipe.seed
         )
-    augmentation = BatchAugmentation(
-        CLASSES, recipe.augmentation.label_smoothing, group=batch_size, seed=recipe.seed
-    )
-    task = types.SimpleNamespace(
-        loss_names=("loss",), losses=soft_cross_entropy, answers=probabilities
-    )
-    model = TrainingModel(network, task, augmentation)
-    optimizer = build_optimizer(recipe, network, STEPS_PER_EPOCH)
-    model.compile(optimizer=optimizer, jit_compile=device.best_jit_compile())
-    optimizer.build(model.trainable_variables)
+        task = types.SimpleNamespace(
+            loss_names=("loss",), losses=soft_cross_entropy, answers=probabilities
+        )
+        model = TrainingModel(network, task, augmentation)
+        optimizer = build_optimizer(recipe, network, STEPS_PER_EPOCH)
+        model.compile(optimizer=optimizer, jit_compile=device.best_jit_compile())
+        optimizer.build(model.trainable_variables)
+    to_device([*model.variables, *optimizer.variables])
     return model
 
 

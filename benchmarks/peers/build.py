@@ -10,7 +10,7 @@ CLASSES = 1000
 
 # What is imported of each library.
 MODULES = {
-    "keras_sepvit": "keras_sepvit.classifier",
+    "keras_sepvit": "keras_sepvit.classification.classifier",
     "keras_hub": "keras_hub",
     "keras": "keras",
     "transformers": "transformers",

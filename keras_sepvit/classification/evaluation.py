@@ -17,6 +17,8 @@ def evaluate(
     batch_size=64,
     crop=None,
     interpolation="bicubic",
+    activation=None,
+    class_names=None,
     report=None,
     verbose=0,
 ):
@@ -36,6 +38,11 @@ def evaluate(
         crop: Share of the shorter side, above 0 and at most 1; by default that of the
             source: 0.875, and 1 for the digits.
         interpolation: `"bicubic"` or `"bilinear"`.
+        activation: What makes probabilities of a Keras model's outputs: `"softmax"`, `"sigmoid"`,
+            or `"none"` where they are probabilities. By default the model tells.
+        class_names: Names of the model's classes in order; by default those that an exported
+            file tells. Where the source has names too, classes are matched by them, not by
+            their numbers.
         report: A `DataReport` that unreadable images are added to.
         verbose: 1 for a progress bar, 0 for none.
 
@@ -46,15 +53,18 @@ def evaluate(
         `unlabelled` (an empty set).
 
     Raises:
-        ValueError: if the model has another number of classes than the source, an
+        ValueError: if the model has another number of classes than the source, or other names, an
             argument is out of its range, or no image can be read.
     """
-    predict, classes = _predictor(model)
+    predict, classes = _predictor(model, activation)
     if classes != source.classes:
         raise ValueError(
             f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
             "on data with the classes that it was trained on."
         )
+    record = getattr(model, "record", None)  # that of an exported file
+    names = class_names or (record and record.class_names)
+    predict = _in_order_of(source, predict, names)
     report = DataReport() if report is None else report
     known = report.unreadable
     transform = EvalTransform(
@@ -73,12 +83,34 @@ def evaluate(
     return {**results, **accuracy.counts(), "unreadable": report.unreadable - known}
 
 
-def _predictor(model):
+def _in_order_of(source, predict, names):
+    """`predict`, with its answers in the order of the source's classes."""
+    if not names or not source.class_names or list(names) == list(source.class_names):
+        return predict
+    positions = {name: position for position, name in enumerate(names)}
+    if len(positions) < len(names) or sorted(names) != sorted(source.class_names):
+        raise ValueError(
+            f"The model's classes are {_listed(names)}, and those of {source} are "
+            f"{_listed(source.class_names)}. Give the same names to both: those of the model are "
+            "its `class_names`, in the order of its outputs."
+        )
+    order = [positions[name] for name in source.class_names]
+    return lambda images: predict(images)[:, order]
+
+
+def _listed(names):
+    return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+
+
+def _predictor(model, activation):
     """A function from images of 0..255 to probabilities, and the number of classes."""
     if hasattr(model, "class_names"):
         return model.predict, len(model.class_names)
 
+    activation = scores.missing_activation(model, activation)
+
     def predict(images):
-        return scores.probabilities(model, model.predict_on_batch(scores.preprocess(model, images)))
+        outputs = model.predict_on_batch(scores.preprocess(model, images))
+        return scores.probabilities(outputs, activation)
 
     return predict, model.output_shape[-1]

@@ -28,6 +28,7 @@ class ModelRecipe:
         weights: Weights to start from: a file, an https:// address with its SHA-256, or a
             registered name; null for random ones. Another number of classes gets a new head.
         pad_windows: Keep the windows' size at every image size, instead of scaling them.
+        frozen_stages: How many stages, from the image on, keep their weights, from 0 to 4.
         frozen_backbone: Train the head alone.
     """
 
@@ -36,6 +37,7 @@ class ModelRecipe:
     drop_path_rate: float | None = None
     weights: str | None = None
     pad_windows: bool = False
+    frozen_stages: int = 0
     frozen_backbone: bool = False
 
 
@@ -131,6 +133,7 @@ class ClassificationRecipe(Recipe):
         check_choice("data.interpolation", self.data.interpolation, ("bicubic", "bilinear"))
         check("data.validation_crop", crop, 0 < crop <= 1, "above 0 and at most 1")
         check("model.image_size", model.image_size, model.image_size >= 1, "at least 1")
+        check_choice("model.frozen_stages", model.frozen_stages, range(5))
         check_rate("model.drop_path_rate", model.drop_path_rate)
         check_rate("augmentation.label_smoothing", augmentation.label_smoothing)
         for name in ("flip", "erase_rate", "cutmix_rate"):

@@ -2,15 +2,16 @@
 
 import functools
 
+from keras_sepvit import __version__
+from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.classification.images import EvalTransform, TrainTransform
 from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
 from keras_sepvit.classification.mixing import BatchAugmentation, draw_erasing, draw_mixing
 from keras_sepvit.classification.picture import draw_classes
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.classification.scores import ClassificationScores
-from keras_sepvit.classifier import SepViT
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.policy import dtype_policy
+from keras_sepvit.record import RUN_RECORD_NAME, Record
 from keras_sepvit.training.sources.labelled import open_source
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
@@ -93,6 +94,7 @@ class Classification(Task):
 
     def build(self, dtype, weights=None):
         network = self._network(dtype, classifier_activation=None, weights=weights)
+        network.freeze(self.recipe.model.frozen_stages)
         if self.recipe.model.frozen_backbone:
             for layer in network.layers:
                 layer.trainable = layer.name == "head"
@@ -111,25 +113,37 @@ class Classification(Task):
         return ClassificationScores()
 
     def files(self):
-        names = self.source.class_names
-        return {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
+        names, data = self.source.class_names, self.recipe.data
+        record = Record(
+            task="classification",
+            image_size=self._image_size,
+            channels=3,
+            pixels="0..255",
+            crop=data.validation_crop,
+            interpolation=data.interpolation,
+            activation="softmax",
+            class_names=names,
+            version=__version__,
+        )
+        texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
+        return {RUN_RECORD_NAME: record.to_json(), **texts}
 
     def draw_batch(self, path, images, targets):
         draw_classes(path, images, targets, self.source.class_names)
 
     def _network(self, dtype, classifier_activation, weights):
         settings = self.recipe.model
-        with dtype_policy(dtype):
-            return SepViT(
-                DIGITS_CONFIG if settings.variant == DIGITS_VARIANT else settings.variant,
-                input_shape=(*self._image_size, 3),
-                classes=self.source.classes,
-                classifier_activation=classifier_activation,
-                weights=weights,
-                drop_path_rate=settings.drop_path_rate,
-                pad_windows=settings.pad_windows,
-                skip_head_mismatch=True,
-            )
+        return SepViT(
+            DIGITS_CONFIG if settings.variant == DIGITS_VARIANT else settings.variant,
+            input_shape=(*self._image_size, 3),
+            classes=self.source.classes,
+            classifier_activation=classifier_activation,
+            weights=weights,
+            drop_path_rate=settings.drop_path_rate,
+            pad_windows=settings.pad_windows,
+            skip_head_mismatch=True,
+            dtype=dtype,
+        )
 
 
 def labelled(source, example, image):

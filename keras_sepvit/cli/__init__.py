@@ -4,8 +4,11 @@ The modules of commands import Keras, and all else that is slow to import, insid
 their functions: a command's help and its refusals come at once.
 """
 
+from typing import Annotated
+
 import typer
 
+from keras_sepvit import __version__
 from keras_sepvit.cli import benchmark, convert, evaluate, export, predict, summary, train
 from keras_sepvit.cli.common import reports_bad_input
 
@@ -21,12 +24,30 @@ COMMANDS = (
 )
 
 app = typer.Typer(
-    help="SepViT (arXiv 2203.15380) for Keras 3.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked):
+    if asked:
+        typer.echo(f"keras-sepvit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+):
+    """SepViT (arXiv 2203.15380) for Keras 3."""
+
+
 for command in COMMANDS:
     app.command()(reports_bad_input(command))
 

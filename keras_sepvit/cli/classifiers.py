@@ -4,7 +4,7 @@ import pathlib
 
 import keras
 
-from keras_sepvit import classifier
+from keras_sepvit.classification import classifier
 from keras_sepvit.cli.common import check_files_exist, whole_model_error
 from keras_sepvit.inference import evaluation_of_run
 from keras_sepvit.inference import image_shape as image_shape  # for the commands

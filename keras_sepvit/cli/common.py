@@ -50,6 +50,14 @@ Interpolation = Annotated[
     ),
 ]
 
+Activation = Annotated[
+    str | None,
+    typer.Option(
+        help="What makes probabilities of a Keras model's outputs: softmax, sigmoid, or none.",
+        show_default="what the model lacks",
+    ),
+]
+
 # Options by the arguments that they become, where the names differ.
 _RENAMED = {"calibration_images": "calibration", "class_names": "labels", "path": "output"}
 _RENAMED |= {"batch_sizes": "batch_size"}

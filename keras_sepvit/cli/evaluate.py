@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from keras_sepvit.cli.common import (
+    Activation,
     Classes,
     ImageSize,
     Interpolation,
     Json,
+    Labels,
     Variant,
     Weights,
+    check_files_exist,
     check_image_size,
     parse_image_size,
     whole_model_error,
@@ -40,6 +43,8 @@ def evaluate(
         ),
     ] = None,
     interpolation: Interpolation = None,
+    activation: Activation = None,
+    labels: Labels = None,
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
     variant: Variant = None,
     classes: Classes = None,
@@ -52,8 +57,10 @@ def evaluate(
     (imagenet2012_real, where a prediction is right if it is among an image's
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
     interpolation are the model's where its file tells: an exported one, or one in its
-    training folder.
+    training folder. Classes are matched by name where both the data and the model, or
+    --labels, have names.
     """
+    check_files_exist(labels)
     size = parse_image_size(image_size) if image_size else None
 
     import keras
@@ -62,6 +69,7 @@ def evaluate(
     from keras_sepvit.classification.evaluation import evaluate as measure
     from keras_sepvit.cli import classifiers
     from keras_sepvit.record import INTERPOLATION
+    from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.report import DataReport
     from keras_sepvit.training.sources.labelled import open_source
 
@@ -69,6 +77,8 @@ def evaluate(
     if weights.lower().endswith(runtime.SUFFIXES):
         if variant is not None or classes is not None:
             raise whole_model_error(weights)
+        if activation is not None:
+            raise ValueError("--activation is for models of Keras. Leave it out.")
         model = runtime.Predictor(weights)
         known = classifiers.how(model.record)
         height, width, channels = model.image_shape
@@ -88,6 +98,8 @@ def evaluate(
         batch_size=batch_size,
         crop=known.get("crop") if crop is None else crop,
         interpolation=interpolation or known.get("interpolation", INTERPOLATION),
+        activation=activation,
+        class_names=known.get("labels") if labels is None else read_names(labels),
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )
@@ -98,7 +110,11 @@ def evaluate(
         **result,
         "unreadable_names": report.names,
     }
-    typer.echo(json.dumps(record, indent=2) if as_json else _as_text(source, result, report))
+    typer.echo(
+        json.dumps(record, indent=2, ensure_ascii=False)
+        if as_json
+        else _as_text(source, result, report)
+    )
 
 
 def _as_text(source, result, report):

@@ -44,7 +44,8 @@ def export(
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="float16, int8; litert has dynamic_int8 and full_int8, too.",
+            help="float16, int8; litert has dynamic_int8 and full_int8, too, onnx and tensorrt "
+            "int8_float16, tensorrt tf32.",
             show_default="float32",
         ),
     ] = None,
@@ -85,6 +86,12 @@ def export(
         int | None,
         typer.Option(help="Version of ONNX's operators.", show_default="the exporter's newest"),
     ] = None,
+    python: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="PATH", help="For tftrt: an environment of TensorFlow 2.17, or its interpreter."
+        ),
+    ] = None,
     variant: Variant = None,
     classes: Classes = None,
     image_size: ImageSize = None,
@@ -104,7 +111,10 @@ def export(
     if check not in _CHECKS:
         raise ValueError(f"--check must be one of {', '.join(_CHECKS)}. Received: {check!r}.")
     options = _batch_option(format, batch_size)
+    if format == "tftrt" and python is None:
+        raise ValueError("--format tftrt needs --python, an environment with TensorFlow 2.17.")
     given = {"quantize": quantize, "opset": opset, "crop": crop, "interpolation": interpolation}
+    given["python"] = python
     options |= {name: value for name, value in given.items() if value is not None}
     check_files_exist(labels)
     for option, folder in (("--calibration", calibration), ("--images", images)):
@@ -120,6 +130,7 @@ def export(
 
     from keras_sepvit import export as exporting
     from keras_sepvit.cli import classifiers
+    from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.scores import normalizes_images
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
@@ -132,14 +143,14 @@ def export(
     options = {**classifiers.evaluation_of(weights), **options}
     names = options.pop("labels", None)
     if labels is not None:
-        names = labels.read_text(encoding="utf-8").splitlines()
+        names = read_names(labels)
     options |= {"class_names": names, "check": _CHECKS[check], "overwrite": overwrite}
     options["normalize"] = not normalizes_images(model) and channels == 3
     how = {name: options[name] for name in ("crop", "interpolation") if name in options}
     if calibration is not None:
         pictures = _read_folder("--calibration", calibration, height, width, channels, how)
         options["images"] = pictures[:_COMPARED_IMAGES]
-        if quantize in ("int8", "full_int8"):
+        if quantize in ("int8", "int8_float16", "full_int8"):
             options["calibration_images"] = pictures
     if images is not None:
         options["images"] = _read_folder("--images", images, height, width, channels, how)

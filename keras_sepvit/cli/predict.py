@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+import sys
 from typing import Annotated
 
 import typer
 
 from keras_sepvit.cli.common import (
+    Activation,
     Classes,
     Crop,
     ImageSize,
@@ -19,23 +21,32 @@ from keras_sepvit.cli.common import (
     parse_image_size,
     whole_model_error,
 )
+from keras_sepvit.files import IMAGE_SUFFIXES
+
+# Images that are in memory together.
+_AT_A_TIME = 64
 
 
 def predict(
     weights: Annotated[
-        pathlib.Path,
+        str,
         typer.Argument(
             metavar="WEIGHTS",
-            help="A whole model (.keras, .tflite, .onnx), or the weights of one (.weights.h5).",
+            help="A whole model (.keras, .tflite, .onnx), the weights of one (.weights.h5), or the "
+            "name of registered weights (digits).",
         ),
     ],
-    images: Annotated[list[pathlib.Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[pathlib.Path],
+        typer.Argument(metavar="IMAGE...", help="Image files, and folders of them."),
+    ],
     variant: Variant = None,
     classes: Classes = None,
     image_size: ImageSize = None,
     labels: Labels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    activation: Activation = None,
     pixels: Annotated[
         str | None,
         typer.Option(
@@ -54,37 +65,83 @@ def predict(
     without a Normalization or Rescaling layer gets them normalised with ImageNet's mean
     and standard deviation. Without --labels, the names are those in a .tflite or .onnx
     file or in the training folder, and 1000 classes of other files are taken for those
-    of ImageNet.
+    of ImageNet. Images that cannot be read are told at the end, with exit code 1.
     """
     if top < 1:
         raise ValueError(f"--top must be at least 1. Received: {top}.")
-    check_files_exist(weights, *images, labels)
+    check_files_exist(labels)
+    files = _image_files(images)
     size = parse_image_size(image_size) if image_size else None
-
-    import numpy as np
 
     from keras_sepvit import runtime
 
     given = {"labels": labels, "crop": crop, "interpolation": interpolation}
     given = {name: value for name, value in given.items() if value is not None}
-    if weights.suffix.lower() in runtime.SUFFIXES:
+    if weights.lower().endswith(runtime.SUFFIXES):
+        check_files_exist(pathlib.Path(weights))
         if variant is not None or classes is not None:
             raise whole_model_error(weights)
+        if activation is not None:
+            raise ValueError("--activation is for models of Keras. Leave it out.")
         predictor = runtime.Predictor(weights, pixels=pixels, **given)
         check_image_size(size, *predictor.image_shape[:2])
     else:
         if pixels is not None:
             raise ValueError("--pixels is for .tflite and .onnx files. Leave it out.")
+        given["activation"] = activation
         predictor = _keras_predictor(weights, variant, classes, size, given)
-    batch = np.stack([predictor.read_image(path) for path in images])
-    results = [
-        {
-            "image": str(path),
-            "predictions": _records(runtime.best_classes(scores, predictor.class_names, top)),
-        }
-        for path, scores in zip(images, predictor.predict(batch), strict=True)
-    ]
-    typer.echo(json.dumps(results, indent=2) if as_json else _as_text(results))
+    results = []
+    shown = sys.stderr if sys.stderr.isatty() else None
+    with typer.progressbar(length=len(files), file=shown, hidden=shown is None) as progress:
+        for start in range(0, len(files), _AT_A_TIME):
+            results += _predict(predictor, files[start : start + _AT_A_TIME], top)
+            progress.update(_AT_A_TIME)
+    typer.echo(json.dumps(results, indent=2, ensure_ascii=False) if as_json else _as_text(results))
+    bad = [result for result in results if "error" in result]
+    for result in bad:
+        typer.echo(f"Error: {result['image']}: {result['error']}", err=True)
+    if bad:
+        typer.echo(f"{len(bad)} of {len(files)} images could not be read.", err=True)
+        raise typer.Exit(1)
+
+
+def _image_files(paths):
+    """The files among paths, and those in folders, in their order."""
+    files = []
+    for path in paths:
+        if not path.is_dir():
+            check_files_exist(path)
+            files.append(path)
+            continue
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+        if not inside:
+            raise FileNotFoundError(
+                f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})."
+            )
+        files += inside
+    return files
+
+
+def _predict(predictor, files, top):
+    """The records of images; of one that cannot be read, why."""
+    import numpy as np
+
+    from keras_sepvit import runtime
+
+    records, pictures = [], {}
+    for path in files:
+        record = {"image": str(path)}
+        try:
+            pictures[len(records)] = predictor.read_image(path)
+        except (ValueError, OSError) as error:
+            record["error"] = " ".join(str(error).split())
+        records.append(record)
+    if pictures:
+        probabilities = predictor.predict(np.stack(list(pictures.values())))
+        for number, scores in zip(pictures, probabilities, strict=True):
+            best = runtime.best_classes(scores, predictor.class_names, top)
+            records[number]["predictions"] = _records(best)
+    return records
 
 
 def _keras_predictor(weights, variant, classes, size, given):
@@ -108,6 +165,8 @@ def _records(predictions):
 def _as_text(results):
     lines = []
     for result in results:
+        if "error" in result:
+            continue
         lines.append(result["image"])
         for guess in result["predictions"]:
             lines.append(f"  {guess['probability']:7.2%}  {guess['label']}")

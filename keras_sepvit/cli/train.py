@@ -65,15 +65,25 @@ def train(
     trainer = Trainer(settings, output)
     if dry_run:
         description = describe(trainer)
-        typer.echo(json.dumps(description, indent=2) if as_json else _as_text(description))
+        typer.echo(
+            json.dumps(description, indent=2, ensure_ascii=False)
+            if as_json
+            else _as_text(description)
+        )
         return
     try:
         result = trainer.train(verbose=0 if quiet or as_json else "auto")
     except FloatingPointError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        kept = "The same command goes on from the last checkpoint"
+        if not trainer.folder.checkpoint.exists():
+            kept = "There is no checkpoint yet: the same command begins anew"
+        typer.echo(f"Stopped. {kept} in {trainer.folder}.", err=True)
+        raise typer.Exit(130) from error
     if as_json:
-        typer.echo(json.dumps(vars(result), indent=2))
+        typer.echo(json.dumps(vars(result), indent=2, ensure_ascii=False))
         return
     best = "" if result.best is None else f"; best {trainer.task.best} {result.best:.2f} %"
     typer.echo(f"{result.epochs} epochs in {result.folder}{best}")

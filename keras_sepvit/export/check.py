@@ -42,7 +42,9 @@ TOLERANCES = {
     "float32": Tolerance(max_error=1e-4),
     "float16": Tolerance(relative_error=1e-2),
     "dynamic_int8": Tolerance(relative_error=0.25),
+    "tf32": Tolerance(relative_error=1e-2),
     "int8": Tolerance(relative_error=0.25),
+    "int8_float16": Tolerance(relative_error=0.25),
     "full_int8": Tolerance(relative_error=0.5),
 }
 

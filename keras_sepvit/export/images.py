@@ -104,8 +104,8 @@ def refuse_unused_calibration(format):
     """Refuses calibration images for a precision that has no use for them."""
     if format.calibration_images is not None and format.quantize not in format.calibrated:
         raise ValueError(
-            f"`calibration_images` are for `quantize='int8'` only. Received: "
-            f"quantize={format.quantize!r}."
+            f"`calibration_images` are for `quantize` {' or '.join(format.calibrated)} only. "
+            f"Received: quantize={format.quantize!r}."
         )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_sepvit.classifier import SepViTClassifier
+from keras_sepvit.classification.classifier import SepViTClassifier
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.scores import final_activation, normalizes_images

@@ -23,11 +23,13 @@ from keras_sepvit.record import RECORD_NAME
 from keras_sepvit.runtime.onnx import CLASS_NAMES_KEY
 from keras_sepvit.validation import positive_int
 
-QUANTIZE = (None, "float16", "int8")
+QUANTIZE = (None, "float16", "int8", "int8_float16")
+CALIBRATED = ("int8", "int8_float16")
 
 # Of each exporter: the newest opset that it writes. TensorRT 10 reads 9 to 20 and more,
 # and from 18 on nothing that SepViT uses has changed its meaning.
 MIN_OPSET = 18
+MIN_OPSETS = {"int8_float16": 19}  # from where scales may be of half precision
 MAX_OPSETS = {"torch": 20, "tf2onnx": 18}
 
 
@@ -59,11 +61,12 @@ def to_onnx(
             precision, meant for GPUs: TensorRT takes the precision from the file;
             the normalisation of images and the final softmax stay float32. `"int8"`
             for the products and convolutions in 8 bits (static, symmetric, weights
-            by channel), in the QDQ form that ONNX Runtime and TensorRT read.
+            by channel), in the QDQ form that ONNX Runtime and TensorRT read;
+            `"int8_float16"` for the same with half precision between them, for GPUs.
         batch_size: Images in a batch; None for any number.
         opset: Version of ONNX's operators, 18 to 20; the newest of the exporter by
             default.
-        calibration_images: For `quantize="int8"`: at least 32 images as the file
+        calibration_images: For the precisions with `int8`: at least 32 images as the file
             takes them, of the kind that the model will see.
         **options: See `keras_sepvit.export.Options`.
 
@@ -82,7 +85,7 @@ class Onnx(Format):
     name = "onnx"
     suffix = ".onnx"
     precisions = QUANTIZE
-    calibrated = ("int8",)
+    calibrated = CALIBRATED
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,7 +95,8 @@ class Onnx(Format):
         require("onnx")
         require("onnxruntime")
         self._exporter = _find_exporter()
-        self.opset = _check_opset(self.opset, self._exporter)
+        oldest = MIN_OPSETS.get(self.quantize, MIN_OPSET)
+        self.opset = _check_opset(self.opset, self._exporter, oldest)
 
     def write(self, deployment, record, path):
         backend, write = {
@@ -101,10 +105,10 @@ class Onnx(Format):
         }[self._exporter]
         form = {"batch_size": self.batch_size, "opset": self.opset}
         convert_on(backend, write, deployment.model, path, **form)
-        if self.quantize == "float16":
-            to_float16(path)
-        elif self.quantize == "int8":
+        if self.quantize in CALIBRATED:
             to_int8(path, self.calibration_images, self.batch_size)
+        if self.quantize in ("float16", "int8_float16"):
+            to_float16(path)
         _finish(path, record)
         _check_graph(path)
 
@@ -209,18 +213,23 @@ def _find_exporter():
     )
 
 
-def _check_opset(opset, exporter):
+def _check_opset(opset, exporter, oldest):
     newest = MAX_OPSETS[exporter]
+    if newest < oldest:
+        raise ImportError(
+            f"This precision needs opset {oldest}, which PyTorch's exporter writes: "
+            '`pip install "keras-sepvit[export,torch]"`.'
+        )
     if opset is None:
         return newest
-    if positive_int("opset", opset) not in range(MIN_OPSET, newest + 1):
+    if positive_int("opset", opset) not in range(oldest, newest + 1):
         advice = (
             ""
-            if exporter == "torch" or not MIN_OPSET <= opset <= MAX_OPSETS["torch"]
+            if exporter == "torch" or not oldest <= opset <= MAX_OPSETS["torch"]
             else ' Newer ones need PyTorch: `pip install "keras-sepvit[export,torch]"`.'
         )
         raise ValueError(
-            f"`opset` must be from {MIN_OPSET} to {newest} (the exporter of {exporter}). "
+            f"`opset` must be from {oldest} to {newest} (the exporter of {exporter}). "
             f"Received: opset={opset}.{advice}"
         )
     return opset

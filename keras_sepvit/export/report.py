@@ -11,8 +11,8 @@ class ExportReport:
     Attributes:
         format: Name of the format, such as `"litert"`.
         path: The file or folder.
-        precision: `"float32"`, `"float16"`, `"dynamic_int8"`, `"int8"` or
-            `"full_int8"`.
+        precision: `"float32"`, `"tf32"`, `"float16"`, `"dynamic_int8"`, `"int8"`,
+            `"int8_float16"` or `"full_int8"`.
         size_bytes: Size of the file, or of all files in the folder.
         operators: How often the graph has each operator, by name.
         not_delegated: Of these, how many the runtime's accelerator leaves to
@@ -44,7 +44,7 @@ class ExportReport:
 
     def to_json(self):
         """The report as a JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
 
     def __str__(self):
         rows = [

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import subprocess
 import tempfile
 from typing import Unpack
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from keras_sepvit.export.driver import Format, OpenFile, Options, export, write_beside_model
 from keras_sepvit.export.errors import ExportError
+from keras_sepvit.export.images import batches
 from keras_sepvit.export.worker import OWN_PROCESS, convert_on
 from keras_sepvit.processes import last_lines, run_module
 from keras_sepvit.record import CROP, INTERPOLATION
@@ -139,22 +141,28 @@ def _decode(data, height, width, channels, crop, interpolation):
 class PlainTensorFlow(OpenFile):
     """A SavedModel, run in a process that has TensorFlow and no Keras.
 
+    Args:
+        path: The folder.
+        batch_size: Images in a batch; None for any number.
+        python: The interpreter of another environment to run it in, on its GPU.
+
     Attributes:
         facts: Operators and latency, once it has run.
     """
 
-    def __init__(self, path, batch_size):
+    def __init__(self, path, batch_size, python=None):
         self._path, self.batch_size, self.facts = path, batch_size, None
+        self._process = {"python": python, "stderr": subprocess.STDOUT} if python else OWN_PROCESS
 
     def __call__(self, images):
         with tempfile.TemporaryDirectory(prefix="keras_sepvit_saved_model_") as folder:
             folder = pathlib.Path(folder)
-            np.save(folder / "images.npy", images)
-            size = str(self.batch_size or min(2, len(images)))
+            size = self.batch_size or min(2, len(images))
+            np.save(folder / "batches.npy", np.stack([x for x, _ in batches(images, size)]))
             process = run_module(
                 "keras_sepvit.export.saved_model_runtime",
-                *(str(self._path), str(folder), size),
-                **OWN_PROCESS,
+                *(str(self._path), str(folder)),
+                **self._process,
             )
             if process.returncode:
                 raise ExportError(
@@ -162,4 +170,5 @@ class PlainTensorFlow(OpenFile):
                 )
             self.facts = json.loads((folder / "facts.json").read_text())
             with np.load(folder / "outputs.npz") as outputs:
-                return dict(outputs)
+                flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in outputs.items()}
+                return {name: x[: len(images)] for name, x in flat.items()}

@@ -1,48 +1,68 @@
-"""Runs a SavedModel in plain TensorFlow, without Keras; a process of its own.
+"""Runs a SavedModel in plain TensorFlow. It imports that alone, and runs as a file.
 
-    python -m keras_sepvit.export.saved_model_runtime SAVED_MODEL FOLDER BATCH_SIZE
+    python saved_model_runtime.py SAVED_MODEL FOLDER
 
-reads `images.npy` in the folder, and writes `outputs.npz` and `facts.json` there.
+reads `batches.npy` in the folder, of shape (batches, batch_size, height, width, channels),
+and writes `outputs.npz`, of shapes (batches, batch_size, ...), and `facts.json` there.
 """
 
 import collections
 import json
 import os
 import pathlib
+import statistics
 import sys
+import time
 
 import numpy as np
 import tensorflow as tf
 
-from keras_sepvit.export.check import median_latency_ms
-from keras_sepvit.export.images import run_batches
+# Of the latency, in all.
+_MOST_RUNS, _MILLISECONDS = 20, 500
 
 
-def main(path, folder, batch_size):
-    """Runs `serving_default` on the images, and counts and times its operators."""
+def main(path, folder):
+    """Runs `serving_default` on the batches, and counts and times its operators."""
     folder = pathlib.Path(folder)
-    batch_size = int(batch_size)
-    images = np.load(folder / "images.npy")
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     model = tf.saved_model.load(path)
     serve = model.signatures["serving_default"]
 
     def run(batch):
         return {name: x.numpy() for name, x in serve(image=tf.constant(batch)).items()}
 
-    np.savez(folder / "outputs.npz", **run_batches(run, images, batch_size))
-    batch = images[:1].repeat(batch_size, axis=0)
+    batches = np.load(folder / "batches.npy")
+    outputs = [run(batch) for batch in batches]
+    np.savez(folder / "outputs.npz", **{k: np.stack([o[k] for o in outputs]) for k in outputs[0]})
+    times = []
+    while len(times) < _MOST_RUNS and sum(times) < _MILLISECONDS:
+        start = time.perf_counter()
+        run(batches[0])
+        times.append(1e3 * (time.perf_counter() - start))
     facts = {
         "operators": count_operators(serve.graph.as_graph_def()),
-        "latency_ms": median_latency_ms(lambda: run(batch)),
+        "latency_ms": statistics.median(times),
         "threads": os.cpu_count(),
     }
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
 def count_operators(graph):
-    """How often a `GraphDef` and the functions in it have each operator, by name."""
-    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
-    return dict(collections.Counter(node.op for node in nodes).most_common())
+    """How often a `GraphDef` computes each operator, by name.
+
+    Of one of TensorRT's engines it counts the engine alone, not what TensorFlow would do
+    without it.
+    """
+    functions = {function.signature.name: function for function in graph.library.function}
+    counts = collections.Counter()
+    pending = [graph.node]
+    while pending:
+        for node in pending.pop():
+            if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
+                pending.append(functions[node.attr["f"].func.name].node_def)
+            elif node.op not in ("Const", "Identity", "NoOp", "Placeholder"):
+                counts[node.op] += 1
+    return dict(counts.most_common())
 
 
 if __name__ == "__main__":

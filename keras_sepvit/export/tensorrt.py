@@ -14,7 +14,7 @@ from keras_sepvit.export.check import median_latency_ms
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.errors import ExportError, require
 from keras_sepvit.export.images import refuse_unused_calibration
-from keras_sepvit.export.onnx import QUANTIZE, Onnx, count_operators
+from keras_sepvit.export.onnx import CALIBRATED, QUANTIZE, Onnx, count_operators
 from keras_sepvit.runtime import open_model
 from keras_sepvit.validation import positive_int
 
@@ -42,16 +42,17 @@ def to_tensorrt(
     It needs an NVIDIA GPU and the extra `tensorrt` (TensorRT 10 or newer). The
     engine runs on this kind of GPU with this version of TensorRT only. The model
     goes through ONNX; the network is strongly typed, so that the types of the ONNX
-    file are those of the engine, and float32 is not rounded to TF32. The record lies
-    beside the engine, as `model.engine.keras_sepvit.json`.
+    file are those of the engine. The record lies beside the engine, as
+    `model.engine.keras_sepvit.json`. Nobody has run this on a GPU.
 
     Args:
         model: A built Keras model of one image input of static size, or the path of
             an `.onnx` file that `to_onnx` wrote, which an engine of it is compared with
             in ONNX Runtime, and whose record it keeps.
         path: Path of the engine, ending with `.engine`.
-        quantize: None, `"float16"` or `"int8"`, as for `to_onnx`. None for a file,
-            which has its precision already.
+        quantize: As for `to_onnx`; on GPUs `"int8_float16"` is the one of 8 bits to take.
+            `"tf32"` lets products round float32 to TensorFloat-32, which None does not. For
+            a file, which has its precision already, None, or `"tf32"` where that is float32.
         batch_sizes: Sizes of the batches that the engine will take; it is optimised
             for each of them. For a file of a fixed batch, that one.
         calibration_images: As for `to_onnx`, with a Keras model.
@@ -71,8 +72,7 @@ def to_tensorrt(
 class EngineFormat(Format):
     """A format with engines for batches of several sizes, `batch_sizes`, in ascending order."""
 
-    precisions = QUANTIZE
-    calibrated = ("int8",)
+    calibrated = CALIBRATED
 
     def __init__(self, quantize, batch_sizes, calibration_images):
         self.batch_sizes = check_batch_sizes(batch_sizes)
@@ -84,6 +84,7 @@ class TensorRT(EngineFormat):
     """TensorRT's engines."""
 
     name = "tensorrt"
+    precisions = (*QUANTIZE, "tf32")
     suffix = ".engine"
     has_place_for_record = False
 
@@ -93,10 +94,11 @@ class TensorRT(EngineFormat):
     def prepare(self, model, **options):
         if isinstance(model, str | os.PathLike):
             self._onnx, reference = None, _check_file(model, self.quantize, self.batch_sizes)
-            self.quantize = reference.precision
+            self.quantize = self.quantize or reference.precision
             return reference
         size = self.batch_size if len(self.batch_sizes) == 1 else None
-        self._onnx = Onnx(self.quantize, size, self.calibration_images)
+        precision = None if self.quantize == "tf32" else self.quantize
+        self._onnx = Onnx(precision, size, self.calibration_images)
         self._onnx.require()
         return self._onnx.prepare(model, **options)
 
@@ -111,33 +113,33 @@ class TensorRT(EngineFormat):
             else:
                 source = pathlib.Path(folder, "model.onnx")
                 self._onnx.write(deployment, record, source)
-            build_engine(self._trt, source, path, self.batch_sizes)
+            build_engine(self._trt, source, path, self.batch_sizes, self.quantize == "tf32")
             self._operators = count_operators(source)
 
     def open(self, path):
         return Engine(self._trt, self._cuda, path, self.batch_sizes)
 
     def facts(self, path, opened, deployment):
-        example = np.zeros((self.batch_size, *deployment.image_shape), "float32")
-        latency = median_latency_ms(lambda: opened.run(example))
+        opened.load(np.zeros((self.batch_size, *deployment.image_shape), "float32"))
+        latency = median_latency_ms(opened.compute)
         return {
             "operators": self._operators,
             "notes": (
                 f"Built by TensorRT {self._trt.__version__}, for this kind of GPU only.",
-                f"A batch of {self.batch_size} takes {latency:.2f} ms, with the copies to and from "
-                "the GPU.",
+                f"A batch of {self.batch_size} takes {latency:.2f} ms, without the copies to and "
+                "from the GPU.",
             ),
         }
 
 
 def _check_file(path, quantize, batch_sizes):
     """The `OnnxReference` of a file, if it can become an engine of these arguments."""
-    if quantize is not None:
-        raise ValueError(
-            f"An ONNX file has its precision already. Received: quantize={quantize!r}. Leave it "
-            "out, or pass the Keras model."
-        )
     reference = OnnxReference(path)
+    if quantize not in (None, "tf32" if reference.precision == "float32" else None):
+        raise ValueError(
+            f"The file '{path}' has its precision already, {reference.precision}. Received: "
+            f"quantize={quantize!r}. Leave it out, or pass the Keras model."
+        )
     if reference.batch_size is not None and batch_sizes != (reference.batch_size,):
         raise ValueError(
             f"The file '{path}' takes batches of {reference.batch_size} only. Received: "
@@ -204,7 +206,7 @@ def _import(name, missing, advice):
         ) from error
 
 
-def build_engine(trt, onnx_path, path, batch_sizes):
+def build_engine(trt, onnx_path, path, batch_sizes, tf32):
     """Writes the engine of an ONNX file; one of any batch is optimised for `batch_sizes`."""
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
@@ -218,7 +220,8 @@ def build_engine(trt, onnx_path, path, batch_sizes):
             + (f". Operators that it has no support for: {unknown}." if unknown else "")
         )
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)
+    if not tf32:  # which is on by default
+        config.clear_flag(trt.BuilderFlag.TF32)
     image = network.get_input(0)
     if image.shape[0] == -1:
         for size in batch_sizes:
@@ -236,66 +239,69 @@ def build_engine(trt, onnx_path, path, batch_sizes):
 
 
 class Engine(OpenFile):
-    """A TensorRT engine, run on buffers in the GPU's memory."""
+    """A TensorRT engine, with buffers in the GPU's memory for its largest batch."""
 
     def __init__(self, trt, cuda, path, batch_sizes):
         """Loads the engine, built for `batch_sizes`, with the modules of `find_tensorrt`."""
         self.batch_size = batch_sizes[-1]
-        self._trt, self._cuda, self._batch_sizes = trt, cuda, batch_sizes
+        self._cuda, self._batch_sizes = cuda, batch_sizes
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._engine = self._runtime.deserialize_cuda_engine(pathlib.Path(path).read_bytes())
         if self._engine is None:
             raise ExportError("TensorRT could not load the engine; its log says why.")
         self._context = self._engine.create_execution_context()
-        self._names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self._stream = self._call("cudaStreamCreate")
+        self._arrays, self._buffers, self._outputs = {}, {}, []
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            shape = (self.batch_size, *tuple(self._engine.get_tensor_shape(name))[1:])
+            array = np.empty(shape, trt.nptype(self._engine.get_tensor_dtype(name)))
+            self._arrays[name] = array
+            self._buffers[name] = self._call("cudaMalloc", array.nbytes)
+            if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+                self._input = name
+            else:
+                self._outputs.append(name)
 
     def run(self, batch):
         """The outputs, by name, for a batch of a size that the engine was built for."""
-        to_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        from_gpu = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        inputs = [name for name in self._names if self._is_input(name)]
-        self._choose_profile(batch, inputs[0])
-        arrays, buffers = {}, []
-        try:
-            for name in self._names:
-                shape = tuple(self._context.get_tensor_shape(name))
-                dtype = self._trt.nptype(self._engine.get_tensor_dtype(name))
-                array = batch.astype(dtype) if name in inputs else np.empty(shape, dtype)
-                arrays[name] = np.ascontiguousarray(array)
-                buffers.append(self._call("cudaMalloc", array.nbytes))
-                self._context.set_tensor_address(name, int(buffers[-1]))
-                if name in inputs:
-                    self._call(
-                        "cudaMemcpy", buffers[-1], arrays[name].ctypes.data, array.nbytes, to_gpu
-                    )
-            if not self._context.execute_async_v3(int(self._stream)):
-                raise ExportError("TensorRT could not run the engine; its log says why.")
+        self.load(batch)
+        self.compute()
+        return {name: self._copy(name, len(batch), "DeviceToHost").copy() for name in self._outputs}
+
+    def load(self, batch):
+        """Copies a batch to the GPU."""
+        self._arrays[self._input][: len(batch)] = batch
+        self._copy(self._input, len(batch), "HostToDevice")
+        if self._engine.get_tensor_shape(self._input)[0] == -1:
+            profile = self._batch_sizes.index(len(batch))
+            if not self._context.set_optimization_profile_async(profile, int(self._stream)):
+                raise ExportError(f"The engine has no profile for batches of {len(batch)}.")
             self._call("cudaStreamSynchronize", self._stream)
-            for name, buffer in zip(self._names, buffers, strict=True):
-                if name not in inputs:
-                    array = arrays[name]
-                    self._call("cudaMemcpy", array.ctypes.data, buffer, array.nbytes, from_gpu)
-        finally:
-            for buffer in buffers:
-                self._call("cudaFree", buffer)
-        return {name: array for name, array in arrays.items() if name not in inputs}
+            self._context.set_input_shape(self._input, batch.shape)
+        for name, buffer in self._buffers.items():
+            self._context.set_tensor_address(name, int(buffer))
+
+    def compute(self):
+        """Runs the engine on the batch that is loaded, and waits for it; allocates nothing."""
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise ExportError("TensorRT could not run the engine; its log says why.")
+        self._call("cudaStreamSynchronize", self._stream)
 
     def close(self):
-        """Releases the GPU's stream."""
+        """Releases the GPU's memory and stream."""
+        for buffer in self._buffers.values():
+            self._call("cudaFree", buffer)
         self._call("cudaStreamDestroy", self._stream)
 
-    def _choose_profile(self, batch, image):
-        if self._engine.get_tensor_shape(image)[0] != -1:
-            return
-        profile = self._batch_sizes.index(len(batch))
-        if not self._context.set_optimization_profile_async(profile, int(self._stream)):
-            raise ExportError(f"The engine has no profile for batches of {len(batch)}.")
-        self._call("cudaStreamSynchronize", self._stream)
-        self._context.set_input_shape(image, batch.shape)
-
-    def _is_input(self, name):
-        return self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+    def _copy(self, name, count, direction):
+        """Copies the first `count` of a tensor, and gives its array in the host's memory."""
+        array, buffer = self._arrays[name][:count], self._buffers[name]
+        to_gpu = direction == "HostToDevice"
+        target, source = (buffer, array.ctypes.data) if to_gpu else (array.ctypes.data, buffer)
+        kind = getattr(self._cuda.cudaMemcpyKind, f"cudaMemcpy{direction}")
+        self._call("cudaMemcpy", target, source, array.nbytes, kind)
+        return array
 
     def _call(self, function, *arguments):
         """A function of CUDA's runtime, whose error code becomes an exception."""
@@ -335,10 +341,10 @@ class OnnxReference:
         self.batch_size, *image_shape = shapes[0]
         self.image_shape = tuple(image_shape)
         self.predict = OpenFile(model.outputs, self.batch_size)
-        types = {tensor.data_type for tensor in graph.initializer}
-        self.precision = "float16" if onnx.TensorProto.FLOAT16 in types else "float32"
+        is_half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in graph.initializer)
+        self.precision = "float16" if is_half else "float32"
         if any(node.op_type == "QuantizeLinear" for node in graph.node):
-            self.precision = "int8"
+            self.precision = "int8_float16" if is_half else "int8"
         if self.record is not None:
             self.takes_pixels = self.record.pixels == "0..255"
             self.activation = self.record.activation

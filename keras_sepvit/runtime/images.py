@@ -1,4 +1,12 @@
-"""Reads image files as the evaluation on ImageNet does."""
+"""Reads image files, and crops them as the evaluation on ImageNet does.
+
+Whatever the format, here and in training: the first frame, upright by its EXIF or XMP orientation;
+transparency dropped, colours as stored below it; the higher eight of 16 bits; colours of a palette
+looked up; CMYK converted. Pixels without a known range (float, signed or 32-bit integers) are
+refused.
+"""
+
+import contextlib
 
 import numpy as np
 
@@ -8,8 +16,7 @@ from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpola
 def read_image(path, height, width, channels=3, crop=CROP, interpolation=INTERPOLATION):
     """Reads an image file, resized and cropped at the centre.
 
-    The crop has the proportions of the result. The orientation that a camera noted is
-    applied.
+    The crop has the proportions of the result.
 
     Args:
         path: An image file of a kind that Pillow reads.
@@ -41,7 +48,7 @@ def open_image(path, channels=3):
     """Reads an image file, upright, at its own size.
 
     Args:
-        path: An image file of a kind that Pillow reads.
+        path: An image file of a kind that Pillow reads; or a binary file, open.
         channels: 3 for RGB, 1 for grey.
 
     Returns:
@@ -49,14 +56,47 @@ def open_image(path, channels=3):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read as an image.
+        ValueError: if it cannot be read as an image, or its pixels have no known range.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB" if channels == 3 else "L")
+            file.load()  # a TIFF is upright now, a PNG has its metadata
+            image = _eight_bits(file).convert("RGB" if channels == 3 else "L")
+            number = orientation(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"File not found: {path}.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    return image if number == 1 else image.transpose(_UPRIGHT[number - 2])
+
+
+# Numbers of `PIL.Image.Transpose` for the orientations 2 to 8: mirrored, by 180 degrees, upside
+# down, transposed, by 270, transverse, by 90.
+_UPRIGHT = (0, 3, 1, 5, 4, 6, 2)
+
+
+def orientation(file):
+    """The EXIF or XMP orientation of an open Pillow image, 1 to 8; 1 where none can be read."""
+    with contextlib.suppress(Exception):  # damaged metadata raise all kinds
+        number = file.getexif().get(0x0112, 1)
+        return number if number in range(1, 9) else 1
+    return 1
+
+
+def _eight_bits(image):
+    """The image with 8 bits a channel, and no transparency."""
+    from PIL import Image
+
+    image.info.pop("transparency", None)  # of one colour or a palette
+    # Pillow opens 16-bit PGM, and of old 16-bit PNG, as 32-bit integers.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]  # of a TIFF also 12
+        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype("uint8"))
+    if image.mode in ("I", "F"):
+        kind = "float" if image.mode == "F" else "signed or 32-bit"
+        raise ValueError(
+            f"its {kind} pixels have no known range. Save it with 8 or 16 bits, unsigned."
+        )
+    return image

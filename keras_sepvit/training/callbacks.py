@@ -99,7 +99,8 @@ class Validation(keras.callbacks.Callback):
         evaluate: Function without arguments that gives a dict of results.
         best: The result to choose by; the higher the better.
         save: Function without arguments that saves the model.
-        progress: Dict with the highest result so far as `best`, or None, kept here.
+        progress: Dict with the highest result so far as `best`, or None, kept here, with its rank
+            among all.
         averaged: Whether both happen with the averaged weights, which the optimiser keeps.
     """
 
@@ -112,17 +113,46 @@ class Validation(keras.callbacks.Callback):
         self.averaged = averaged
 
     def on_epoch_end(self, epoch, logs=None):
-        with averaged_weights(self.model) if self.averaged else contextlib.nullcontext():
+        with deployed_weights(self.model, self.averaged):
             results = self.evaluate()
-            if self.progress["best"] is None or results[self.best] > self.progress["best"]:
+            # Of equal results the one with the lower loss.
+            rank = [results[self.best], -(results.get("loss") or 0.0)]
+            if self.progress["best"] is None or rank > self.progress["rank"]:
                 self.save()
-                self.progress["best"] = results[self.best]
+                self.progress.update(best=results[self.best], rank=rank)
         logs.update({f"val_{name}": value for name, value in results.items()})
 
 
+class Snapshots(keras.callbacks.Callback):
+    """Keeps a model every few epochs.
+
+    Args:
+        save: Function of a file's name that saves the model.
+        every: Epochs between two models.
+        averaged: As for `Validation`.
+    """
+
+    def __init__(self, save, every, averaged=False):
+        super().__init__()
+        self.save = save
+        self.every = every
+        self.averaged = averaged
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            with deployed_weights(self.model, self.averaged):
+                self.save(f"epoch_{epoch + 1:03}.keras")
+
+
 @contextlib.contextmanager
-def averaged_weights(model):
-    """Puts the averages of the weights, which the optimiser keeps, into a model for a while."""
+def deployed_weights(model, averaged):
+    """Puts the averages that the optimiser keeps of the weights into a model for a while.
+
+    Where it keeps none (`averaged=False`), nothing is done.
+    """
+    if not averaged:
+        yield
+        return
     swap = keras.callbacks.SwapEMAWeights()
     swap.set_model(model)
     swap.on_test_begin()
@@ -173,7 +203,7 @@ class Checkpoints(keras.callbacks.Callback):
             self._save(self._epoch, self._step, last=self._step - 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.progress["history"].append({"epoch": epoch, **logs})
+        self.progress["history"].append({"epoch": epoch + 1, **logs})
         self._save(epoch + 1, 0, last=self._step)
 
     def _save(self, epoch, step, last):
@@ -235,7 +265,7 @@ class EventFile(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(str(self.folder))
 
     def on_epoch_end(self, epoch, logs=None):
-        with self._writer.as_default(step=epoch):
+        with self._writer.as_default(step=epoch + 1):
             for name, value in logs.items():
                 tf.summary.scalar(name, value)
         self._writer.flush()

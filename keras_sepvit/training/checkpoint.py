@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_sepvit.files import replacing
 
-# 1 had other metrics, and accuracies of 0..1.
+# 1 had other metrics, accuracies of 0..1, and epochs from 0.
 FORMAT = 2
 
 
@@ -87,8 +87,10 @@ def _as_format_2(arrays, progress, model):
     """Arrays and progress of a checkpoint of version 0.1.0, whose metrics begin anew."""
     arrays = {name: array for name, array in arrays.items() if not name.startswith("metrics.")}
     metrics = {f"metrics.{i}": np.zeros(v.shape) for i, v in enumerate(model.metrics_variables)}
-    best = progress.pop("best_accuracy")
-    return {**arrays, **metrics}, {**progress, "best": 100 * best if best >= 0 else None}
+    best = 100 * progress.pop("best_accuracy")
+    progress |= {"best": best, "rank": [best]} if best >= 0 else {"best": None}
+    progress["history"] = [{**logs, "epoch": logs["epoch"] + 1} for logs in progress["history"]]
+    return {**arrays, **metrics}, progress
 
 
 def fingerprint(path):

@@ -2,13 +2,18 @@
 
 Everything is a function of its arguments alone.
 
-An image is a scalar string tensor (an encoded JPEG, PNG, GIF, BMP or WebP, told apart by
-content) or a uint8 tensor of shape (height, width, channels) with 1, 3 or 4 channels. Grey,
-CMYK, 16-bit and transparent images become RGB; of an animation the first frame counts.
-Bytes that are no image, or break off before the end of the part that is needed, raise
-`tf.errors.InvalidArgumentError` when the operation runs.
+An image is a scalar string tensor (an encoded image of any kind that Pillow reads, told apart by
+content) or a uint8 tensor of shape (height, width, channels) with 1, 3 or 4 channels. Encoded
+images become what `keras_sepvit.runtime.read_image` reads: see there. TensorFlow itself decodes
+JPEG and PNG, in parallel; Pillow the rest. Bytes that are no image, or break off before the end of
+the part that is needed, raise `tf.errors.InvalidArgumentError` when the operation runs.
 """
 
+import io
+
+import numpy as np
+
+from keras_sepvit.runtime.images import open_image, orientation
 from keras_sepvit.training.tensorflow import tf
 
 # Kernels of `ScaleAndTranslate` by name; its cubic has a = -0.5, as Pillow's `resize`.
@@ -52,18 +57,99 @@ def decode(image, choose_window=None):
     if pixels:
         return crop(tf.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3])
 
-    def decode_jpeg():
-        how = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
-        if choose_window is None:
+    # Operations of a branch that is not taken cost time, too: `choose_window` stands outside.
+    is_jpeg = tf.io.is_jpeg(image)
+    size, number, other = tf.cond(is_jpeg, lambda: _open_jpeg(image), lambda: _open_other(image))
+    window = None if choose_window is None else choose_window(size)
+
+    def crop_other():
+        if window is None:
+            return other
+        return tf.slice(other, tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0))
+
+    decoded = tf.cond(is_jpeg, lambda: _decode_jpeg(image, size, window, number), crop_other)
+    return tf.ensure_shape(decoded, (None, None, 3))
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# What is in every file that notes an orientation.
+_IN_JPEG = (r"Exif\x00\x00", "tiff:Orientation")
+_IN_PNG = ("eXIf", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+def _contains(content, patterns):
+    # A replacement searches ten times faster than `regex_full_match`.
+    rest = content
+    for pattern in patterns:
+        rest = tf.strings.regex_replace(rest, pattern, "", replace_global=False)
+    return tf.strings.length(rest) < tf.strings.length(content)
+
+
+def _open_jpeg(image):
+    """Upright size, orientation, and no pixels yet."""
+
+    def read_orientation():
+        number = tf.numpy_function(_jpeg_orientation, [image], tf.int64, stateful=False)
+        return tf.ensure_shape(number, ())
+
+    number = tf.cond(_contains(image, _IN_JPEG), read_orientation, lambda: tf.constant(1, tf.int64))
+    size = tf.io.extract_jpeg_shape(image)[:2]
+    return tf.where(number >= 5, size[::-1], size), number, tf.zeros((0, 0, 3), tf.uint8)
+
+
+def _open_other(image):
+    """Size, the orientation 1, and the pixels."""
+    plain_png = (tf.strings.substr(image, 0, 8) == _PNG) & ~_contains(image, _IN_PNG)
+    pixels = tf.cond(plain_png, lambda: tf.io.decode_png(image, 3), lambda: _pillow(image))
+    return tf.shape(pixels)[:2], tf.constant(1, tf.int64), pixels
+
+
+def _decode_jpeg(image, size, window, number):
+    how = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+    def decode(window):
+        if window is None:
             return tf.io.decode_jpeg(image, **how)
-        window = choose_window(tf.io.extract_jpeg_shape(image)[:2])
         return tf.io.decode_and_crop_jpeg(image, window, **how)
 
-    def decode_other():
-        return crop(tf.io.decode_image(image, channels=3, expand_animations=False))
+    def decode_turned():
+        # The upright image is the stored one, transposed or not, then flipped or not.
+        transposed = number >= 5
+        flips = tf.stack([(number - 1) % 4 >= 2, number % 4 >= 2])
+        stored = None
+        if window is not None:
+            corner, part = window[:2], window[2:]
+            corner = tf.where(flips, size - corner - part, corner)
+            stored = tf.concat(
+                [tf.where(transposed, pair[::-1], pair) for pair in (corner, part)], 0
+            )
+        turned = tf.transpose(decode(stored), tf.where(transposed, [1, 0, 2], [0, 1, 2]))
+        return tf.reverse(turned, tf.boolean_mask([0, 1], flips))
+
+    return tf.cond(number == 1, lambda: decode(window), decode_turned)
+
+
+def _jpeg_orientation(content):
+    from PIL import Image
+
+    try:
+        with Image.open(_file(content)) as file:
+            return np.int64(orientation(file))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error  # what TensorFlow makes an InvalidArgumentError
+
+
+def _file(content):
+    """A string tensor as `numpy_function` passes it: bytes in a graph, an array without."""
+    return io.BytesIO(content if isinstance(content, bytes) else content.item())
+
+
+def _pillow(image):
+    def read(content):
+        return np.asarray(open_image(_file(content)))
 
     return tf.ensure_shape(
-        tf.cond(tf.io.is_jpeg(image), decode_jpeg, decode_other), (None, None, 3)
+        tf.numpy_function(read, [image], tf.uint8, stateful=False), (None, None, 3)
     )
 
 

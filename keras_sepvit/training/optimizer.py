@@ -54,14 +54,8 @@ def build_optimizer(
     return optimizer
 
 
-def build_schedule(recipe, steps_per_epoch, steps):
-    """The learning rate of a recipe by step.
-
-    Args:
-        recipe: The `Recipe`.
-        steps: Updates of the whole run.
-        steps_per_epoch: Updates of an epoch.
-    """
+def build_schedule(recipe, steps_per_epoch, steps=None):
+    """The learning rate of a recipe by step; arguments are those of `build_optimizer`."""
     settings = recipe.optimizer
     warmup_steps = settings.warmup_steps
     if warmup_steps is None:

@@ -43,7 +43,7 @@ def draw_curves(path, history, results):
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    epochs = [logs["epoch"] + 1 for logs in history]
+    epochs = [logs["epoch"] for logs in history]
     losses, shares = figure.subplots(1, 2)
     labels = {"loss": "training, augmented", "val_loss": "validation"}
     for axis, title, curves in (

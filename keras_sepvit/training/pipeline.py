@@ -175,7 +175,9 @@ def batch_names(source, epoch, step, *, batch_size, seed, shard=ONE_PROCESS):
     elements = source.elements(
         epoch, seed=seed, shuffle=True, shard=shard, block=batch_size, start=step * batch_size
     )
-    return [element["name"].numpy().decode() for element in elements.take(batch_size)]
+    return [
+        element["name"].numpy().decode(errors="replace") for element in elements.take(batch_size)
+    ]
 
 
 def _options():
@@ -311,14 +313,14 @@ def _inspect(batch, seen, source, report):
     met = set()
 
     def tell(unreadable, faulty, faults, batch_size, seen):
-        unreadable = [name.decode() for name in unreadable]
+        unreadable = [name.decode(errors="replace") for name in unreadable]
         met.update(unreadable)
         report.add(unreadable)
         data = f"{source.name} ({source.split})"
         advice = f"Check the files, such as {unreadable[0]}." if unreadable else ""
         reason = None
         if len(faulty):
-            reason = f"{faults[0].decode()} for {faulty[0].decode()}."
+            reason = f"{faults[0].decode()} for {faulty[0].decode(errors='replace')}."
         elif seen and len(unreadable) == batch_size:
             reason = f"None of the {batch_size} images of a batch of {data} can be read. {advice}"
         elif seen >= _FIRST_IMAGES and len(met) > seen / 2:

@@ -3,6 +3,7 @@
 OmegaConf reads and checks YAML files and changes from the shell, `key=value`.
 """
 
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,8 @@ class Recipe:
         seed: Decides initial weights, order of the data and every random draw.
         checkpoint_steps: Batches between checkpoints within an epoch; 0 for one at each epoch's
             end only.
+        snapshot_epochs: Epochs between models that are kept, `epoch_010.keras` and so on; 0 for
+            none.
         jit_compile: Compile the step with XLA or torch.compile; null for what is best on the
             backend and device.
         deterministic: Only operations that give the same bits every time, some of them slower.
@@ -89,7 +92,7 @@ class Recipe:
     """
 
     # Keys that may change between a stop and going on: they do not change the training.
-    MAY_CHANGE = ("checkpoint_steps", "jit_compile", "distribution")
+    MAY_CHANGE = ("checkpoint_steps", "snapshot_epochs", "jit_compile", "distribution")
 
     task: str = ""
     model: Any = None
@@ -104,6 +107,7 @@ class Recipe:
     ema_decay: float | None = None
     seed: int = 0
     checkpoint_steps: int = 1000
+    snapshot_epochs: int = 0
     jit_compile: bool | None = None
     deterministic: bool = False
     distribution: str = "auto"
@@ -119,6 +123,7 @@ class Recipe:
     def check(self):
         """Raises a ValueError for values out of range, naming the key."""
         optimizer = self.optimizer
+        check_choice("task", self.task, (type(self).task,))
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
         check_choice("optimizer.schedule", optimizer.schedule, SCHEDULES)
@@ -145,6 +150,7 @@ class Recipe:
             check(key, value, value > 0, "above 0")
         for key, value in (
             ("checkpoint_steps", self.checkpoint_steps),
+            ("snapshot_epochs", self.snapshot_epochs),
             ("seed", self.seed),
             ("optimizer.warmup_epochs", optimizer.warmup_epochs),
             ("optimizer.warmup_steps", optimizer.warmup_steps or 0),
@@ -182,7 +188,7 @@ def check(key, value, valid, expected):
 
 def check_choice(key, value, choices):
     """Refuses a value that is not among `choices`."""
-    check(key, value, value in choices, f"one of {', '.join(choices)}")
+    check(key, value, value in choices, f"one of {', '.join(map(str, choices))}")
 
 
 def check_rate(key, value):
@@ -196,7 +202,8 @@ def changed_recipe(recipe, settings=None, overrides=(), name=None):
     Args:
         recipe: The `Recipe` to begin with.
         settings: Nested dict of changes, as from YAML.
-        overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`.
+        overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`. Text is
+            taken as it is typed, `null` for none; other values are YAML.
         name: What to call it in errors.
 
     Returns:
@@ -210,7 +217,8 @@ def changed_recipe(recipe, settings=None, overrides=(), name=None):
     omega = omegaconf.OmegaConf
     try:
         merged = omega.merge(omega.structured(recipe), settings or {})
-        merged.merge_with_dotlist([_checked_override(text) for text in overrides])
+        for text in overrides:
+            _override(merged, recipe, text)
         missing = sorted(omega.missing_keys(merged))
         if missing:
             raise ValueError(
@@ -265,10 +273,31 @@ def _omegaconf():
     return omegaconf
 
 
-def _checked_override(text):
-    if "=" not in text:
+def _override(merged, recipe, text):
+    """Makes the change `"key=value"` in the OmegaConf form of a recipe."""
+    key, equals, value = text.partition("=")
+    if not equals:
         raise ValueError(
             f"A change to a recipe is written key=value. Received: {text!r}. Keys are those of the "
             "recipe, such as optimizer.learning_rate."
         )
-    return text
+    types = typing.get_args(kind := _type_of(recipe, key)) or (kind,)
+    if str not in types:
+        import yaml  # OmegaConf's
+
+        try:
+            merged.merge_with_dotlist([text])
+        except yaml.YAMLError as error:
+            raise ValueError(f"{key} cannot have this value. Received: {text!r}.") from error
+        return
+    none = type(None) in types and value in ("", "null")
+    # A dollar and a brace would be an interpolation of OmegaConf's.
+    _omegaconf().OmegaConf.update(merged, key, None if none else value.replace("${", r"\${"))
+
+
+def _type_of(recipe, key):
+    """The type of a recipe's key as annotated; None where there is no such key."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        recipe = getattr(recipe, parent, None)
+    return typing.get_type_hints(type(recipe)).get(name)

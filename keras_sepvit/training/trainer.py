@@ -35,7 +35,7 @@ class TrainingResult:
         epochs: Epochs trained.
         best: Highest validation result, such as the top-1 accuracy in percent; None without
             validation.
-        history: For each epoch a dict of its number from 0, losses, `val_...` results,
+        history: For each epoch a dict of its number from 1, losses, `val_...` results,
             `learning_rate` and `images_per_second`.
         unreadable: How often an image could not be read and another took its place.
         unreadable_names: The first such images.
@@ -55,8 +55,8 @@ class Trainer:
     The folder holds `recipe.yaml`; `best.keras` (of the best validation result) and `last.keras`,
     whole float32 models of images of 0..255 to the task's answers, with averaged weights where the
     recipe has `ema_decay`; `history.csv`; `tensorboard`; `batch.png`, an augmented batch;
-    `curves.png`; `checkpoint.npz`, the state to go on from; and the task's own, such as
-    `classes.txt`.
+    `curves.png`; `checkpoint.npz`, the state to go on from; `epoch_NNN.keras` where the recipe has
+    `snapshot_epochs`; and the task's own, such as `classes.txt`.
 
     A run that was stopped at any moment, and is started again with the same recipe and folder,
     goes on from its last checkpoint and takes the same steps as if it had never stopped.
@@ -64,6 +64,8 @@ class Trainer:
     Args:
         recipe: A `Recipe`, as `keras_sepvit.training.load_recipe` gives.
         folder: The run's folder; made if it does not exist.
+        callbacks: Keras callbacks of your own, which see the logs after all others have added to
+            them.
 
     Raises:
         TypeError: if `recipe` is none.
@@ -72,13 +74,14 @@ class Trainer:
         FileNotFoundError: for data that are not there, with what to put where.
     """
 
-    def __init__(self, recipe, folder):
+    def __init__(self, recipe, folder, callbacks=()):
         if not isinstance(recipe, Recipe):
             raise TypeError(
                 "`recipe` must be a Recipe, such as keras_sepvit.training.load_recipe('digits'). "
                 f"Received: {recipe!r}."
             )
         self.recipe = recipe
+        self.callbacks = callbacks
         self.folder = RunFolder(folder, recipe)
         if recipe.deterministic:
             device.use_deterministic_operations()
@@ -121,17 +124,21 @@ class Trainer:
         if self.distribution.is_chief:
             self._prepare_folder()
         self._resume()
-        while self.progress["epoch"] < self.epochs:
-            until = self._next_stop()
-            self._fit(until, verbose)
-            if until < self.epochs:
-                # Keras ends `fit` by putting averaged weights in place.
-                self._resume()
+        if verbose and self.progress["epoch"] + self.progress["step"]:
+            print(
+                f"Going on after step {self.progress['step']} of epoch "
+                f"{self.progress['epoch'] + 1} of {self.epochs}."
+            )
+        try:
+            self._fit_to_the_end(verbose)
+        finally:
+            if self.distribution.is_chief and self.progress["history"]:
+                curves = self.folder / "curves.png"
+                draw_curves(curves, self.progress["history"], self.task.curves)
         # Averaged weights: `fit` has put them in place, unless it was stopped just then.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         if self.distribution.is_chief and not (self.folder / "last.keras").exists():
             self.save("last.keras")
-            draw_curves(self.folder / "curves.png", self.progress["history"], self.task.curves)
         return TrainingResult(
             folder=str(self.folder),
             epochs=self.progress["epoch"],
@@ -277,6 +284,14 @@ class Trainer:
             return self.epochs - 1
         return self.epochs
 
+    def _fit_to_the_end(self, verbose):
+        while self.progress["epoch"] < self.epochs:
+            until = self._next_stop()
+            self._fit(until, verbose)
+            if until < self.epochs:
+                # Keras ends `fit` by putting averaged weights in place.
+                self._resume()
+
     def _fit(self, until, verbose):
         epoch, step = self.progress["epoch"], self.progress["step"]
         with self.report.raising(), self.distribution.scope():
@@ -292,6 +307,7 @@ class Trainer:
 
     def _callbacks(self, first_step):
         recipe, progress, chief = self.recipe, self.progress, self.distribution.is_chief
+        averaged = recipe.ema_decay is not None
         callbacks = [
             run_callbacks.StopOnNonFiniteLoss(self._non_finite, first_step),
             run_callbacks.Throughput(self.local_batch * self.shard.count),
@@ -304,9 +320,11 @@ class Trainer:
                     self.task.best,
                     lambda: self.save("best.keras"),
                     progress,
-                    averaged=recipe.ema_decay is not None,
+                    averaged,
                 )
             )
+        if recipe.snapshot_epochs:
+            callbacks.append(run_callbacks.Snapshots(self.save, recipe.snapshot_epochs, averaged))
         metrics = ()
         if first_step:
             metrics = [
@@ -328,7 +346,7 @@ class Trainer:
                 run_callbacks.HistoryFile(self.folder / "history.csv", progress["history"]),
                 run_callbacks.EventFile(self.folder / "tensorboard"),
             ]
-        return callbacks
+        return [*callbacks, *self.callbacks]
 
     def _non_finite(self, what, epoch, step):
         """The error for a run that has to stop at a batch because of `what`."""
@@ -345,7 +363,7 @@ class Trainer:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
             images = f" Images of that batch: {', '.join(names[:8])}{more}."
         return run_callbacks.NonFiniteLossError(
-            f"{what} at step {step} of epoch {epoch} (both counted from 0).{images} The last good "
+            f"{what} at step {step + 1} of epoch {epoch + 1}.{images} The last good "
             f"checkpoint, if there was one, is kept in '{self.folder.checkpoint}'. Look at the "
             "images, or lower optimizer.learning_rate or optimizer.clip_norm."
         )

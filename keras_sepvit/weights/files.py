@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".pth.tar")
 SUFFIXES = (".weights.h5", ".keras", *PYTORCH_SUFFIXES)
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -47,7 +47,13 @@ _LARGEST_EXPANSION = 100
 
 def has_weights_suffix(path):
     """Whether a file of this name is one of weights, by its suffix."""
-    return pathlib.Path(path).suffix in (".h5", *SUFFIXES[1:])
+    return suffix_of(path) in (".h5", *SUFFIXES[1:])
+
+
+def suffix_of(path):
+    """The suffix of a file of weights in lower case; `.pth.tar` is one."""
+    name = pathlib.Path(path).name.lower()
+    return ".pth.tar" if name.endswith(".pth.tar") else pathlib.Path(name).suffix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,8 @@ class StoredArray:
         read: Returns it as a NumPy array; only while the file is open.
         grid: Of window tokens, the (rows, columns) of their windows; None where the
             file does not tell.
+        part: The keys of a PyTorch checkpoint under which it lies, where they were chosen
+            among several state dicts; else None.
     """
 
     name: str
@@ -68,6 +76,7 @@ class StoredArray:
     dtype: str
     read: Callable
     grid: tuple | None = dataclasses.field(default=None, kw_only=True)
+    part: str | None = dataclasses.field(default=None, kw_only=True)
 
 
 def numbered(path, taken):
@@ -93,7 +102,7 @@ def check_file(path):
             f"Unknown kind of weights file: '{path}'. Expected a name ending in one of "
             f"{', '.join(SUFFIXES)}."
         )
-    kind, signatures = _KINDS.get(path.suffix, (TORCH_KIND, (ZIP, PICKLE)))
+    kind, signatures = _KINDS.get(suffix_of(path), (TORCH_KIND, (ZIP, PICKLE)))
     if not path.exists():
         raise FileNotFoundError(
             f"No such weights file: '{path}' (looked for in '{path.absolute().parent}')."

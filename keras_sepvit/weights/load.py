@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
 import warnings
 
 import keras
@@ -12,7 +11,7 @@ from keras import ops
 
 from keras_sepvit.names import parse
 from keras_sepvit.weights.fetch import local_file
-from keras_sepvit.weights.files import check_file, damaged, numbered
+from keras_sepvit.weights.files import check_file, damaged, numbered, suffix_of
 from keras_sepvit.weights.hdf5 import named_by, open_h5, open_keras
 from keras_sepvit.weights.matching import Plan, mismatch_message
 from keras_sepvit.weights.pytorch import open_pytorch
@@ -33,19 +32,25 @@ class LoadReport:
         new: Paths of the variables that kept their initial values.
         unused: Names in the file of arrays that the model has no place for.
         unused_head: Those of `unused` that are of a head, not of the backbone.
+        part: Of a PyTorch checkpoint with several state dicts, such as `"model"` and
+            `"model_ema"`, the keys of the one that was loaded: averaged weights where
+            there are any. Else None.
     """
 
     source: str
-    assigned: tuple
-    resized: tuple
-    new: tuple
-    unused: tuple
-    unused_head: tuple = ()
+    assigned: tuple[str, ...]
+    resized: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+    unused_head: tuple[str, ...] = ()
+    part: str | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         count = len(self.assigned) + len(self.resized)
+        part = f"'{self.part}' of " if self.part else ""
         lines = [
-            f"Loaded {count} of the model's {count + len(self.new)} weights from '{self.source}'."
+            f"Loaded {count} of the model's {count + len(self.new)} weights from "
+            f"{part}'{self.source}'."
         ]
         for names, what in (
             (self.resized, "window tokens resized to another grid of windows"),
@@ -57,7 +62,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def check_pretrained(weights):
+def check_pretrained(weights: str | os.PathLike[str] | None) -> None:
     """Refuses what `load_pretrained` would, as far as can be told without a model.
 
     Args:
@@ -68,7 +73,9 @@ def check_pretrained(weights):
             check_file(path)
 
 
-def load_pretrained(model, weights, skip_head_mismatch=False):
+def load_pretrained(
+    model: keras.Model, weights: str | os.PathLike[str], skip_head_mismatch: bool = False
+) -> LoadReport:
     """Loads what the `weights` argument of a model's constructor stands for.
 
     Warns where weights were resized, left at their initial values or not used;
@@ -97,7 +104,12 @@ def load_pretrained(model, weights, skip_head_mismatch=False):
     return report
 
 
-def load_weights(model, source, skip_head_mismatch=False, partial=False):
+def load_weights(
+    model: keras.Model,
+    source: str | os.PathLike[str],
+    skip_head_mismatch: bool = False,
+    partial: bool = False,
+) -> LoadReport:
     """Loads a weights file into a model, after checking that all of it fits.
 
     Beside weights of the same shapes, which are copied, these fit:
@@ -122,7 +134,8 @@ def load_weights(model, source, skip_head_mismatch=False, partial=False):
         model: A SepViT classifier or `SepViTBackbone`.
         source: Path of a `.weights.h5` or `.keras` file with a SepViT model, or of
             a checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
-            which need torch, or `.safetensors`).
+            which need torch, or `.safetensors`). Of one with averaged weights beside others
+            (`model_ema` and `model`), the averaged are loaded; the report names them.
         skip_head_mismatch: Keep the model's head as it is if the file has none
             or another one, such as for another number of classes.
         partial: Load whatever has the right name and shape, and leave the rest.
@@ -151,7 +164,7 @@ def open_weights(source):
         raise ValueError(
             f"`source` must be the path of a weights file. Received: {type(source).__name__}."
         )
-    with _OPENERS.get(pathlib.Path(source).suffix, open_pytorch)(source) as arrays:
+    with _OPENERS.get(suffix_of(source), open_pytorch)(source) as arrays:
         yield arrays
 
 
@@ -200,6 +213,7 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
         new=tuple(plan.new),
         unused=tuple(arrays[path].name for path in plan.unused),
         unused_head=tuple(arrays[path].name for path in plan.unused if parse(path).is_head),
+        part=next(iter(plan.copied.values())).part,
     )
 
 

@@ -1,14 +1,14 @@
 """Weights in the form of the authors' PyTorch code: one table, read both ways."""
 
 import contextlib
+import dataclasses
 import importlib
 import os
-import pathlib
 import pickle
 import re
 import zipfile
-from argparse import Namespace
 
+import keras
 import ml_dtypes
 import numpy as np
 from keras import ops
@@ -23,6 +23,7 @@ from keras_sepvit.weights.files import (
     check_expansion,
     check_file,
     damaged,
+    suffix_of,
 )
 
 # Variables of a layer: (name in PyTorch, name in Keras, axes of the PyTorch array
@@ -53,9 +54,21 @@ TABLE = (
     ("head", "head", "head/", _DENSE),
 )
 
-# Where the parts of a checkpoint of PyTorch training code lie.
-_STATE_DICT_KEYS = ("model", "state_dict")
+# Where the weights lie in a checkpoint of PyTorch training code: those averaged over the
+# training, with which its results are measured, before the last ones.
+_AVERAGED_KEYS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
+_STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "params", "net", "module")
+# The counter that `torch.optim.swa_utils.AveragedModel` keeps beside the weights.
+_COUNTER = "n_averaged"
 _PREFIX = re.compile(r"^(?:(?:module|backbone|_orig_mod)\.)+")
+
+# Data that training code stores beside weights: loaded as a `_StandIn`, which does nothing.
+_STAND_INS = re.compile(
+    r"argparse\.Namespace|collections\.defaultdict|typing\.\w+|_codecs\.encode|omegaconf\..*"
+    r"|pathlib\.(_local\.)?(Pure)?(Posix|Windows)?Path"
+    r"|numpy\.(dtype|ndarray|dtypes\.\w+|_?core\.multiarray\.(scalar|_reconstruct))"
+    r"|builtins\.(dict|list|set|tuple|int|float|str|bool|bytes|complex|object|slice)|datetime\.\w+"
+)
 
 # Classes of the head that the authors' dense form carries without using it.
 _DENSE_FORM_CLASSES = 1000
@@ -141,7 +154,7 @@ def to_pytorch(model):
     return dict(sorted(arrays.items(), key=lambda item: _authors_order(item[0])))
 
 
-def save_pytorch(model, path):
+def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Writes the weights of a model for the authors' PyTorch code.
 
     Args:
@@ -154,11 +167,11 @@ def save_pytorch(model, path):
             that the authors' code does not have.
         ImportError: if torch or safetensors is not installed.
     """
-    suffix = pathlib.Path(path).suffix
+    suffix = suffix_of(path)
     if suffix not in PYTORCH_SUFFIXES:
         raise ValueError(
-            f"Cannot write '{path}' for PyTorch. Expected a name ending in .pth, .pt, .bin or "
-            ".safetensors."
+            f"Cannot write '{path}' for PyTorch. Expected a name ending in one of "
+            f"{', '.join(PYTORCH_SUFFIXES)}."
         )
     if suffix == ".safetensors":
         from_numpy = _import("safetensors.numpy", path).save_file
@@ -176,7 +189,8 @@ def save_pytorch(model, path):
 def open_pytorch(path):
     """Opens a PyTorch checkpoint (`.pth`, `.pt`, `.bin`) or a `.safetensors` file.
 
-    A checkpoint is a state dict, or holds one as `"model"` or `"state_dict"`;
+    A checkpoint is a state dict, or holds one under `"model"`, `"state_dict"` or another
+    usual key; averaged weights (`"model_ema"` and the like) come before others;
     the prefixes `module.`, `backbone.` and `_orig_mod.` of keys are dropped, and any other
     that all keys share. No code in a checkpoint is run.
 
@@ -190,7 +204,7 @@ def open_pytorch(path):
         ImportError: if torch or safetensors is not installed.
     """
     check_file(path)
-    if pathlib.Path(path).suffix == ".safetensors":
+    if suffix_of(path) == ".safetensors":
         with _open_safetensors(path) as tensors:
             yield _by_variable_path(tensors, path)
     else:
@@ -228,22 +242,57 @@ def _shared_prefix(keys):
 
 
 def _transposed(stored, axes):
-    return StoredArray(
-        stored.name,
-        tuple(stored.shape[axis] for axis in axes),
-        stored.dtype,
-        lambda: stored.read().transpose(axes),
+    return dataclasses.replace(
+        stored,
+        shape=tuple(stored.shape[axis] for axis in axes),
+        read=lambda: stored.read().transpose(axes),
     )
+
+
+class _StandIn:
+    """Takes the place of any class or function in a checkpoint, and of what it would make."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __hash__(self):
+        return id(self)
+
+
+def _plain_dict(*_):
+    return {}  # torch fills no others
+
+
+def _load_with_stand_ins(path):
+    """What `torch.load` gives of a file, without running any code of it."""
+    torch = _import("torch", path)
+    is_zip, stand_ins = zipfile.is_zipfile(path), {}
+    while True:
+        allowed = [(stand_in, name) for name, stand_in in stand_ins.items()]
+        try:
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except pickle.UnpicklingError as error:
+            refused = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+            name = refused[1] if refused else ""
+            name = name if "." in name else f"builtins.{name}"
+            if name in stand_ins or not _STAND_INS.fullmatch(name):
+                raise
+            is_dict = name == "collections.defaultdict"
+            stand_ins[name] = _plain_dict if is_dict else type("StandIn", (_StandIn,), {})
 
 
 def _load_checkpoint(path):
     """The tensors of a checkpoint by key, read from the file when they are used."""
-    torch = _import("torch", path)
-    is_zip = zipfile.is_zipfile(path)
+    _import("torch", path)
     try:
-        # Training code often stores its command line: a plain bag of values.
-        with torch.serialization.safe_globals([Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        checkpoint = _load_with_stand_ins(path)
     except Exception as error:  # torch raises many kinds for damaged files
         if not isinstance(error, pickle.UnpicklingError) and "TorchScript" not in str(error):
             raise damaged(path, TORCH_KIND, error) from error
@@ -255,18 +304,22 @@ def _load_checkpoint(path):
             "with torch and save its state dict alone: `torch.save(model.state_dict(), path)`."
             f"{f' torch said: {reason[1]}' if reason else ''}"
         ) from error
-    state_dict = _state_dict(checkpoint, path)
+    state_dict, part = _state_dict(checkpoint, path)
     check_expansion(path, sum(t.numel() * t.element_size() for t in state_dict.values()))
-    return {key: _stored_tensor(key, tensor) for key, tensor in state_dict.items()}
+    return {key: _stored_tensor(key, tensor, part) for key, tensor in state_dict.items()}
 
 
 def _state_dict(checkpoint, path):
     import torch
 
-    state_dict = checkpoint
-    for name in _STATE_DICT_KEYS:
-        if isinstance(state_dict, dict) and isinstance(state_dict.get(name), dict):
-            state_dict = state_dict[name]
+    """The state dict in a checkpoint, and under which keys where there are several."""
+    state_dict, keys, several = checkpoint, [], False
+    while found := _containers(state_dict):
+        several = several or len(found) > 1
+        keys.append(found[0])
+        state_dict = state_dict[found[0]]
+    if isinstance(state_dict, dict):
+        state_dict = {key: value for key, value in state_dict.items() if key != _COUNTER}
     if not isinstance(state_dict, dict) or not state_dict:
         raise ValueError(
             f"The weights file '{path}' holds no state dict but "
@@ -282,7 +335,15 @@ def _state_dict(checkpoint, path):
             f"The weights file '{path}' holds no state dict: {len(others)} of its "
             f"{len(state_dict)} entries are no named tensors: {', '.join(others[:5])}. {_EXPECTED}"
         )
-    return state_dict
+    return state_dict, ".".join(keys) if several else None
+
+
+def _containers(checkpoint):
+    """Keys of what may be a state dict in a checkpoint, averaged weights first."""
+    if not isinstance(checkpoint, dict):
+        return []
+    known = (*_AVERAGED_KEYS, *_STATE_DICT_KEYS)
+    return [key for key in known if isinstance(checkpoint.get(key), dict) and checkpoint[key]]
 
 
 _EXPECTED = (
@@ -291,14 +352,14 @@ _EXPECTED = (
 )
 
 
-def _stored_tensor(key, tensor):
+def _stored_tensor(key, tensor, part):
     def read():
         if dtype == "bfloat16":  # which NumPy lacks; float32 holds it exactly
             return tensor.detach().float().numpy()
         return tensor.detach().numpy()
 
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return StoredArray(key, tuple(tensor.shape), dtype, read)
+    return StoredArray(key, tuple(tensor.shape), dtype, read, part=part)
 
 
 @contextlib.contextmanager

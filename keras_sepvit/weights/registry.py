@@ -11,7 +11,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 
-from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, variant_config
+from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, Window, variant_config
 from keras_sepvit.validation import positive_int, window_pair
 
 
@@ -36,10 +36,10 @@ class PretrainedWeights:
     url: str | None
     sha256: str
     variant: str | SepViTConfig
-    image_size: tuple
+    image_size: tuple[int, int]
     classes: int
     license: str
-    metrics: dict
+    metrics: dict[str, float]
     crop: float | None = None
     interpolation: str | None = None
 
@@ -61,7 +61,17 @@ _DIGITS = PretrainedWeights(
 _registry = {_DIGITS.name: _DIGITS}
 
 
-def register_weights(name, *, url, sha256, variant, image_size, classes, license, metrics):
+def register_weights(
+    name: str,
+    *,
+    url: str,
+    sha256: str,
+    variant: str | SepViTConfig,
+    image_size: Window,
+    classes: int,
+    license: str,
+    metrics: Mapping[str, float],
+) -> PretrainedWeights:
     """Gives weights at an address a name, for the `weights` argument of constructors.
 
     The file is downloaded when a model first asks for it, and kept in Keras's
@@ -99,7 +109,7 @@ def register_weights(name, *, url, sha256, variant, image_size, classes, license
     return weights
 
 
-def registered_weights():
+def registered_weights() -> dict[str, PretrainedWeights]:
     """All `PretrainedWeights` by name, in the order of their registration."""
     return dict(_registry)
 

@@ -1,5 +1,6 @@
 """Image files in folders of classes."""
 
+import collections
 import os
 import pathlib
 
@@ -7,7 +8,16 @@ from keras_sepvit.files import IMAGE_SUFFIXES
 from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.tensorflow import tf
 
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
+# What systems put into folders, in lower case; so are names that start with a dot.
+_SERVICE_NAMES = (
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "desktop.ini"),
+)
 
 
 class FolderSource(IndexedSource):
@@ -15,11 +25,13 @@ class FolderSource(IndexedSource):
 
     Attributes:
         folder: The folder that holds the class folders.
+        skipped: What in it is not read, and why; a tuple of strings, empty if all is read.
     """
 
-    def __init__(self, name, split, folder, class_names):
+    def __init__(self, name, split, folder, class_names, files, skipped=()):
         self.folder = folder
-        files = [_image_files(folder / class_name) for class_name in class_names]
+        self.skipped = tuple(skipped)
+        files = [files.get(class_name, []) for class_name in class_names]
         super().__init__(
             name,
             split,
@@ -27,17 +39,15 @@ class FolderSource(IndexedSource):
             classes=len(class_names),
             class_names=tuple(class_names),
         )
-        self._files = tf.constant(
-            [
-                f"{class_name}/{file}"
-                for class_name, names in zip(class_names, files, strict=True)
-                for file in names
-            ]
-        )
+        # As bytes: a file's name may be no UTF-8.
+        self._files = tf.constant([os.fsencode(file) for names in files for file in names])
         self._labels = tf.repeat(tf.range(len(files)), [len(names) for names in files])
 
+    def __str__(self):
+        return "; ".join((super().__str__(), *self.skipped))
+
     def load(self, element):
-        path = tf.strings.join([f"{self.folder}{os.sep}", element["name"]])
+        path = tf.strings.join([os.fsencode(self.folder) + b"/", element["name"]])
         return {"image": tf.io.read_file(path), "label": self._labels[element["index"]]}
 
     def _name(self, index):
@@ -52,55 +62,130 @@ def open_folder(path, split):
         raise FileNotFoundError(
             f"There is no folder '{path}' (looked for in '{path.absolute().parent}')."
         )
-    present = {
-        key: path / folder
-        for key, folders in {**SPLIT_FOLDERS, split: SPLIT_FOLDERS.get(split, (split,))}.items()
-        for folder in folders
-        if (path / folder).is_dir()
-    }
-    if present and split not in present:
+    folders, files = _list(path)
+    while len(folders) == 1 and not _images(files):  # flowers/flowers/, as archives unpack
+        inner = path / folders[0]
+        if not _list(inner)[0] or _split_of(folders[0], split):
+            break
+        path, (folders, files) = inner, _list(inner)
+
+    present, flat = {}, []
+    for folder in folders:
+        key = _split_of(folder, split)
+        if key and _list(path / folder)[0]:
+            present.setdefault(key, []).append(folder)
+        elif key:
+            flat.append(folder)
+    if present and len(present.get(split, ())) != 1:
+        problem = "several folders" if split in present else "no folder"
         raise ValueError(
-            f"'{path}' has no folder for the split {split!r}. It has: "
-            f"{', '.join(sorted(folder.name for folder in present.values()))}."
+            f"'{path}' has {problem} for the split {split!r}. It has: {', '.join(folders)}."
         )
-    folder = present.get(split, path)
-    class_names = _class_folders(folder)
-    if "train" in present:
+    if not present and flat == folders and any(_images(_list(path / key)[1]) for key in flat):
+        raise ValueError(
+            f"'{path}' has no class folders in its folders {', '.join(flat)}, but pictures. "
+            "Expected one folder a class inside of each."
+        )
+    skipped = []
+    if present:
+        beside = [folder for folder in folders if not _split_of(folder, split)]
+        if beside:
+            skipped.append(f"not read, beside the splits: {_some(beside)}")
+    folder = path / present[split][0] if present else path
+    found, more = _scan(folder)
+    class_names = _in_order(found)
+    if len(present.get("train", ())) == 1 and split != "train":
         # A class that a smaller split lacks must not renumber the others.
-        known = _class_folders(present["train"])
+        train = path / present["train"][0]
+        known = _in_order(_scan(train)[0])
         unknown = sorted(set(class_names) - set(known))
         if unknown:
             raise ValueError(
-                f"'{folder}' has class folders that '{present['train']}' lacks: "
+                f"'{folder}' has class folders that '{train}' lacks: "
                 f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}."
             )
         class_names = known
     if not class_names:
         raise ValueError(
-            f"'{folder}' has no class folders. Expected one folder a class, with image files "
-            f"({', '.join(IMAGE_SUFFIXES)}) inside."
+            f"'{folder}' has no class folders with pictures. Expected one folder a class, with "
+            f"image files ({', '.join(IMAGE_SUFFIXES)}) inside. It has: "
+            f"{_some(sum(_list(folder), [])) or 'nothing'}."
         )
-    return FolderSource(name, split, folder, class_names)
+    return FolderSource(name, split, folder, class_names, found, skipped + more)
 
 
-def _class_folders(folder):
-    """Names of the class folders, in the order of the classes' numbers."""
+def _split_of(folder, split):
+    """The split that a folder's name tells, of the known ones and `split`; or None."""
+    for key, names in {**SPLIT_FOLDERS, split: SPLIT_FOLDERS.get(split, (split,))}.items():
+        if folder.lower() in (key.lower(), *map(str.lower, names)):
+            return key
+    return None
+
+
+def _list(folder):
+    """Names of the folders and files in a folder, sorted, without those of the system."""
+    folders, files = [], []
     with os.scandir(folder) as entries:
-        names = [
-            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-        ]
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.lower() not in _SERVICE_NAMES:
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), sorted(files)
+
+
+def _images(files):
+    return [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+
+
+def _scan(folder):
+    """The image files of each class that has any, and what else there is, as sentences."""
+    class_folders, beside = _list(folder)
+    found, empty, other = {}, [], collections.Counter()
+    for class_name in class_folders:
+        images = []
+        _collect(folder, class_name, images, other, set())
+        if images:
+            found[class_name] = images
+        else:
+            empty.append(class_name)
+    for class_name in found:
+        if os.fsencode(class_name).decode("utf-8", "ignore") != class_name:
+            raise ValueError(
+                f"The class folder {os.fsencode(class_name)!r} in '{folder}' has a name that is "
+                "no UTF-8. Rename it: names of classes are text."
+            )
+    skipped = []
+    if empty:
+        skipped.append(f"no classes, without pictures: {_some(empty)}")
+    if other:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in other.most_common(5))
+        skipped.append(f"{other.total():,} files not read, of other kinds ({kinds})")
+    if _images(beside):
+        skipped.append(f"{len(_images(beside)):,} pictures not read, outside of class folders")
+    return found, skipped
+
+
+def _collect(root, folder, images, other, above):
+    """Adds the images below a folder, as paths from `root`, and counts other files' suffixes."""
+    real = os.path.realpath(root / folder)
+    if real in above:  # a link back
+        return
+    folders, files = _list(root / folder)
+    for file in files:
+        if file.lower().endswith(IMAGE_SUFFIXES):
+            images.append(f"{folder}/{file}")
+        else:
+            other[os.path.splitext(file)[1].lower() or "without suffix"] += 1
+    for inner in folders:
+        _collect(root, f"{folder}/{inner}", images, other, above | {real})
+
+
+def _in_order(names):
+    """Names of classes in the order of their numbers."""
     if all(name.isdecimal() for name in names):
-        return sorted(names, key=int)  # ImageNet V2: "0" to "999"
+        return sorted(names, key=lambda name: (int(name), name))  # ImageNet V2: "0" to "999"
     return sorted(names)
 
 
-def _image_files(folder):
-    """Names of the image files of a class, sorted; none where the folder is missing."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-        )
+def _some(names):
+    names = [ascii(name)[1:-1] if not name.isprintable() else name for name in names]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")

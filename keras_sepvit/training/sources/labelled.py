@@ -27,9 +27,10 @@ def open_source(name, split, data_dir=None):
             digits `"train-fold2"` and `"validation-fold2"`, say, hold out another
             fifth; without a number it is fold 0, of 0 to 4. For TFDS also parts of
             splits such as `"train[:10%]"`. A folder is searched for a folder of that
-            name (`"val"` will do for validation), with the class folders inside; if
-            it has no such folders, it holds the class folders itself, and serves for
-            every split.
+            name in any case (`"val"` and `"valid"` will do for validation), with the
+            class folders inside; if it has no such folders, it holds the class folders
+            itself, and serves for every split. Images in folders of a class folder are
+            the class's. `str` of the source tells what is not read, and why.
         data_dir: Where TFDS keeps its data; by default `~/tensorflow_datasets`, or
             the environment variable `TFDS_DATA_DIR`.
 

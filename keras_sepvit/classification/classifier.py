@@ -1,5 +1,10 @@
 """SepViT classifiers with the conventions of `keras.applications`."""
 
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any, Concatenate, Literal, ParamSpec
+
 import keras
 from keras import layers
 from keras.applications import imagenet_utils
@@ -10,7 +15,13 @@ from keras_sepvit.backbone import (
     imagenet_preprocessing,
     sepvit_features,
 )
-from keras_sepvit.configs import VARIANTS, variant_architecture, variant_config
+from keras_sepvit.configs import (
+    VARIANTS,
+    ImageShape,
+    SepViTConfig,
+    variant_architecture,
+    variant_config,
+)
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.validation import check_choice, check_rate, positive_int
 from keras_sepvit.weights import check_pretrained, load_pretrained
@@ -47,6 +58,8 @@ Args:
         whole windows with zeros. Learned tokens are then resized on loading.
     skip_head_mismatch: If the file in `weights` is for another number of
         classes, keep the random head, with a warning, instead of an error.
+    dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`; the global policy by
+        default. Images are normalised, and answers given, in float32 at least.
 
 Input shape: `(batch, height, width, 3)`.
 
@@ -80,20 +93,21 @@ class SepViTClassifier(StagesMixin, keras.Model):
 
 
 def SepViT(
-    variant,
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
+    variant: str | SepViTConfig,
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: str | os.PathLike[str] | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: ImageShape | None = None,
+    pooling: Literal["avg", "max"] | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable[..., Any] | None = "softmax",
+    name: str = "sepvit",
+    drop_path_rate: float | None = None,
+    pad_windows: bool = False,
+    skip_head_mismatch: bool = False,
+    dtype: str | keras.DTypePolicy | None = None,
+) -> SepViTClassifier:
     config = variant_config(variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
     if include_top and pooling is not None:
@@ -105,6 +119,7 @@ def SepViT(
     if drop_path_rate is None:
         drop_path_rate = config.drop_path_rate
 
+    policy = keras.dtype_policies.get(dtype)  # None is the global policy
     inputs, x = _image_input(input_tensor, input_shape, config.image_size)
     image_shape = check_image_shape(x.shape[1:])
     if include_preprocessing:
@@ -115,151 +130,28 @@ def SepViT(
         drop_path_rate=check_rate("drop_path_rate", drop_path_rate),
         dense=False,
         pad_windows=pad_windows,
-        dtype=keras.config.dtype_policy(),
+        dtype=policy,
     )
     if include_top or pooling == "avg":
-        x = layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool")(x)
+        x = layers.GlobalAveragePooling2D("channels_last", dtype=policy, name="avg_pool")(x)
     elif pooling == "max":
-        x = layers.GlobalMaxPooling2D(data_format="channels_last", name="max_pool")(x)
+        x = layers.GlobalMaxPooling2D("channels_last", dtype=policy, name="max_pool")(x)
     if include_top:
         x = layers.Dense(
             positive_int("classes", classes),
             activation=classifier_activation,
             kernel_initializer=TruncatedNormal(),
-            dtype=keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32"),
+            dtype=keras.backend.result_type(policy.compute_dtype, "float32"),
             name="head",
         )(x)
     model = SepViTClassifier(inputs, x, name=name)
+    model.dtype_policy = policy
     if weights is not None:
         load_pretrained(model, weights, skip_head_mismatch=skip_head_mismatch)
     return model
 
 
-def SepViTLite(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_lite",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_lite",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
-
-
-def SepViTT(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_t",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_t",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
-
-
-def SepViTS(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_s",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_s",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
-
-
-def SepViTB(
-    include_top=True,
-    include_preprocessing=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="sepvit_b",
-    drop_path_rate=None,
-    pad_windows=False,
-    skip_head_mismatch=False,
-):
-    return SepViT(
-        "sepvit_b",
-        include_top=include_top,
-        include_preprocessing=include_preprocessing,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        pad_windows=pad_windows,
-        skip_head_mismatch=skip_head_mismatch,
-    )
-
-
-def preprocess_input(x, data_format=None):
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Returns `x` as it is: preprocessing is part of the model.
 
     Kept for code written for `keras.applications`. A model made with
@@ -273,7 +165,7 @@ def preprocess_input(x, data_format=None):
     return x
 
 
-def decode_predictions(preds, top=5):
+def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
     """ImageNet's class names for predictions of 1000 classes.
 
     Args:
@@ -319,15 +211,40 @@ SepViT.__doc__ = _DOCSTRING.format(
     size="the configuration's image size, (224, 224, 3) for the family,",
     rate="",
 )
-for _function, _name in (
-    (SepViTLite, "sepvit_lite"),
-    (SepViTT, "sepvit_t"),
-    (SepViTS, "sepvit_s"),
-    (SepViTB, "sepvit_b"),
-):
-    _function.__doc__ = _DOCSTRING.format(
-        title=f"The {_function.__name__[:6]}-{_function.__name__[6:]} classifier.",
+
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def _constructor(
+    name: str,
+    variant: str,
+    of_any_variant: Callable[Concatenate[str | SepViTConfig, _Arguments], SepViTClassifier],
+) -> Callable[_Arguments, SepViTClassifier]:
+    """`SepViT` of one variant, under this name."""
+    signature = inspect.signature(of_any_variant)
+    _, *parameters = signature.parameters.values()
+    signature = signature.replace(
+        parameters=[p.replace(default=variant) if p.name == "name" else p for p in parameters]
+    )
+
+    def construct(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> SepViTClassifier:
+        arguments = signature.bind(*args, **kwargs)
+        arguments.apply_defaults()
+        return SepViT(variant, **arguments.arguments)
+
+    construct.__name__ = construct.__qualname__ = name
+    construct.__signature__ = signature  # type: ignore[attr-defined]
+    construct.__doc__ = _DOCSTRING.format(
+        title=f"The {name[:6]}-{name[6:]} classifier.",
         variant="",
         size="(224, 224, 3)",
-        rate=f", {VARIANTS[_name].drop_path_rate}",
+        rate=f", {VARIANTS[variant].drop_path_rate}",
     )
+    return construct
+
+
+SepViTLite = _constructor("SepViTLite", "sepvit_lite", SepViT)
+SepViTT = _constructor("SepViTT", "sepvit_t", SepViT)
+SepViTS = _constructor("SepViTS", "sepvit_s", SepViT)
+SepViTB = _constructor("SepViTB", "sepvit_b", SepViT)
