@@ -13,7 +13,7 @@ backend that is installed:
   the GPU's matrix products; on torch beside Swin-T and ConvNeXt-T
 - training: steps of the trainer, from data on the device and, with TensorFlow, from tf.data
 
-`--small` does the same with small networks, for CPUs. Nothing is downloaded.
+`--small` does the same with small networks and fewer processes, for CPUs. Nothing is downloaded.
 """
 
 import argparse
@@ -99,7 +99,18 @@ def plan(backends, small):
             job = {"part": "throughput", "backend": backend, "mode": mode}
             timed.append(Part(f"throughput-{backend}-{mode}", job, share))
         stages += [[part] for part in timed]
-    return stages
+    return [stages[0], *_in_one_process(stages[1:], backends)] if small else stages
+
+
+def _in_one_process(stages, backends):
+    """The same with one part a backend, which does what several would, one after the other."""
+    parts = [part for stage in stages for part in stage]
+    merged = []
+    for backend in backends:
+        own = [part for part in parts if part.job["backend"] == backend]
+        job = {"backend": backend, "jobs": [{**part.job, "name": part.name} for part in own]}
+        merged.append([Part(f"all-{backend}", job, sum(part.share for part in own))])
+    return merged
 
 
 def _agreement(backend, precisions, highest=False):
@@ -179,7 +190,7 @@ class Child:
             if "facts" in row:
                 found["facts"] = row["facts"]
             else:
-                found["rows"].append({"part": self.part.name, **row})
+                found["rows"].append(row)
         return found
 
 
@@ -200,7 +211,7 @@ def environment(part, folder):
         variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if part.on_cpu:
         variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    if part.job["part"] == "agreement":
+    if part.job.get("part") == "agreement":
         # Numbers do not need the fastest of XLA's kernels, and to find them takes long.
         flags = os.environ.get("XLA_FLAGS", "")
         variables["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()

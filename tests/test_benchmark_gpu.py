@@ -57,6 +57,7 @@ def test_every_part_runs(tmp_path):
         if row["what"] == "inference" and row["network"] == "t":
             assert 0 < row["share"] < 1.5
     page = (tmp_path / "gpu.md").read_text()
+    assert "| skipped |" not in page  # listed under "Not measured" alone
     assert record["command"] in page and f"| t | {BACKEND} | mixed_float16 |" in page
 
 

@@ -27,6 +27,7 @@ def test_a_model_in_float8_loads_again(tmp_path):
     assert layers["stage2_block1/mlp/fc1"].quantization_mode is None
 
 
+@pytest.mark.once
 def test_weights_of_quantised_models_fit_quantised_models_alone(tmp_path):
     model, plain = classifier(SMALL, seed=1), classifier(SMALL, seed=1)
     model.quantize("int8")

@@ -1,4 +1,4 @@
-"""Runs one part: `python -m gpu_parts.child JOB`, a process of `gpu.py`.
+"""Runs one part, or several `jobs`: `python -m gpu_parts.child JOB`, a process of `gpu.py`.
 
 Each row of results is a line of JSON in the job's file as soon as it is there, so that what
 was measured stays when the process is killed.
@@ -19,17 +19,19 @@ class Rows:
     """The file of results.
 
     Args:
+        part: The name of the part, which each row tells.
         path: The file, JSON lines.
         deadline: When to stop, in the seconds of `time.time`.
     """
 
-    def __init__(self, path, deadline):
+    def __init__(self, part, path, deadline):
+        self._part = part
         self._path = path
         self._deadline = deadline
 
     def write(self, row):
         with open(self._path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({"part": self._part, **row}) + "\n")
 
     def seconds_left(self):
         return self._deadline - time.time()
@@ -80,12 +82,14 @@ def device_facts(backend):
 
 def main():
     job = json.loads(sys.argv[1])
-    rows = Rows(job["path"], job["deadline"])
     if job.get("highest"):
         compute_in_float32(job["backend"])
-    rows.write({"facts": device_facts(job["backend"])})
-    part = importlib.import_module(f"gpu_parts.{job['part']}")
-    part.run(job, SMALL if job["small"] else FULL, rows)
+    for one in job.get("jobs", [job]):
+        one = {**job, **one}
+        rows = Rows(one["name"], job["path"], job["deadline"])
+        rows.write({"facts": device_facts(job["backend"])})
+        part = importlib.import_module(f"gpu_parts.{one['part']}")
+        part.run(one, SMALL if job["small"] else FULL, rows)
 
 
 def compute_in_float32(backend):
