@@ -120,7 +120,7 @@ def test_weights_are_checked_before_a_model_is_built(build, tmp_path, monkeypatc
     def built(*args, **kwargs):
         raise AssertionError("a model is built")
 
-    for module in ("backbone", "classifier"):
+    for module in ("backbone", "classification.classifier"):
         monkeypatch.setattr(f"keras_sepvit.{module}.sepvit_features", built)
     (tmp_path / "picture.keras").write_bytes(b"\x89PNG and so on")
     for weights, error, match in (
