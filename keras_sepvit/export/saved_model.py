@@ -87,7 +87,8 @@ def _has_encoded(deployment):
 def convert(model, output, batch_size, has_encoded, crop, interpolation):
     """Writes a deployed model to a folder. Runs on the TensorFlow backend.
 
-    Where it `has_encoded` images, they are read as `runtime.read_image` does.
+    Where it `has_encoded` images (JPEG and PNG), they are read as `runtime.read_image` does, but
+    not turned upright.
     """
     import tensorflow as tf
 
