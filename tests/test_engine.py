@@ -119,17 +119,17 @@ class Closeness(Scores):
 
 
 def recipe(**changes):
-    settings = {"epochs": 15, "batch_size": 4, "checkpoint_steps": 0, "precision": "float32"}
+    settings = {"epochs": 30, "batch_size": 4, "checkpoint_steps": 0, "precision": "float32"}
     optimizer = OptimizerRecipe(
-        learning_rate=0.2, reference_batch=4, warmup_epochs=1, weight_decay=0.0
+        learning_rate=0.1, reference_batch=4, warmup_epochs=1, weight_decay=0.0
     )
     return BrightnessRecipe(optimizer=optimizer, **{**settings, **changes})
 
 
 def test_a_task_of_its_own_learns(tmp_path):
-    result = Trainer(recipe(snapshot_epochs=10), tmp_path).train(verbose=0)
-    assert result.epochs == 15 and result.best > 90
-    assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_010.keras"]
+    result = Trainer(recipe(snapshot_epochs=20), tmp_path).train(verbose=0)
+    assert result.epochs == 30 and result.best > 90
+    assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_020.keras"]
     last = result.history[-1]
     assert last["loss"] == pytest.approx(last["square"] + last["absolute"], rel=1e-5)
     assert last["loss"] < 0.2 * result.history[0]["loss"]
