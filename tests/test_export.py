@@ -69,6 +69,18 @@ def test_logits_become_probabilities():
 
 
 @pytest.mark.once
+def test_one_logit_becomes_a_probability_of_its_own():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
+    )
+    deployment = prepare(model)
+    images = np.random.default_rng(0).standard_normal((4, 8, 8, 3), "float32")
+    logits = to_numpy(model(images))
+    expected = 1 / (1 + np.exp(-logits))
+    assert deployment.activation == "sigmoid" and np.ptp(expected) > 0.01
+    np.testing.assert_allclose(deployment.predict(images)["probabilities"], expected, atol=1e-6)
+
+
 def test_features_get_no_softmax():
     deployment = prepare(tiny_classifier(include_top=False, pooling="avg"))
     assert deployment.outputs == {"features": (32,)}

@@ -30,8 +30,8 @@ class Options(TypedDict, total=False):
     """What every export takes beside the arguments of its own.
 
     Attributes:
-        probabilities: Give a classifier whose head has no activation a softmax. True by
-            default.
+        probabilities: Give a classifier whose head has no activation a softmax, one of a
+            single class a sigmoid. True by default.
         normalize: Put ImageNet's normalisation in front of a model that takes
             normalised images; the file then takes images of 0..255. False by default.
         class_names: Optional names of the classes, in order, which the file then carries.

@@ -73,7 +73,8 @@ def prepare(model, *, probabilities=True, normalize=False, class_names=None):
 
     Args:
         model: A built functional or sequential Keras model of one image input.
-        probabilities: Give a classifier whose head has no activation a softmax.
+        probabilities: Give a classifier whose head has no activation a softmax, one of a
+            single class a sigmoid.
         normalize: Put ImageNet's normalisation in front, for models that take
             normalised images (made with `include_preprocessing=False`, and
             backbones). The exported model then takes images of 0..255.
@@ -151,8 +152,9 @@ def _deployed(model, normalize, probabilities):
     if keras.utils.is_keras_tensor(outputs) and len(outputs.shape) == 2:
         activation = final_activation(model)
         if activation == "linear" and probabilities:
-            outputs = keras.layers.Softmax(name="softmax")(outputs)
-            activation = "softmax"
+            # A softmax of one logit would be 1, whatever it is.
+            activation = "sigmoid" if outputs.shape[-1] == 1 else "softmax"
+            outputs = keras.layers.Activation(activation, name=activation)(outputs)
     outputs = _named_outputs(outputs, activation)
     return keras.Model(image, outputs, name=f"{model.name}_deployed"), activation
 
