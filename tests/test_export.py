@@ -75,12 +75,13 @@ def test_one_logit_becomes_a_probability_of_its_own():
     )
     deployment = prepare(model)
     images = np.random.default_rng(0).standard_normal((4, 8, 8, 3), "float32")
-    logits = to_numpy(model(images))
+    logits = predict(model, images)
     expected = 1 / (1 + np.exp(-logits))
     assert deployment.activation == "sigmoid" and np.ptp(expected) > 0.01
     np.testing.assert_allclose(deployment.predict(images)["probabilities"], expected, atol=1e-6)
 
 
+@pytest.mark.once
 def test_features_get_no_softmax():
     deployment = prepare(tiny_classifier(include_top=False, pooling="avg"))
     assert deployment.outputs == {"features": (32,)}

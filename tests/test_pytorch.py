@@ -234,7 +234,7 @@ def test_a_write_that_fails_leaves_the_old_file(source, tmp_path, monkeypatch):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("name", ["model.h5", "model", "model.ckpt"])
+@pytest.mark.parametrize("name", ["model.h5", "model"])
 def test_only_pytorch_files_are_written(name, source, tmp_path):
-    with pytest.raises(ValueError, match=r"Expected a name ending in \.pth"):
+    with pytest.raises(ValueError, match=r"Expected a name ending in one of \.pth"):
         save_pytorch(source[0], tmp_path / name)
