@@ -5,6 +5,9 @@ torch's kernels take operands of one dtype on one device, and wait for no number
 """
 
 import contextlib
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -20,6 +23,9 @@ from keras_sepvit.training.optimizer import build_optimizer
 
 CLASSES = 10
 BATCH = 4
+
+# Set in the process that has torch's stand-in for an accelerator.
+OWN_PROCESS = "KERAS_SEPVIT_TEST_OWN_PROCESS"
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -93,7 +99,21 @@ def test_jax_lowers_the_step_for_cuda(policy):
     assert "stablehlo.dot_general" in lowered.as_text()
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="torch's kernels")
+@pytest.mark.skipif(BACKEND != "torch" or OWN_PROCESS in os.environ, reason="torch's kernels")
+def test_torch_steps_in_a_process_of_their_own():
+    """torch takes a new kind of device only before a process's first backward pass."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    result = subprocess.run(
+        [*command, "-k", "on_an_accelerator"],
+        env={**os.environ, OWN_PROCESS: "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert f"{len(POLICIES)} passed" in result.stdout
+
+
+@pytest.mark.skipif(OWN_PROCESS not in os.environ, reason="runs in a process of its own")
 @pytest.mark.parametrize("policy", POLICIES)
 def test_torch_steps_on_an_accelerator(policy, monkeypatch):
     """Every operand on the device, products and norms in one dtype, no number fetched.

@@ -27,6 +27,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     for name in ("sepvit_lite", "sepvit_t"):
         monkeypatch.setitem(VARIANTS, name, small)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)  # which a block changes: undone afterwards
     keras_sepvit.SepViTT().save_weights("trained_at_224.weights.h5")
     hub.SepViTImageClassifier(
         hub.SepViTBackbone.from_variant(SMALL, (64, 64, 3)),
