@@ -1,6 +1,7 @@
 """Finds the file that a `weights` argument stands for, and downloads it where it must."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -9,7 +10,22 @@ import urllib.parse
 import keras
 
 from keras_sepvit.weights.files import SUFFIXES, has_weights_suffix
-from keras_sepvit.weights.registry import packaged_file, registered_weights
+from keras_sepvit.weights.registry import PretrainedWeights, packaged_file, registered_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """A file to download.
+
+    Attributes:
+        address: Its `https://` address.
+        checksum: Its SHA-256, 64 hexadecimal digits.
+        name: Its name in the cache.
+    """
+
+    address: str
+    checksum: str
+    name: str
 
 
 def local_file(weights):
@@ -22,8 +38,26 @@ def local_file(weights):
         ValueError: for `"imagenet"`, for which no weights exist, and other values.
         OSError: if the download fails.
     """
+    source = locate(weights)
+    if isinstance(source, PretrainedWeights):
+        return packaged_file(source)
+    return contextlib.nullcontext(_fetch(source) if isinstance(source, Download) else source)
+
+
+def locate(weights):
+    """What a `weights` argument stands for, without a download.
+
+    Args:
+        weights: As for `load_pretrained`.
+
+    Returns:
+        A path; a `Download`; or the `PretrainedWeights` of a file of the package.
+
+    Raises:
+        ValueError: for `"imagenet"`, for which no weights exist, and other values.
+    """
     if isinstance(weights, os.PathLike):
-        return contextlib.nullcontext(weights)
+        return weights
     if not isinstance(weights, str):
         raise ValueError(
             "`weights` must be None, a registered name, a path or an address. "
@@ -32,9 +66,7 @@ def local_file(weights):
     registered = registered_weights()
     if weights in registered:
         entry = registered[weights]
-        if entry.url is None:
-            return packaged_file(entry)
-        return contextlib.nullcontext(_download(f"{entry.url}#sha256={entry.sha256}"))
+        return entry if entry.url is None else _parse(f"{entry.url}#sha256={entry.sha256}")
     if weights == "imagenet":
         raise ValueError(
             "`weights='imagenet'`: nobody has published ImageNet weights for SepViT. Use "
@@ -42,9 +74,9 @@ def local_file(weights):
             f"{', '.join(SUFFIXES)}."
         )
     if "://" in weights:
-        return contextlib.nullcontext(_download(weights))
+        return _parse(weights)
     if has_weights_suffix(weights):
-        return contextlib.nullcontext(weights)
+        return weights
     names = ", ".join(map(repr, registered))
     raise ValueError(
         f"Unknown `weights`: {weights!r}. Expected None, a registered name ({names}), the path of "
@@ -53,8 +85,8 @@ def local_file(weights):
     )
 
 
-def _download(weights):
-    """The local copy of the file at `https://...#sha256=<checksum>`."""
+def _parse(weights):
+    """The `Download` of the file at `https://...#sha256=<checksum>`."""
     address, _, fragment = weights.partition("#")
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" or not parts.hostname:
@@ -72,19 +104,24 @@ def _download(weights):
             f"The address in `weights` must be of a file ending in one of {', '.join(SUFFIXES)}. "
             f"Received: {weights!r}."
         )
+    # With the checksum: another file of the same name is another entry of the cache.
+    return Download(address, checksum[1], f"{checksum[1]}-{name}")
+
+
+def _fetch(download):
+    """The path of the local copy of a `Download`."""
     try:
         return keras.utils.get_file(
-            # With the checksum: another file of the same name is another entry of the cache.
-            f"{checksum[1]}-{name}",
-            origin=address,
-            file_hash=checksum[1],
+            download.name,
+            origin=download.address,
+            file_hash=download.checksum,
             hash_algorithm="sha256",
             cache_subdir="models",
         )
     except ValueError as error:
         raise ValueError(
-            f"The file at {address} does not have the checksum {checksum[1]}: it has changed, or "
-            "the download was cut off. Nothing was loaded."
+            f"The file at {download.address} does not have the checksum {download.checksum}: it "
+            "has changed, or the download was cut off. Nothing was loaded."
         ) from error
     except Exception as error:  # Keras raises this very class
-        raise OSError(f"The weights at {address} cannot be downloaded: {error}") from error
+        raise OSError(f"The weights at {download.address} cannot be downloaded: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit.names import parse
-from keras_sepvit.weights.fetch import local_file
+from keras_sepvit.weights.fetch import local_file, locate
 from keras_sepvit.weights.files import check_file, damaged, numbered, suffix_of
 from keras_sepvit.weights.hdf5 import named_by, open_h5, open_keras
 from keras_sepvit.weights.matching import Plan, mismatch_message
@@ -63,14 +63,16 @@ class LoadReport:
 
 
 def check_pretrained(weights: str | os.PathLike[str] | None) -> None:
-    """Refuses what `load_pretrained` would, as far as can be told without a model.
+    """Refuses what `load_pretrained` would, as far as can be told without a model and a download.
 
     Args:
         weights: As for `load_pretrained`, or None.
     """
-    if weights is not None:
-        with local_file(weights) as path:
-            check_file(path)
+    if weights is None:
+        return
+    source = locate(weights)
+    if isinstance(source, (str, os.PathLike)):
+        check_file(source)
 
 
 def load_pretrained(
