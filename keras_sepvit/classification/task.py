@@ -149,18 +149,17 @@ class Classification(Task):
 def labelled(source, example, image):
     """An example of an image and its label, or its set of labels; faulty if that is no class."""
     label = example["label"]
-    numbers = tf.strings.as_string(tf.reshape(label, [-1]))
-    fault = tf.cond(
-        tf.reduce_all((label >= 0) & (label < source.classes)),
-        lambda: "",
-        lambda: tf.strings.join(
-            [
-                f"Labels of {source.name} ({source.split}) are out of range: expected 0 to "
-                f"{source.classes - 1}. Received: ",
-                tf.strings.reduce_join(numbers, separator=", "),
-            ]
-        ),
-    )
+
+    def out_of_range():
+        numbers = tf.strings.as_string(tf.reshape(label, [-1]))
+        data = f"Labels of {source.name} ({source.split}) are out of range"
+        expected = f"expected 0 to {source.classes - 1}. Received: "
+        return tf.strings.join(
+            [f"{data}: {expected}", tf.strings.reduce_join(numbers, separator=", ")]
+        )
+
+    valid = tf.reduce_all((label >= 0) & (label < source.classes))
+    fault = tf.cond(valid, lambda: "", out_of_range)
     if source.multi_label:
         label = tf.reduce_max(tf.one_hot(label, source.classes, dtype=tf.uint8), axis=0)
     return {"image": image, "label": label, "fault": fault}
