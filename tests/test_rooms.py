@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "keras_sepvit"
 
 pytestmark = pytest.mark.once
 
-DATA = {"configs", "geometry", "names", "validation", "files", "record"}
+DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy"}
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "windows", "initializers", "layers", "attention", "block", "backbone"),
@@ -41,8 +41,18 @@ ALLOWED = {
     "benchmark": {*BESIDE, "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {
-    *("configs", "geometry", "names", "files", "record", "processes", "runtime", "visualize"),
-    *("detection.scores", "training.sources.digits", "training.sources.scenes"),
+    *(
+        "configs",
+        "geometry",
+        "names",
+        "files",
+        "lazy",
+        "record",
+        "processes",
+        "runtime",
+        "visualize",
+    ),
+    *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
 }
 ANYTHING = {"__init__", "cli", "default_backend", "registration"}
 

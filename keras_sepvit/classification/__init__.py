@@ -3,7 +3,7 @@
 Names are imported at their first use, as in `keras_sepvit.training`.
 """
 
-import importlib
+from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "BatchAugmentation": "mixing",
@@ -17,12 +17,4 @@ _MODULES = {
 
 __all__ = [*_MODULES]
 
-
-def __getattr__(name):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

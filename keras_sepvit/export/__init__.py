@@ -5,7 +5,7 @@ runtime, compares it with the model, and returns an `ExportReport`. Packages tha
 format needs are imported when its function runs; the extra `export` installs them.
 """
 
-import importlib
+from keras_sepvit.lazy import lazy_names
 
 # Public names by the module that holds them, which is imported when one is first used.
 _MODULES = {
@@ -35,12 +35,4 @@ FORMATS = {
 
 __all__ = ["FORMATS", *_MODULES]
 
-
-def __getattr__(name):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__():
-    return sorted({*globals(), *_MODULES})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

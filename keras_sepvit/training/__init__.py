@@ -9,7 +9,7 @@ The engine trains any `Task`; each task has a package of its own, such as
 TensorFlow, whatever the backend, and recipes do not.
 """
 
-import importlib
+from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "LayerwiseAdamW": "training.optimizer",
@@ -33,12 +33,4 @@ _MODULES = {
 
 __all__ = [*_MODULES]
 
-
-def __getattr__(name):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"keras_sepvit.{_MODULES[name]}"), name)
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES, within="keras_sepvit")
