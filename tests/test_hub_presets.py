@@ -224,6 +224,8 @@ def test_addresses_are_passed_to_the_hubs(tmp_path, monkeypatch, address, downlo
 @pytest.mark.once
 def test_without_kerashub(monkeypatch):
     """What needs it names the extra; KerasCV's backbone does without."""
+    # Importing sets the package's attribute too: put back, or later tests find this module.
+    monkeypatch.setattr(keras_sepvit, "hub", hub)
     for name in [
         name for name in sys.modules if name.startswith(("keras_sepvit.hub", "keras_hub"))
     ]:
