@@ -9,6 +9,7 @@ from PIL import Image
 
 from keras_sepvit import SepViT, scores
 from keras_sepvit.export import to_litert
+from keras_sepvit.export.model import prepare
 from keras_sepvit.inference import KerasPredictor, attach_record, load_model
 from keras_sepvit.record import read_record
 from keras_sepvit.runtime import ImageClassifier, Predictor, read_image
@@ -175,36 +176,53 @@ def cast_behind(inputs, x):
     return keras.layers.Activation("linear", dtype="float32")(keras.layers.Identity()(x))
 
 
+# With what their outputs lack, and what the probabilities are of.
 HEADS = {
-    "average": (average_of_two, "none"),
-    "cast": (cast_behind, "none"),
-    "own function": (lambda _, x: keras.layers.Dense(3, lambda x: keras.ops.softmax(x))(x), "none"),
-    "many labels": (lambda _, x: keras.layers.Dense(3, lambda x: keras.ops.sigmoid(x))(x), "none"),
+    "average": (average_of_two, "none", "softmax"),
+    "cast": (cast_behind, "none", "softmax"),
+    "own function": (
+        lambda _, x: keras.layers.Dense(3, lambda x: keras.ops.softmax(x))(x),
+        *("none", "softmax"),
+    ),
+    "many labels": (
+        lambda _, x: keras.layers.Dense(3, lambda x: keras.ops.sigmoid(x))(x),
+        *("none", "sigmoid"),
+    ),
     "cast logits": (
         lambda _, x: keras.layers.Activation("linear")(keras.layers.Dense(3)(x)),
-        "softmax",
+        *("softmax", "softmax"),
     ),
-    "one logit": (lambda _, x: keras.layers.Dense(1)(x), "sigmoid"),
-    "one probability": (lambda _, x: keras.layers.Dense(1, "sigmoid")(x), "none"),
+    "one logit": (lambda _, x: keras.layers.Dense(1)(x), "sigmoid", "sigmoid"),
+    "one probability": (lambda _, x: keras.layers.Dense(1, "sigmoid")(x), "none", "sigmoid"),
 }
 
 
-@pytest.mark.parametrize("head, missing", HEADS.values(), ids=HEADS)
-def test_what_outputs_lack_is_told_by_layers_else_by_values(head, missing):
+@pytest.mark.parametrize("head, missing, kind", HEADS.values(), ids=HEADS)
+def test_what_outputs_lack_is_told_by_layers_else_by_values(head, missing, kind):
+    """In predictions and in exports alike, unless it is said."""
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, head(inputs, keras.layers.Flatten()(inputs)))
     pictures = noise(4, SHAPE)
-    outputs = np.asarray(model.predict(scores.preprocess(model, pictures), verbose=0), "float64")
+    normalised = scores.preprocess(model, pictures)
+    outputs = np.asarray(model.predict(normalised, verbose=0), "float64")
     expected = {
         "none": outputs,
         "softmax": np.exp(outputs) / np.exp(outputs).sum(axis=-1, keepdims=True),
         "sigmoid": 1 / (1 + np.exp(-outputs)),
     }
-    np.testing.assert_allclose(
-        KerasPredictor(model).predict(pictures), expected[missing], rtol=1e-4
-    )
-    for activation in expected:
-        told = KerasPredictor(model, activation=activation)
-        np.testing.assert_allclose(told.predict(pictures), expected[activation], rtol=1e-4)
-    with pytest.raises(ValueError, match="Unknown `activation`: 'relu'"):
-        KerasPredictor(model, activation="relu")
+    logits = "sigmoid" if missing != "none" else kind
+    kinds = {"none": logits, "softmax": "softmax", "sigmoid": "sigmoid", None: kind}
+    for activation, recorded in kinds.items():
+        wanted = expected[activation or missing]
+        predicted = KerasPredictor(model, activation=activation).predict(pictures)
+        np.testing.assert_allclose(predicted, wanted, rtol=1e-4)
+        deployment = prepare(model, activation=activation)
+        assert deployment.activation == recorded
+        (predicted,) = deployment.predict(normalised).values()
+        np.testing.assert_allclose(predicted, wanted, rtol=1e-4, atol=1e-6)
+        deployment = prepare(model, activation=activation, probabilities=False)
+        assert deployment.activation == ("linear" if wanted is not outputs else recorded)
+        np.testing.assert_array_equal(*deployment.predict(normalised).values(), outputs)
+    for refuse in (KerasPredictor, prepare, attach_record):
+        with pytest.raises(ValueError, match="Unknown `activation`: 'relu'"):
+            refuse(model, activation="relu")

@@ -43,7 +43,9 @@ Args:
     weights: None for random weights; a `.weights.h5` or `.keras` file, or a
         checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
         `.safetensors`); the `https://` address of such a file, followed by
-        `#sha256=` and its checksum; or the name of registered weights.
+        `#sha256=` and its checksum; or the name of registered weights. Of a
+        model with other layers behind its backbone, such as
+        `Sequential([backbone, Dense(5)])`, the backbone, with a warning.
     input_tensor: Optional Keras tensor to use as the image input.
     input_shape: Optional (height, width, 3); {size} by default. Windows scale
         with the image, so that the weights of one size fit another. See
