@@ -78,11 +78,11 @@ class KerasPredictor(ImageClassifier):
 
     def _probabilities(self, images):
         inputs = scores.preprocess(self._model, images)
-        outputs = [np.empty((0, len(self.class_names)))]
+        found = [np.empty((0, len(self.class_names)), "float32")]
         for start in range(0, len(inputs), self._batch_size):
-            batch = inputs[start : start + self._batch_size]
-            outputs.append(self._model.predict_on_batch(batch))
-        return scores.probabilities(np.concatenate(outputs), self._activation)
+            outputs = self._model.predict_on_batch(inputs[start : start + self._batch_size])
+            found.append(scores.probabilities(outputs, self._activation))
+        return np.concatenate(found)
 
 
 def load_model(path):
