@@ -196,7 +196,7 @@ def test_of_equal_results_the_lower_loss_is_best():
     """`best.keras` is saved again for the same accuracy with a lower loss, not with a higher."""
     results = iter([(90.0, 1.0), (90.0, 1.2), (90.0, 0.9), (89.0, 0.1), (91.0, 2.0)])
     saved = []
-    progress = {"best": None}
+    progress = {"rank": None}
     validation = Validation(
         lambda: dict(zip(("top1", "loss"), next(results), strict=True)),
         "top1",
@@ -205,4 +205,4 @@ def test_of_equal_results_the_lower_loss_is_best():
     )
     for epoch in range(5):
         validation.on_epoch_end(epoch, {})
-    assert saved == [0, 2, 4] and progress["best"] == 91
+    assert saved == [0, 2, 4] and progress["rank"] == [91, -2]

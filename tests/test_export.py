@@ -88,6 +88,12 @@ def test_features_get_no_softmax():
     assert not deployment.is_classifier
 
 
+@pytest.mark.once
+def test_maps_have_no_activation():
+    with pytest.raises(ValueError, match="`activation` is for classifiers"):
+        prepare(tiny_classifier(include_top=False), activation="softmax")
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_backbones_give_their_pyramid(dense):
     backbone = tiny_dense() if dense else tiny_backbone()

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from export_helpers import linear_model
@@ -85,6 +86,28 @@ def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):
     predictor = Predictor(path)
     assert (predictor.crop, predictor.interpolation) == (0.5, "bilinear")
     assert predictor.class_names == ["one", "two", "three"]
+
+
+def test_an_exported_file_keeps_what_was_typed_of_its_activation(tmp_path, folder):
+    """Scores of labels that do not exclude each other, which no layer tells of logits."""
+    from keras_sepvit.runtime import Predictor
+
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model, path = tmp_path / "logits.keras", tmp_path / "logits.tflite"
+    keras.Model(inputs, keras.layers.Dense(3)(x)).save(model)
+    typed = ["--activation", "sigmoid"]
+    result = run(model, "--format", "litert", "--output", path, *typed)
+    assert result.exit_code == 0, result.output
+    assert Predictor(path).record.activation == "sigmoid"
+    photo = str(folder / "photos" / "0.png")
+    shown = CliRunner().invoke(app, ["predict", str(model), photo, "--json", *typed])
+    guesses = json.loads(shown.stdout)[0]["predictions"]
+    for guess, other in zip(guesses, Predictor(path).top(photo), strict=True):
+        assert guess["probability"] == pytest.approx(other.probability, abs=1e-5)
+    path.unlink()
+    result = run(model, "--format", "litert", "--output", path, "--activation", "relu")
+    assert result.exit_code == 2 and "--activation" in result.stderr and "'relu'" in result.stderr
 
 
 def test_options_become_arguments(folder, monkeypatch):

@@ -23,6 +23,7 @@ from keras_sepvit.configs import (
     variant_config,
 )
 from keras_sepvit.initializers import TruncatedNormal
+from keras_sepvit.record import Recorded
 from keras_sepvit.validation import check_choice, check_rate, positive_int
 from keras_sepvit.weights import check_pretrained, load_pretrained
 
@@ -42,7 +43,9 @@ Args:
     weights: None for random weights; a `.weights.h5` or `.keras` file, or a
         checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
         `.safetensors`); the `https://` address of such a file, followed by
-        `#sha256=` and its checksum; or the name of registered weights.
+        `#sha256=` and its checksum; or the name of registered weights. Of a
+        model with other layers behind its backbone, such as
+        `Sequential([backbone, Dense(5)])`, the backbone, with a warning.
     input_tensor: Optional Keras tensor to use as the image input.
     input_shape: Optional (height, width, 3); {size} by default. Windows scale
         with the image, so that the weights of one size fit another. See
@@ -83,10 +86,12 @@ _VARIANT_ARGUMENT = """    variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`,
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class SepViTClassifier(StagesMixin, keras.Model):
+class SepViTClassifier(StagesMixin, Recorded, keras.Model):
     """The functional model that `SepViT` and the constructors of the variants return.
 
-    Its `pyramid_outputs` and `freeze` are those of `SepViTBackbone`.
+    Its `pyramid_outputs` and `freeze` are those of `SepViTBackbone`. Its `record`, which
+    `keras_sepvit.inference.attach_record` makes, says how it is evaluated, and stays with it in
+    `.keras` files.
     """
 
     dense = False  # the form, as backbones tell it

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from keras_sepvit.cli.common import (
+    Activation,
     Classes,
     Crop,
     ImageSize,
@@ -74,6 +75,7 @@ def export(
     labels: Labels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    activation: Activation = None,
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -102,8 +104,8 @@ def export(
 
     The exported model takes images of 0..255 (a model without a Normalization or
     Rescaling layer gets ImageNet's normalisation) and gives probabilities. It carries a
-    record of how photos go in; names of classes, crop and interpolation of a model in
-    its training folder are those of the training. Prints a report: size, operators,
+    record of how photos go in: names of classes, crop and interpolation are those of
+    the training where the model's file tells. Prints a report: size, operators,
     agreement with the model, latency. Nothing is written where the results disagree.
     """
     if format not in FORMATS:
@@ -114,7 +116,7 @@ def export(
     if format == "tftrt" and python is None:
         raise ValueError("--format tftrt needs --python, an environment with TensorFlow 2.17.")
     given = {"quantize": quantize, "opset": opset, "crop": crop, "interpolation": interpolation}
-    given["python"] = python
+    given |= {"python": python, "activation": activation}
     options |= {name: value for name, value in given.items() if value is not None}
     check_files_exist(labels)
     for option, folder in (("--calibration", calibration), ("--images", images)):
@@ -140,13 +142,13 @@ def export(
         raise ValueError(f"`{argument}` is not for --format {format}. Leave it out.")
     model = classifiers.load_classifier(weights, variant, classes, size)
     height, width, channels = classifiers.image_shape(model, size)
-    options = {**classifiers.evaluation_of(weights), **options}
-    names = options.pop("labels", None)
     if labels is not None:
-        names = read_names(labels)
-    options |= {"class_names": names, "check": _CHECKS[check], "overwrite": overwrite}
+        options["class_names"] = read_names(labels)
+    options |= {"check": _CHECKS[check], "overwrite": overwrite}
     options["normalize"] = not normalizes_images(model) and channels == 3
-    how = {name: options[name] for name in ("crop", "interpolation") if name in options}
+    record = getattr(model, "record", None)
+    how = {n: options.get(n) or getattr(record, n, None) for n in ("crop", "interpolation")}
+    how = {name: value for name, value in how.items() if value is not None}
     if calibration is not None:
         pictures = _read_folder("--calibration", calibration, height, width, channels, how)
         options["images"] = pictures[:_COMPARED_IMAGES]

@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
-from keras_sepvit.export.errors import require
 from keras_sepvit.export.worker import convert_on
+from keras_sepvit.lazy import require
 from keras_sepvit.validation import check_choice
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -71,7 +71,7 @@ class StableHLO(Format):
             check_choice("platforms", platform, PLATFORMS)
 
     def require(self):
-        require("jax", extra="jax")
+        require("jax", "jax")
 
     def write(self, deployment, record, path):
         form = {"batch_size": self.batch_size, "platforms": self.platforms}

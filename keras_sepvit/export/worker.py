@@ -14,7 +14,8 @@ import tempfile
 
 import keras
 
-from keras_sepvit.export.errors import ExportError, require
+from keras_sepvit.export.errors import ExportError
+from keras_sepvit.lazy import require
 from keras_sepvit.processes import last_lines, run_module
 
 # For processes that export: a GPU may be full of this process's arrays, and conversion needs none.
@@ -41,7 +42,7 @@ def convert_on(backend, function, model, output, **arguments):
     if keras.config.backend() == backend:
         return function(model, str(output), **arguments)
     if importlib.util.find_spec(backend) is None:
-        require(backend, extra=backend)
+        require(backend, backend)
     with tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder:
         folder = pathlib.Path(folder)
         model.save(folder / "model.keras")
