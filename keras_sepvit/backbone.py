@@ -1,5 +1,6 @@
 """The SepViT backbone: four stages of blocks, with their pyramid of features."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, Self
@@ -18,7 +19,13 @@ from keras_sepvit.configs import (
     variant_config,
 )
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
-from keras_sepvit.layers import PEG, PatchEmbedding, dtype_config, imagenet_normalization
+from keras_sepvit.layers import (
+    PEG,
+    PatchEmbedding,
+    dtype_config,
+    imagenet_normalization,
+    one_draw,
+)
 from keras_sepvit.names import stage_of
 from keras_sepvit.validation import (
     check_channels_last,
@@ -38,12 +45,25 @@ def _argument(name):
 
 
 class StagesMixin:
-    """What models of the four stages share, with a head or without: the pyramid, and freezing.
+    """What models of the four stages share, with a head or without.
 
-    Stands in front of `keras.Model` among the bases of a class.
+    The pyramid, freezing, and one draw of a step for the drop paths of all blocks. Stands in
+    front of `keras.Model` among the bases of a class.
     """
 
     layers: list[keras.Layer]
+
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
+    ) -> Any:
+        with contextlib.ExitStack() as stack:
+            if training:
+                blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
+                # Each for the two branches of its block.
+                stack.enter_context(one_draw([block.drop_path for block in blocks], calls=2))
+            return super().call(  # type: ignore[misc]
+                inputs, training=training, mask=mask, **kwargs
+            )
 
     def freeze(self, stages: int) -> None:
         """Keeps the weights of the first stages as they are in training, and trains the others.

@@ -1,8 +1,11 @@
 """The layers around the attention: patch embedding, PEG, DropPath and MLP."""
 
+import contextlib
+import contextvars
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops, random
 
 from keras_sepvit import functional
@@ -178,6 +181,9 @@ class DropPath(layers.Layer):
     Each sample is set to zero with probability `rate`, independently, and the
     others are scaled by `1 / (1 - rate)`. Arbitrary rank. arXiv 1603.09382.
 
+    In the models of this package one draw of a step, from the seed of the first
+    layer that drops, serves all layers; elsewhere each layer draws by itself.
+
     Args:
         rate: Probability of dropping a sample, in [0, 1).
         seed: Optional int, for draws that repeat.
@@ -202,18 +208,67 @@ class DropPath(layers.Layer):
     def call(self, inputs, training=False):
         if not training or self.rate == 0.0:
             return inputs
-        keep = 1.0 - self.rate
-        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        draw = _shared_draw.get()
+        scale = None if draw is None else draw.next_scale(self, inputs)
+        if scale is None:
+            scale = self._scales(1.0 - self.rate, ops.shape(inputs)[:1], inputs)
+        return inputs * ops.cast(scale, inputs.dtype)
+
+    def _scales(self, keep, shape, inputs):
+        """Factors of samples, 0 or `1 / keep`: `shape`, and an axis for each other of inputs."""
+        shape = (*shape, *(1 for _ in inputs.shape[1:]))
         kept = random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep
         # Not `where`: on torch its two numbers would be copied to a GPU, which the host waits for.
-        scale = ops.cast(kept, "float32") * (1.0 / keep)
-        return inputs * ops.cast(scale, inputs.dtype)
+        return ops.cast(kept, "float32") * (1.0 / keep)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+_shared_draw = contextvars.ContextVar("shared_draw", default=None)
+
+
+@contextlib.contextmanager
+def one_draw(drop_paths, calls):
+    """While a model runs inside, the first of its `DropPath` layers draws for all of them.
+
+    A draw is a dozen small kernels on a GPU, and torch's host waits for it twice.
+
+    Args:
+        drop_paths: The layers, whose inputs have one shape but for height, width and channels.
+        calls: How often each of them is called.
+    """
+    token = _shared_draw.set(_SharedDraw(drop_paths, calls))
+    try:
+        yield
+    finally:
+        _shared_draw.reset(token)
+
+
+class _SharedDraw:
+    """The factors of all calls of some layers, drawn at the first one."""
+
+    def __init__(self, drop_paths, calls):
+        drop_paths = [layer for layer in drop_paths if layer.rate]
+        self.keep = np.repeat([1.0 - layer.rate for layer in drop_paths], calls)
+        rows = iter(range(len(self.keep)))
+        self.rows = {id(layer): [next(rows) for _ in range(calls)] for layer in drop_paths}
+        self.scales = None
+
+    def next_scale(self, layer, inputs):
+        """The factors of a layer's next call; None for a layer, or a call, that is not known."""
+        rows = self.rows.get(id(layer))
+        if not rows:
+            return None
+        if self.scales is None:
+            keep = self.keep.reshape(-1, *(1 for _ in inputs.shape))
+            keep = ops.convert_to_tensor(keep, "float32")
+            scales = layer._scales(keep, (len(self.keep), ops.shape(inputs)[0]), inputs)
+            self.scales = ops.unstack(ops.cast(scales, inputs.dtype), len(self.keep))
+        return self.scales[rows.pop(0)]
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

@@ -3,7 +3,16 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, images, loss_and_gradients, randomize, run, to_numpy
+from helpers import (
+    BACKEND,
+    images,
+    loss_and_gradients,
+    randomize,
+    record_draws,
+    run,
+    to_numpy,
+)
+from keras import ops
 
 from keras_sepvit import (
     MLP,
@@ -14,6 +23,7 @@ from keras_sepvit import (
     SepViTBlock,
     functional,
 )
+from keras_sepvit.layers import one_draw
 
 torch = pytest.importorskip("torch", reason="PyTorch's convolutions are the reference")
 
@@ -127,6 +137,38 @@ def test_drop_path_draws_differ_between_calls_and_repeat_with_the_seed():
 def test_drop_path_is_the_identity_in_inference_and_at_rate_zero(rate, training):
     x = images((16, 2, 3))
     np.testing.assert_array_equal(to_numpy(DropPath(rate)(x, training=training)), x)
+
+
+class Branches(keras.Layer):
+    """The factors of two calls of each of several drop paths, of which one is a stranger."""
+
+    def __init__(self, known, stranger):
+        super().__init__()
+        self.known, self.stranger = known, stranger
+        self.built = True
+
+    def call(self, inputs, training=False):
+        with one_draw(self.known, calls=2):
+            calls = [*self.known, self.stranger] * 2
+            inside = [layer(inputs, training=training) for layer in calls]
+        return ops.stack([*inside, self.known[-1](inputs, training=training)])
+
+
+def test_one_draw_gives_each_call_of_each_drop_path_its_own(monkeypatch):
+    shapes = record_draws(monkeypatch)
+    rates = (0.5, 0.0, 0.25)
+    layer = Branches([DropPath(r, seed=int(8 + 8 * r)) for r in rates], DropPath(0.5, seed=1))
+    scales = run(layer, np.ones((4000, 1, 1, 1), "float32"), training=True)[..., 0, 0, 0]
+    one = (4000, 1, 1, 1)
+    assert shapes == [(4, *one), one, one, one]  # for all, the stranger twice, outside
+    expected = np.array([*rates, 0.5, *rates, 0.5, rates[-1]])[:, None]
+    assert np.all(np.isclose(scales, 0, atol=0) | np.isclose(scales, 1 / (1 - expected)))
+    kept = (scales > 0)[expected[:, 0] > 0]
+    assert (scales[expected[:, 0] == 0] == 1).all()
+    # 4 standard deviations of the share kept of 4000 samples, and of a correlation.
+    assert (abs(kept.mean(1) - (1 - expected[expected > 0])) < 4 * 0.5 * 4000**-0.5).all()
+    correlations = np.corrcoef(kept) - np.eye(len(kept))
+    assert abs(correlations).max() < 4 * 4000**-0.5
 
 
 # By name: a layer's class, its arguments, and the shape of a sample that it takes.
