@@ -109,6 +109,7 @@ class BackboneMixin(StagesMixin):
     patch_embedding = _argument("patch_embedding")
     dense = _argument("dense")
     pad_windows = _argument("pad_windows")
+    residual_in_fp32 = _argument("residual_in_fp32")
     include_preprocessing = _argument("include_preprocessing")
 
     def __init__(
@@ -126,6 +127,7 @@ class BackboneMixin(StagesMixin):
         pad_windows: bool = False,
         include_preprocessing: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
+        residual_in_fp32: bool = False,
         **kwargs: Any,
     ) -> None:
         architecture = {
@@ -139,6 +141,7 @@ class BackboneMixin(StagesMixin):
             "patch_embedding": patch_embedding,
             "dense": bool(dense),
             "pad_windows": bool(pad_windows),
+            "residual_in_fp32": bool(residual_in_fp32),
         }
         policy = keras.dtype_policies.get(dtype)  # None is the global policy
         image_shape = check_image_shape(image_shape)
@@ -253,6 +256,8 @@ class SepViTBackbone(BackboneMixin, keras.Model):
         include_preprocessing: Begin with a layer that normalises RGB images of
             0..255 with ImageNet's mean and standard deviation.
         dtype: Dtype policy of all layers; the global policy by default.
+        residual_in_fp32: Under half-precision policies, add the branches of blocks
+            in float32, and keep the map between them so, as PyTorch's autocast does.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Input shape: `(batch, height, width, channels)`; float, normalised with
@@ -292,6 +297,7 @@ def sepvit_features(
     patch_embedding,
     dense,
     pad_windows,
+    residual_in_fp32,
     dtype,
 ):
     """Builds the functional graph of the backbone on a Keras tensor; returns the output map."""
@@ -321,11 +327,12 @@ def sepvit_features(
                 window_tokens=window_tokens,
                 pad=dense or pad_windows,
                 single_window_psa=dense,
+                residual_in_fp32=residual_in_fp32,
                 dtype=dtype,
                 name=f"stage{stage}_block{block}",
             )(x)
             if block == 1:
-                x = PEG(dtype=dtype, name=f"stage{stage}_peg")(x)
+                x = PEG(residual_in_fp32, dtype=dtype, name=f"stage{stage}_peg")(x)
         if dense:
             x = _norm(f"stage{stage}_norm", dtype)(x)
     return x if dense else _norm("norm", dtype)(x)

@@ -1,11 +1,10 @@
 """The layers around the attention: patch embedding, PEG, DropPath and MLP."""
 
 import contextlib
-import contextvars
+import threading
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers, ops, random
 
 from keras_sepvit import functional
@@ -136,21 +135,47 @@ class PatchEmbedding(CompositeLayer):
         return {**config, "filters": self.filters, "strides": self.strides, "mode": self.mode}
 
 
+class ResidualLayer(CompositeLayer):
+    """A layer that adds to its input, in the compute dtype or, if told so, in float32."""
+
+    def __init__(self, residual_in_fp32: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.residual_in_fp32 = bool(residual_in_fp32)
+
+    @property
+    def input_dtype(self):
+        """The dtype that Keras converts inputs to, and that of the output."""
+        if self.residual_in_fp32:
+            return keras.backend.result_type(self.compute_dtype, "float32")
+        return self.compute_dtype
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_output_spec(self, inputs, training=False):
+        return keras.KerasTensor(inputs.shape, dtype=self.input_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "residual_in_fp32": self.residual_in_fp32}
+
+
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class PEG(CompositeLayer):
+class PEG(ResidualLayer):
     """Positional encoding generator: `x + DepthwiseConv3x3(x)`.
 
     The conditional position encoding of CPVT (arXiv 2102.10882), as SepViT uses
     it once a stage, after the first block.
 
     Args:
+        residual_in_fp32: Add in float32 under half-precision policies, too. The
+            output is then float32.
         **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
 
     Input and output shape: `(batch, height, width, channels)`; float.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, residual_in_fp32: bool = False, **kwargs: Any) -> None:
+        super().__init__(residual_in_fp32, **kwargs)
         self.proj = self.part(
             layers.DepthwiseConv2D,
             3,
@@ -167,11 +192,9 @@ class PEG(CompositeLayer):
     def call(self, inputs):
         # The bias comes last: on convolution, bias, residual in this order a fusion
         # pass of TensorFlow 2.21 fails, and leaves the whole graph unoptimised.
-        x = functional.depthwise_conv3x3(inputs, self.proj.kernel)
-        return ops.add(inputs + x, self.proj.bias)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+        x = ops.cast(inputs, self.compute_dtype)
+        x = ops.cast(functional.depthwise_conv3x3(x, self.proj.kernel), inputs.dtype)
+        return functional.add_bias(inputs + x, self.proj.bias)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
@@ -208,7 +231,7 @@ class DropPath(layers.Layer):
     def call(self, inputs, training=False):
         if not training or self.rate == 0.0:
             return inputs
-        draw = _shared_draw.get()
+        draw = _running.draw
         scale = None if draw is None else draw.next_scale(self, inputs)
         if scale is None:
             scale = self._scales(1.0 - self.rate, ops.shape(inputs)[:1], inputs)
@@ -228,7 +251,14 @@ class DropPath(layers.Layer):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
-_shared_draw = contextvars.ContextVar("shared_draw", default=None)
+class _Running(threading.local):
+    """The `_SharedDraw` of the model that runs, or None. At a ContextVar torch's graphs break."""
+
+    def __init__(self):
+        self.draw = None
+
+
+_running = _Running()
 
 
 @contextlib.contextmanager
@@ -241,11 +271,11 @@ def one_draw(drop_paths, calls):
         drop_paths: The layers, whose inputs have one shape but for height, width and channels.
         calls: How often each of them is called.
     """
-    token = _shared_draw.set(_SharedDraw(drop_paths, calls))
+    outer, _running.draw = _running.draw, _SharedDraw(drop_paths, calls)
     try:
         yield
     finally:
-        _shared_draw.reset(token)
+        _running.draw = outer
 
 
 class _SharedDraw:
@@ -253,7 +283,7 @@ class _SharedDraw:
 
     def __init__(self, drop_paths, calls):
         drop_paths = [layer for layer in drop_paths if layer.rate]
-        self.keep = np.repeat([1.0 - layer.rate for layer in drop_paths], calls)
+        self.keep = [1.0 - layer.rate for layer in drop_paths for _ in range(calls)]
         rows = iter(range(len(self.keep)))
         self.rows = {id(layer): [next(rows) for _ in range(calls)] for layer in drop_paths}
         self.scales = None
@@ -264,8 +294,8 @@ class _SharedDraw:
         if not rows:
             return None
         if self.scales is None:
-            keep = self.keep.reshape(-1, *(1 for _ in inputs.shape))
-            keep = ops.convert_to_tensor(keep, "float32")
+            keep = ops.convert_to_tensor(self.keep, "float32")
+            keep = ops.reshape(keep, (-1, *(1 for _ in inputs.shape)))
             scales = layer._scales(keep, (len(self.keep), ops.shape(inputs)[0]), inputs)
             self.scales = ops.unstack(ops.cast(scales, inputs.dtype), len(self.keep))
         return self.scales[rows.pop(0)]
