@@ -284,8 +284,10 @@ class _SharedDraw:
     def __init__(self, drop_paths, calls):
         drop_paths = [layer for layer in drop_paths if layer.rate]
         self.keep = [1.0 - layer.rate for layer in drop_paths for _ in range(calls)]
-        rows = iter(range(len(self.keep)))
-        self.rows = {id(layer): [next(rows) for _ in range(calls)] for layer in drop_paths}
+        self.rows = {
+            id(layer): list(range(calls * place, calls * (place + 1)))
+            for place, layer in enumerate(drop_paths)
+        }
         self.scales = None
 
     def next_scale(self, layer, inputs):
