@@ -63,6 +63,8 @@ Args:
         classes, keep the random head, with a warning, instead of an error.
     dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`; the global policy by
         default. Images are normalised, and answers given, in float32 at least.
+    residual_in_fp32: Under half-precision policies, add the branches of blocks
+        in float32, and keep the map between them so, as PyTorch's autocast does.
 
 Input shape: `(batch, height, width, 3)`.
 
@@ -112,6 +114,7 @@ def SepViT(
     pad_windows: bool = False,
     skip_head_mismatch: bool = False,
     dtype: str | keras.DTypePolicy | None = None,
+    residual_in_fp32: bool = False,
 ) -> SepViTClassifier:
     config = variant_config(variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
@@ -135,6 +138,7 @@ def SepViT(
         drop_path_rate=check_rate("drop_path_rate", drop_path_rate),
         dense=False,
         pad_windows=pad_windows,
+        residual_in_fp32=residual_in_fp32,
         dtype=policy,
     )
     if include_top or pooling == "avg":

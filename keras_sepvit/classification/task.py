@@ -148,6 +148,7 @@ class Classification(Task):
             weights=weights,
             drop_path_rate=settings.drop_path_rate,
             pad_windows=settings.pad_windows,
+            residual_in_fp32=settings.residual_in_fp32,
             skip_head_mismatch=True,
             dtype=dtype,
         )
