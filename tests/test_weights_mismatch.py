@@ -44,6 +44,11 @@ def test_a_mismatch_names_the_variant_of_the_file(tmp_path):
     message = refused(classifier(), path, "do not fit model")
     assert "File: sepvit_lite (" in message and "`SepViT('sepvit_lite')`" in message
     assert f"classification form, {CLASSES} classes" in message
+    backbone = tiny_backbone()
+    message = refused(backbone, path, "do not fit model")
+    assert "`SepViTBackbone.from_variant('sepvit_lite')`" in message
+    with pytest.raises(ValueError, match=r"here `SepViT\(keras_sepvit\.configs\.DIGITS_CONFIG\)`"):
+        classifier(weights="digits")
 
 
 @pytest.mark.once
