@@ -31,6 +31,7 @@ def likely_names(name, known):
     Names may have groups in front: `lr` and `optimizer.lr` mean `optimizer.learning_rate`.
     """
     group, _, name = name.lstrip("-").lower().replace("-", "_").rpartition(".")
+    beside = [key for key in known if not group or key.rpartition(".")[0] == group]
     last = {key: key.rpartition(".")[2].lower() for key in known}
     words = {key: text.split("_") for key, text in last.items()}
     close = difflib.get_close_matches(name, last.values(), cutoff=0.75)
@@ -38,7 +39,7 @@ def likely_names(name, known):
         [key for key in known if last[key] == name or last[key] in _ELSEWHERE.get(name, ())],
         [key for key in known if "".join(word[0] for word in words[key] if word) == name],
         sorted((key for key in known if last[key] in close), key=lambda k: close.index(last[k])),
-        [key for key in known if {*words[key]} & {*name.split("_")}],
+        [key for key in beside if {*words[key]} & {*name.split("_")}],
     ):
         if likely:
             return sorted(likely, key=lambda key: key.rpartition(".")[0] != group)[:3]
