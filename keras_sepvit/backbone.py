@@ -281,7 +281,7 @@ class SepViTBackbone(BackboneMixin, keras.Model):
     backbone = keras_sepvit.SepViTBackbone.from_variant(
         "sepvit_t", dense=True, image_shape=(None, None, 3)
     )
-    pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
+    pyramid = keras.Model(backbone.input, backbone.pyramid_outputs)
     features = pyramid(images)  # {"P2": ..., "P3": ..., "P4": ..., "P5": ...}
     ```
     """

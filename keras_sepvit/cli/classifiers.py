@@ -8,6 +8,7 @@ from keras_sepvit.classification import classifier
 from keras_sepvit.cli.common import check_files_exist, whole_model_error
 from keras_sepvit.inference import evaluation_of_run
 from keras_sepvit.inference import image_shape as image_shape  # for the commands
+from keras_sepvit.weights.files import check_file
 from keras_sepvit.weights.load import assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
 from keras_sepvit.weights.registry import registered_weights
@@ -39,6 +40,11 @@ def load_classifier(weights, variant=None, classes=None, size=None):
             weights=str(weights),
         )
     path = pathlib.Path(weights)
+    if not path.exists() and not path.suffix:
+        names = ", ".join(registered_weights())
+        raise FileNotFoundError(
+            f"{weights} is neither a file nor the name of registered weights ({names})."
+        )
     check_files_exist(path)
     if path.suffix != ".keras":
         return _load_weights(path, variant, classes, size)
@@ -64,6 +70,7 @@ def how(source):
 
 
 def _load_whole_model(path):
+    check_file(path)
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # what Keras raises depends on where the file is broken

@@ -41,7 +41,8 @@ class WeightsSummary:
             if name.part == "block" and name.stage <= len(depths):
                 depths[name.stage - 1] = max(depths[name.stage - 1], name.block)
         dense = _is_dense(weights)
-        head = weights.get("head/kernel")
+        # The bias first: a kernel that is quantised to 4 bits holds two classes in a number.
+        head = weights.get("head/bias", weights.get("head/kernel"))
         classes = None if head is None or dense else head.shape[-1]
         return cls(tuple(hidden_dims), tuple(depths), dense, classes)
 
