@@ -60,9 +60,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenes", type=int, default=2000, help="to train on")
+    parser.add_argument("--scenes", type=int, default=4000, help="to train on")
     parser.add_argument("--held-out", type=int, default=200, help="scenes to measure on")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("outputs/own_head.keras")
     )
@@ -71,7 +71,7 @@ def main():
     keras.utils.set_random_seed(0)
     segmenter = build_segmenter()
     segmenter.compile(
-        keras.optimizers.AdamW(1e-3),
+        keras.optimizers.AdamW(2e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     segmenter.fit(*scenes("train", options.scenes), batch_size=16, epochs=options.epochs)
