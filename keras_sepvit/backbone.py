@@ -1,6 +1,7 @@
 """The SepViT backbone: four stages of blocks, with their pyramid of features."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, Self
@@ -31,8 +32,12 @@ from keras_sepvit.validation import (
     check_channels_last,
     check_choice,
     check_heads,
+    check_names,
     check_rate,
+    flag,
+    policy_of,
     positive_int,
+    positive_number,
 )
 from keras_sepvit.weights import check_pretrained, load_pretrained
 
@@ -52,6 +57,11 @@ class StagesMixin:
     """
 
     layers: list[keras.Layer]
+    _shape_argument = "image_shape"  # of the constructor
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        check_images(self, inputs)
+        return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
 
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
@@ -112,6 +122,17 @@ class BackboneMixin(StagesMixin):
     residual_in_fp32 = _argument("residual_in_fp32")
     include_preprocessing = _argument("include_preprocessing")
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Before Python asks for the other arguments of an architecture.
+        variant = args[0] if args else kwargs.get("variant")
+        if isinstance(variant, (str, SepViTConfig)):
+            name = repr(variant) if isinstance(variant, str) else "config"
+            raise TypeError(
+                f"`{cls.__name__}` takes the numbers of an architecture. For those of a variant "
+                f"call `{cls.__name__}.from_variant({name})`."
+            )
+        return super().__new__(cls, *args, **kwargs)
+
     def __init__(
         self,
         hidden_dims: Sequence[int],
@@ -130,22 +151,23 @@ class BackboneMixin(StagesMixin):
         residual_in_fp32: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_names(type(self).__name__, kwargs, _ARGUMENTS, _NOTE)
+        stages = {"hidden_dims": hidden_dims, "depths": depths, "num_heads": num_heads}
         architecture = {
-            "hidden_dims": tuple(hidden_dims),
-            "depths": tuple(depths),
-            "num_heads": tuple(num_heads),
-            "window_sizes": window_pairs(window_sizes),
-            "mlp_ratio": float(mlp_ratio),
+            **{name: _of_stages(name, numbers) for name, numbers in stages.items()},
+            "window_sizes": _of_stages("window_sizes", window_pairs(window_sizes)),
+            "mlp_ratio": positive_number("mlp_ratio", mlp_ratio),
             "drop_path_rate": check_rate("drop_path_rate", drop_path_rate),
             "window_tokens": window_tokens or ("zeros" if dense else "learned"),
             "patch_embedding": patch_embedding,
-            "dense": bool(dense),
-            "pad_windows": bool(pad_windows),
-            "residual_in_fp32": bool(residual_in_fp32),
+            "dense": flag("dense", dense),
+            "pad_windows": flag("pad_windows", pad_windows),
+            "residual_in_fp32": flag("residual_in_fp32", residual_in_fp32),
         }
-        policy = keras.dtype_policies.get(dtype)  # None is the global policy
+        policy = policy_of(dtype)
         image_shape = check_image_shape(image_shape)
         inputs = keras.Input(image_shape, name="image")
+        include_preprocessing = flag("include_preprocessing", include_preprocessing)
         x = imagenet_preprocessing(image_shape)(inputs) if include_preprocessing else inputs
         outputs = sepvit_features(x, dtype=policy, **architecture)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)  # type: ignore[call-arg]
@@ -153,7 +175,7 @@ class BackboneMixin(StagesMixin):
         self._config = {
             **architecture,
             "image_shape": image_shape,
-            "include_preprocessing": bool(include_preprocessing),
+            "include_preprocessing": include_preprocessing,
         }
 
     @classmethod
@@ -221,6 +243,11 @@ class BackboneMixin(StagesMixin):
         return backbone
 
 
+# What the constructor takes.
+_ARGUMENTS = [*inspect.signature(BackboneMixin.__init__).parameters][1:-1] + ["name", "trainable"]
+_NOTE = " `from_variant` takes `variant` and `weights` too; those of a head are `SepViT`'s."
+
+
 @keras.saving.register_keras_serializable(package="keras_sepvit")
 class SepViTBackbone(BackboneMixin, keras.Model):
     """Separable Vision Transformer features (arXiv 2203.15380), without a head.
@@ -279,7 +306,7 @@ class SepViTBackbone(BackboneMixin, keras.Model):
     backbone = keras_sepvit.SepViTBackbone.from_variant(
         "sepvit_t", dense=True, image_shape=(None, None, 3)
     )
-    pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
+    pyramid = keras.Model(backbone.input, backbone.pyramid_outputs)
     features = pyramid(images)  # {"P2": ..., "P3": ..., "P4": ..., "P5": ...}
     ```
     """
@@ -338,15 +365,61 @@ def sepvit_features(
     return x if dense else _norm("norm", dtype)(x)
 
 
-def check_image_shape(image_shape):
-    """`image_shape` as a tuple (height, width, channels)."""
+def check_image_shape(image_shape, name="image_shape"):
+    """An argument as a tuple (height, width, channels)."""
     shape = tuple(image_shape) if isinstance(image_shape, (tuple, list)) else ()
     if len(shape) != 3 or shape[-1] is None:
+        sides = [image_shape] * 2 if isinstance(image_shape, int) else shape
+        instead = f" Write {name}={(*sides, 3)}." if len(sides) == 2 else ""
         raise ValueError(
-            "`image_shape` must be (height, width, channels), with a static number of channels. "
-            f"Received: {image_shape!r}."
+            f"`{name}` must be (height, width, channels), with a static number of channels. "
+            f"Received: {name}={image_shape!r}.{instead}"
         )
-    return tuple(None if side is None else positive_int("image_shape", side) for side in shape)
+    shape = tuple(None if side is None else positive_int(name, side) for side in shape)
+    channels, *sides = shape
+    if channels in (1, 3) and None not in sides and min(sides) > 4:
+        raise ValueError(
+            f"`{name}` must be (height, width, channels): images are channels-last. Received: "
+            f"{name}={shape}. Write {name}={(*sides, channels)}."
+        )
+    return shape
+
+
+def check_images(model, images):
+    """Refuses images, arrays or tensors, of another shape than a model's."""
+    expected, shape = getattr(model, "input_shape", None), getattr(images, "shape", None)
+    # Other inputs and unknown ranks are left to Keras.
+    if not isinstance(expected, tuple) or shape is None or getattr(shape, "rank", 0) is None:
+        return
+    shape = tuple(shape)
+    differing = [
+        axis
+        for axis, (side, other) in enumerate(zip(expected, shape, strict=False))
+        if None not in (side, other) and side != other
+    ]
+    if len(shape) == len(expected) and not differing:
+        return
+    channels = expected[-1]
+    if shape == expected[1:]:
+        advice = "Put the axis of the batch in front: images[None]."
+    elif len(shape) != len(expected):
+        advice = "The axes are (batch, height, width, channels)."
+    elif shape[1] == channels != shape[-1]:
+        advice = "Move the channels to the end: keras.ops.moveaxis(images, 1, -1)."
+    elif shape[-1] == 1 and channels == 3:
+        advice = "Make RGB of grey: keras.ops.repeat(images, 3, axis=-1)."
+    elif shape[-1] == 4 and channels == 3:
+        advice = "Leave out the channel of transparency: images[..., :3]."
+    elif shape[-1] == channels and None not in shape[1:]:
+        advice = (
+            f"Resize them with keras.layers.Resizing{expected[1:3]}, or build the model with "
+            f"{model._shape_argument}={shape[1:]}."
+        )
+    else:
+        advice = "The axes are (batch, height, width, channels)."
+    raise ValueError(
+        f"Model `{model.name}` takes images of shape {expected}. Received: {shape}. {advice}"
+    )
 
 
 def imagenet_preprocessing(image_shape):
@@ -360,19 +433,21 @@ def imagenet_preprocessing(image_shape):
     return imagenet_normalization("preprocessing")
 
 
+def _of_stages(name, values):
+    """An argument with one entry a stage as a tuple."""
+    if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(STRIDES):
+        raise ValueError(
+            f"`{name}` must have one entry for each of the {len(STRIDES)} stages. "
+            f"Received: {name}={values!r}."
+        )
+    return tuple(values)
+
+
 def _check_stages(hidden_dims, depths, num_heads, window_sizes):
-    arguments = {
-        "hidden_dims": hidden_dims,
-        "depths": depths,
-        "num_heads": num_heads,
-        "window_sizes": window_sizes,
-    }
-    for name, value in arguments.items():
-        if len(value) != len(STRIDES):
-            raise ValueError(
-                f"`{name}` must have one entry for each of the {len(STRIDES)} stages. "
-                f"Received: {name}={value!r}."
-            )
+    _of_stages("hidden_dims", hidden_dims)
+    _of_stages("depths", depths)
+    _of_stages("num_heads", num_heads)
+    _of_stages("window_sizes", window_sizes)
     for depth, windows in zip(depths, window_sizes, strict=True):
         if positive_int("depths", depth) != len(windows):
             raise ValueError(

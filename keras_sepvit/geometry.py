@@ -16,7 +16,13 @@ def as_pair(window_size):
 
 def window_pairs(window_sizes):
     """`window_sizes` by stage and block as nested tuples of (height, width) pairs."""
-    return tuple(tuple(as_pair(window) for window in stage) for stage in window_sizes)
+    try:
+        return tuple(tuple(as_pair(window) for window in stage) for stage in window_sizes)
+    except TypeError as error:
+        raise ValueError(
+            "`window_sizes` must have for each stage the window of each of its blocks, such as "
+            f"((7,), (7, 14), (7, 14), (7,)). Received: window_sizes={window_sizes!r}."
+        ) from error
 
 
 def window_grid(map_size, window):

@@ -20,6 +20,7 @@ from keras_sepvit.record import (
 from keras_sepvit.runtime import ImageClassifier
 from keras_sepvit.runtime import labels as naming
 from keras_sepvit.validation import positive_int
+from keras_sepvit.weights.files import check_file
 
 
 class KerasPredictor(ImageClassifier):
@@ -96,8 +97,7 @@ def load_model(path):
         FileNotFoundError: if there is no such file.
         ValueError: if the file or the record cannot be read.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"File not found: {path}.")
+    check_file(path)
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # what Keras raises depends on where the file is broken

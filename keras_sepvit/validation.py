@@ -1,9 +1,86 @@
 """Checks of arguments: each names the argument, the value and what was expected."""
 
+import difflib
+import functools
+import inspect
 import math
 import numbers
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from keras_sepvit.geometry import as_pair
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+# Names that arguments have in timm, torchvision and Hugging Face.
+_ELSEWHERE = {
+    "checkpoint": ("weights",),
+    "checkpoint_path": ("weights",),
+    "image_size": ("input_shape", "image_shape"),
+    "img_size": ("input_shape", "image_shape"),
+    "in_chans": ("input_shape", "image_shape"),
+    "num_labels": ("classes",),
+    "pretrained": ("weights",),
+}
+
+
+def likely_names(name, known):
+    """Those of the `known` names that a wrong one may mean, the likeliest first; at most three.
+
+    Names may have groups in front: `lr` and `optimizer.lr` mean `optimizer.learning_rate`.
+    """
+    group, _, name = name.lstrip("-").lower().replace("-", "_").rpartition(".")
+    beside = [key for key in known if not group or key.rpartition(".")[0] == group]
+    last = {key: key.rpartition(".")[2].lower() for key in known}
+    words = {key: text.split("_") for key, text in last.items()}
+    close = difflib.get_close_matches(name, last.values(), cutoff=0.75)
+    for likely in (
+        [key for key in known if last[key] == name or last[key] in _ELSEWHERE.get(name, ())],
+        [key for key in known if "".join(word[0] for word in words[key] if word) == name],
+        sorted((key for key in known if last[key] in close), key=lambda k: close.index(last[k])),
+        [key for key in beside if {*words[key]} & {*name.split("_")}],
+    ):
+        if likely:
+            return sorted(likely, key=lambda key: key.rpartition(".")[0] != group)[:3]
+    return []
+
+
+def did_you_mean(name, known, mark="`"):
+    """A sentence on what a wrong name may mean, with a blank before it; else nothing."""
+    likely = [f"{mark}{key}{mark}" for key in likely_names(name, known)]
+    return f" Did you mean {' or '.join(likely)}?" if likely else ""
+
+
+def check_names(function, given, known, note=""):
+    """Refuses names of arguments that a function does not have.
+
+    Args:
+        function: Its name.
+        given, known: Names of arguments.
+        note: Another sentence, for the end of the error.
+
+    Raises:
+        TypeError: as Python does, and saying which name may be meant.
+    """
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"`{function}` has no argument `{name}`.{did_you_mean(name, known)} "
+                f"Its arguments are {', '.join(known)}.{note}"
+            )
+
+
+def checks_names(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Makes a function refuse arguments that it does not have by `check_names`."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def wrapper(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        check_names(function.__name__, kwargs, known)
+        return function(*args, **kwargs)
+
+    return wrapper
 
 
 def positive_int(name, value):
@@ -30,6 +107,13 @@ def positive_number(name, value):
     return float(value)
 
 
+def flag(name, value):
+    """`value`, a boolean or the number 0 or 1, as a bool."""
+    if value not in (0, 1):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}.")
+    return bool(value)
+
+
 def check_rate(name, value):
     """`value` as a float in [0, 1)."""
     if not isinstance(value, numbers.Real) or math.isnan(value) or not 0 <= value < 1:
@@ -38,6 +122,19 @@ def check_rate(name, value):
             f"Received: {name}={value!r}."
         )
     return float(value)
+
+
+def policy_of(dtype):
+    """The dtype policy of a `dtype` argument; None is the global one."""
+    import keras
+
+    try:
+        return keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`dtype` must be a dtype policy of Keras, such as 'float32', 'mixed_bfloat16' or "
+            f"'mixed_float16'. Received: dtype={dtype!r}."
+        ) from error
 
 
 def check_choice(name, value, choices):

@@ -5,6 +5,8 @@ import colorsys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from keras_sepvit.fonts import legible
+
 _GAP = 6
 
 
@@ -23,7 +25,8 @@ def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
         image: uint8 array (height, width, 3).
         boxes: (n, 4): (left, top, right, bottom) in pixels of the image.
         labels: Ints (n,); rows with labels below 0 are left out.
-        class_names: Names of the classes by label.
+        class_names: Names of the classes by label. Numbers take the place of those with
+            characters that no font of the machine has.
         confidence: Optional (n,) of 0..1, written behind the names.
         scale: Whole number of pixels of the picture for one of the image.
 
@@ -33,7 +36,9 @@ def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
     picture = Image.fromarray(image)
     picture = picture.resize((picture.width * scale, picture.height * scale))
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=max(10, picture.height // 24))
+    class_names, file = legible(class_names)
+    size = max(10, picture.height // 24)
+    font = ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
     colours = class_colours(len(class_names))
     order = np.arange(len(labels)) if confidence is None else np.argsort(confidence, kind="stable")
     for number in order:  # the surest last, above the others

@@ -37,8 +37,73 @@ def family(image_size):
     return SepViTBackbone.from_variant("sepvit_t", image_shape=(*image_size, 3))
 
 
+# Arguments of `SepViT` as they are called elsewhere or misspelt, and the right name.
+NAMES = {
+    "num_classes": "classes",
+    "num_labels": "classes",
+    "Classes": "classes",
+    "image_size": "input_shape",
+    "img_size": "input_shape",
+    "image_shape": "input_shape",
+    "pretrained": "weights",
+    "activation": "classifier_activation",
+    "drop_path": "drop_path_rate",
+    "include_topp": "include_top",
+}
+# The same of the backbone.
+NAMES_OF_BACKBONE = {
+    "image_size": "image_shape",
+    "input_shape": "image_shape",
+    "drop_rate": "drop_path_rate",
+    "include_preprocesing": "include_preprocessing",
+    "padding": None,
+    "classes": None,
+}
+
+
+def names_refused(make, names):
+    return {
+        f"{make.__name__}({name}=)": (
+            lambda name=name: make(**{name: 3}),
+            [f"no argument `{name}`", f"Did you mean `{right}`?" if right else "arguments are"],
+        )
+        for name, right in names.items()
+    }
+
+
 # What is done, and the parts of the message that a user needs.
 REFUSED = {
+    # Names of arguments.
+    **names_refused(tiny, NAMES),
+    **names_refused(tiny_backbone, NAMES_OF_BACKBONE),
+    "name of a variant's constructor": (
+        lambda: keras_sepvit.SepViTT(num_classes=3),
+        ["`SepViTT` has no argument `num_classes`", "`classes`"],
+    ),
+    "variant as a backbone": (
+        lambda: SepViTBackbone("sepvit_t"),
+        [r"SepViTBackbone.from_variant\('sepvit_t'\)"],
+    ),
+    "variant as a backbone's keyword": (
+        lambda: SepViTBackbone(variant="sepvit_t"),
+        [r"SepViTBackbone.from_variant\('sepvit_t'\)"],
+    ),
+    "configuration as a backbone": (
+        lambda: SepViTBackbone(TINY, image_shape=(64, 64, 3)),
+        [r"SepViTBackbone.from_variant\(config\)"],
+    ),
+    "weights of a bare backbone": (
+        lambda: SepViTBackbone((8,) * 4, (1,) * 4, (1,) * 4, ((1,),) * 4, weights="digits"),
+        ["no argument `weights`", "`from_variant` takes `variant` and `weights`"],
+    ),
+    "classes as a flag": (
+        lambda: keras_sepvit.SepViTT(10),
+        ["`include_top` must be True or False", "include_top=10"],
+    ),
+    "flag of a string": (
+        lambda: tiny_backbone(dense="False"),
+        ["`dense` must be True or False", "dense='False'"],
+    ),
     # Shapes of inputs.
     "embedding of a rank 3": (
         lambda: call(PatchEmbedding(8, 4), 16, 3),
@@ -56,19 +121,47 @@ REFUSED = {
     ),
     "images of rank 3": (
         lambda: tiny_backbone()(images((64, 64, 3))),
-        [r"\(None, 64, 64, 3\)", r"\(64, 64, 3\)"],
+        [r"\(None, 64, 64, 3\)", r"\(64, 64, 3\)", r"images\[None\]"],
     ),
     "images of another channel count": (
         lambda: tiny_backbone()(images((1, 64, 64, 1))),
-        ["value 3", r"\(1, 64, 64, 1\)"],
+        [r"\(None, 64, 64, 3\)", r"\(1, 64, 64, 1\)", "repeat"],
+    ),
+    "grey images in a classifier": (
+        lambda: tiny().predict(images((1, 64, 64, 1)), verbose=0),
+        [r"\(None, 64, 64, 3\)", r"\(1, 64, 64, 1\)", "repeat"],
+    ),
+    "grey images in the dense form": (
+        lambda: tiny_backbone((None, None, 3), dense=True)(images((1, 64, 64, 1))),
+        [r"\(None, None, None, 3\)", r"\(1, 64, 64, 1\)", "repeat"],
+    ),
+    "images with transparency": (
+        lambda: tiny()(images((1, 64, 64, 4))),
+        [r"\(1, 64, 64, 4\)", r"\[\.\.\., :3\]"],
+    ),
+    "images of channels first": (
+        lambda: tiny()(keras.Input((3, 64, 64))),
+        [r"\(None, 3, 64, 64\)", "moveaxis"],
     ),
     "images of another size": (
         lambda: tiny_backbone()(images((1, 96, 64, 3))),
-        [r"\(None, 64, 64, 3\)", r"\(1, 96, 64, 3\)"],
+        [r"\(1, 96, 64, 3\)", r"Resizing\(64, 64\)", r"image_shape=\(96, 64, 3\)"],
+    ),
+    "images of another size in a classifier": (
+        lambda: tiny()(images((1, 96, 64, 3))),
+        [r"\(1, 96, 64, 3\)", r"Resizing\(64, 64\)", r"input_shape=\(96, 64, 3\)"],
+    ),
+    "input_shape of a number": (
+        lambda: tiny(input_shape=224),
+        ["`input_shape`", "=224", r"Write input_shape=\(224, 224, 3\)"],
+    ),
+    "input_shape of channels first": (
+        lambda: tiny(input_shape=(3, 64, 64)),
+        ["`input_shape`", "channels-last", r"Write input_shape=\(64, 64, 3\)"],
     ),
     "image_shape of two numbers": (
         lambda: tiny_backbone((64, 64)),
-        ["`image_shape`", "height, width, channels", r"\(64, 64\)"],
+        ["`image_shape`", "height, width, channels", r"Write image_shape=\(64, 64, 3\)"],
     ),
     "image_shape of unknown channels": (
         lambda: tiny_backbone((64, 64, None), dense=True),
@@ -157,6 +250,11 @@ REFUSED = {
         ["`patch_embedding`: 'conv'", "'overlapping'"],
     ),
     "unknown mode": (lambda: PatchEmbedding(8, 4, "same"), ["`mode`: 'same'", "'overlapping'"]),
+    "unknown activation": (
+        lambda: tiny(classifier_activation="sofmax"),
+        ["`classifier_activation`: 'sofmax'", "Did you mean 'softmax'"],
+    ),
+    "unknown dtype": (lambda: tiny(dtype="bf16"), ["`dtype`", "'mixed_bfloat16'", "dtype='bf16'"]),
     "unknown pooling": (
         lambda: tiny(include_top=False, pooling="mean"),
         ["`pooling`: 'mean'", "'avg', 'max'"],
@@ -183,6 +281,7 @@ REFUSED = {
     "window of three sides": (lambda: SepViTBlock(2, (7, 7, 7)), ["`window_size`", r"\(7, 7, 7\)"]),
     "window of a string": (lambda: SepViTBlock(2, "7"), ["`window_size`", "'7'"]),
     "mlp_ratio of zero": (lambda: SepViTBlock(2, mlp_ratio=0), ["`mlp_ratio`", "0"]),
+    "mlp_ratio of a string": (lambda: tiny_backbone(mlp_ratio="4"), ["`mlp_ratio`", "'4'"]),
     "mlp_ratio of NaN": (lambda: SepViTBlock(2, mlp_ratio=NAN), ["`mlp_ratio`", "nan"]),
     "hidden_dim of zero": (lambda: MLP(0), ["`hidden_dim`", "hidden_dim=0"]),
     "filters of zero": (lambda: PatchEmbedding(0, 4), ["`filters`", "filters=0"]),
@@ -196,6 +295,14 @@ REFUSED = {
     "three stages": (
         lambda: SepViTBackbone((8,) * 3, (1,) * 4, (1,) * 4, ((1,),) * 4),
         ["`hidden_dims`", "4 stages"],
+    ),
+    "channels of one number": (
+        lambda: SepViT(dataclasses.replace(TINY, hidden_dims=64)),
+        ["`hidden_dims`", "4 stages", "hidden_dims=64"],
+    ),
+    "one window a stage": (
+        lambda: SepViTBackbone((8,) * 4, (1,) * 4, (1,) * 4, (7, 7, 7, 7)),
+        ["`window_sizes`", "each of its blocks", r"\(7, 7, 7, 7\)"],
     ),
     "windows for fewer blocks": (
         lambda: SepViT(dataclasses.replace(TINY, depths=(2, 2, 2, 1))),
@@ -223,7 +330,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("action, parts", REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_refused_with_what_to_do(action, parts):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((TypeError, ValueError)) as error:
         action()
     for part in parts:
         error.match(part)

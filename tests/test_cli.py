@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -156,7 +157,7 @@ def test_summary_of_the_dense_form():
     ("arguments", "messages"),
     [
         (["sepvit_xl"], ["'sepvit_xl'", "sepvit_lite"]),
-        (["sepvit_t", "--image-size", "250"], ["250 x 250", "multiples of 32"]),
+        (["sepvit_t", "--image-size", "250"], ["250 x 250", "multiples of 32", "dense=True)`"]),
         (["sepvit_t", "--image-size", "0"], ["--image-size", "'0'"]),
         (["sepvit_t", "--image-size", "224,224"], ["--image-size", "'224,224'"]),
         (["sepvit_t", "--classes", "0"], ["--classes 0"]),
@@ -320,11 +321,15 @@ def test_registered_names_and_the_version(folder):
 
 def test_predict_refuses_arguments(known, model_file, weights_file, photo, folder):
     (folder / "weights.txt").write_text("no weights")
+    (folder / "text.keras").write_text("no weights")
     (folder / "broken.keras").write_bytes(model_file.read_bytes()[:5000])
     (folder / "broken.weights.h5").write_bytes(weights_file.read_bytes()[:5000])
     for arguments, messages in (
         ([folder / "none.keras", photo], ["not found", "none.keras"]),
-        ([folder, photo], ["not found"]),
+        ([folder, photo], ["is a folder", "Expected a file"]),
+        ([model_file, photo, "--labels", folder], ["is a folder"]),
+        (["digit", photo], ["digit is neither a file nor", "(digits)"]),
+        ([folder / "text.keras", photo], ["text.keras", "is not a model file of Keras"]),
         ([model_file, folder / "none.png"], ["not found", "none.png"]),
         ([model_file, photo, "--labels", folder / "none.txt"], ["not found", "none.txt"]),
         ([model_file, photo, "--top", 0], ["--top", "0"]),
@@ -508,10 +513,17 @@ def test_choose_backend_leaves_an_imported_keras(fresh_process, monkeypatch):
 
 
 @pytest.mark.once
-def test_command_line_without_tensorflow(tmp_path):
-    """Where only JAX is installed, the command works without any setting."""
+@pytest.mark.parametrize(
+    "command, code, expected",
+    [
+        ("summary sepvit_lite --json", 0, '"parameters": 3661128'),
+        ("evaluate digits --data digits", 2, 'TensorFlow.* pip install "keras-sepvit\\[train\\]"'),
+    ],
+)
+def test_command_line_without_tensorflow(command, code, expected, tmp_path):
+    """Where only JAX is installed, the command works without any setting, or asks for more."""
     pytest.importorskip("jax")
-    code = """
+    program = """
 import sys
 from importlib.machinery import PathFinder
 
@@ -522,7 +534,7 @@ class OnlyJax(PathFinder):
         return None if hidden else super().find_spec(name, path, target)
 
 sys.meta_path = [OnlyJax if finder is PathFinder else finder for finder in sys.meta_path]
-sys.argv = ["keras-sepvit", "summary", "sepvit_lite", "--json"]
+sys.argv[0] = "keras-sepvit"
 from keras_sepvit.cli import main
 main()
 """
@@ -530,10 +542,55 @@ main()
     environment.pop("KERAS_BACKEND", None)
     root = os.path.dirname(os.path.dirname(keras_sepvit.__file__))
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, *command.split()],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["parameters"] == 3_661_128
+    assert result.returncode == code, result.stderr
+    assert re.search(expected, result.stderr if code else result.stdout)
+    assert "Traceback" not in result.stderr
+
+
+# Commands in the tests' folder, and what stderr is.
+OWN_LINES = {
+    "predict": ("predict digits photo.png --top 1", ""),
+    "evaluate": ("evaluate digits --data digits", ""),
+    "a warning of train": (
+        "train finetune data.name=folder:two model.weights=digits model.variant=sepvit_digits "
+        "model.image_size=32 data.validation_split=null batch_size=2 jit_compile=false --dry-run",
+        r"Warning: Loaded \d+ of the model's \d+ weights from '\S+digits.weights.h5'\.\n"
+        r"2 weights not in the file.*\n2 arrays of the file not used: head/kernel, head/bias\.\n",
+    ),
+    "an error": ("evaluate digits --data nothing/at/all", r"Error: There is no .*\n"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command, stderr",
+    [
+        pytest.param(*case, id=name, marks=() if name == "predict" else pytest.mark.once)
+        for name, case in OWN_LINES.items()
+    ],
+)
+def test_a_commands_lines_are_its_own(command, stderr, photo, folder):
+    """No line of TensorFlow, CUDA or JAX, and no line of code."""
+    for name in "ab":
+        (folder / "two" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "two" / name / "photo.png").write_bytes(photo.read_bytes())
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(keras_sepvit.__path__[0])}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_sepvit.cli", *command.split()],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert re.fullmatch(stderr, result.stderr), result.stderr
+    assert result.returncode == (2 if "Error" in stderr else 0)
 
 
 def test_convert_writes_what_the_report_says(tmp_path):

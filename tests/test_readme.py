@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 import shlex
+import warnings
 
 import numpy as np
 import pytest
@@ -41,8 +42,10 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
 
     blocks = re.findall(r"^```python\n(.*?)^```", PAGES[0].read_text("utf-8"), re.M | re.S)
     assert len(blocks) > 5
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The structure of `inputs`")
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), names)
     np.testing.assert_allclose(names["probabilities"].sum(axis=-1), 1, atol=1e-5)
     assert list(names["features"]) == ["P2", "P3", "P4", "P5"]
 

@@ -75,8 +75,29 @@ def test_text_is_taken_as_it_is_typed(text):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (["bach_size=3"], "bach_size"),
-        (["batch_size=many"], "many"),
+        (["bach_size=3"], r"bach_size is no key .* mean batch_size\?"),
+        (["optimizer.lr=1e-3"], r"optimizer.lr is no key .* mean optimizer.learning_rate\?"),
+        (["lr=1e-3"], r"lr is no key .* mean optimizer.learning_rate\?"),
+        (["variant=sepvit_s"], r"variant is no key .* mean model.variant\?"),
+        (["augment.mixup=0"], r"augment.mixup is no key .* mean augmentation.mixup\?"),
+        (["data.dir=/data"], r"data.dir is no key .* mean data.data_dir\?"),
+        (["data.path=/data"], r"data.path is no key .*'imagenet_t'. Keys: data.name, "),
+        (["data.name.x=1"], "data.name.x is no key"),
+        (["--epochs=3"], r"mean epochs\?"),
+        (["data=folder:/data"], "data is a group of keys .* data.name"),
+        (["=3"], "key=value"),
+        (["batch_size=many"], "batch_size must be a whole number. Received: batch_size=many"),
+        (["epochs=null"], "epochs must be a whole number. Received: epochs=None"),
+        (["jit_compile=maybe"], "jit_compile must be true or false or null"),
+        (["augmentation.mixup=much"], "augmentation.mixup must be a number"),
+        (["augmentation.crop_scale=0.5"], "crop_scale must be a list of 2 numbers"),
+        (["optimizer.milestones=[3,a]"], "milestones must be a list of numbers"),
+        (["optimizer.learning_rate=inf"], "learning_rate must be finite"),
+        (["augmentation.auto_augment=randm9"], "augmentation.auto_augment: .*'randm9'"),
+        (["augmentation.auto_augment=rand-m99"], "augmentation.auto_augment: .*magnitude=99"),
+        (["augmentation.interpolation=nearest"], "interpolation must be one of .* random"),
+        (["augmentation.crop_scale=[0.5,1.5]"], "crop_scale must be at most 1"),
+        (["augmentation.color_jitter=1.5"], "color_jitter must be from 0 to 1"),
         (["batch_size=@x"], "batch_size cannot have this value"),
         (["epochs"], "key=value"),
         (["epochs=0"], "epochs must be at least 1"),
@@ -111,6 +132,19 @@ def test_unknown_recipes(tmp_path):
     path.write_text("- 1\n")
     with pytest.raises(ValueError, match="mapping"):
         load_recipe(path)
+    for content, message in {
+        b"epochs: [1": "no YAML",
+        b"epochs: 1\nepochs: 2": "duplicate key epochs",
+        b"\xff\xfee": "no YAML",
+        b"optimizer: {lr: 1}": "mean optimizer.learning_rate",
+        b"optimizer: 3": "optimizer is a group of keys",
+        b"epochs: ten": "epochs must be a whole number",
+        b"data: {name: '${x}'}": "'x' not found",
+        b"augmentation: {auto_augment: randm9}": "augmentation.auto_augment: ",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_recipe(path)
     path.write_text("recipe: nothing\n")
     with pytest.raises(ValueError, match="nothing"):
         load_recipe(path)

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "keras_sepvit"
 
 pytestmark = pytest.mark.once
 
-DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy"}
+DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy", "warn", "fonts"}
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "windows", "initializers", "layers", "attention", "block", "backbone"),
@@ -24,9 +24,9 @@ ALLOWED = {
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
     "conversion": {*WEIGHTS, *NETWORK},
-    "runtime": {"configs", "record", "runtime"},
+    "runtime": {"configs", "record", "warn", "runtime"},
     "inference": {*DATA, *BESIDE, "classification.classifier", "runtime"},
-    "visualize": set(),
+    "visualize": {"fonts"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
@@ -51,6 +51,8 @@ WITHOUT_KERAS = {
         "processes",
         "runtime",
         "visualize",
+        "warn",
+        "fonts",
     ),
     *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
 }

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -278,6 +279,11 @@ def test_refuses_arguments(folder, onnx_file):
         (lambda: predictor.predict(images[0]), r"\(count, 8, 12, 3\).*\(8, 12, 3\)"),
         (lambda: predictor.predict(images[:, :4]), r"\(2, 4, 12, 3\)"),
         (lambda: predictor.predict(images.astype("complex64")), "complex64"),
+        (
+            lambda: predictor.predict(np.where([[[[0]]], [[[1]]]], np.nan, images)),
+            r"NaN or infinite values in 1 of 2 images; the first is images\[1\]",
+        ),
+        (lambda: predictor.top(np.full_like(images[0], np.inf, "float32")), r"images\[0\]"),
         (lambda: predictor.top(images[0], k=0), "k=0"),
         (lambda: Predictor(onnx_file, threads=0), "threads=0"),
         (lambda: Predictor(onnx_file, labels=NAMES[:2]), "5 classes.*2 names"),
@@ -292,6 +298,31 @@ def test_refuses_arguments(folder, onnx_file):
     ):
         with pytest.raises(FileNotFoundError, match="none"):
             wrong()
+
+
+@pytest.mark.parametrize(
+    "change, warned",
+    [
+        (lambda images: images / np.float32(255), True),
+        (lambda images: images / np.float32(127.5) - 1, True),
+        (lambda images: images > 128, None),
+        (lambda images: images, False),
+        (lambda images: 0 * images, False),  # a black photo
+    ],
+)
+def test_images_that_are_not_of_0_to_255_are_told(onnx_file, change, warned):
+    predictor, images = Predictor(onnx_file), change(random_images(2).astype("float32"))
+    if warned is None:
+        with pytest.raises(ValueError, match="0..255. Received: bool"):
+            predictor.predict(images)
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        predictor.predict(images)
+    assert [str(warning.message)[:31] for warning in caught] == warned * [
+        "`images` are taken as 0..255, b"
+    ]
+    assert all(warning.filename == __file__ for warning in caught)
 
 
 def test_refuses_logits(tmp_path):

@@ -367,6 +367,8 @@ def test_evaluation_gives_unreadable_images_no_weight(image_folder, tmp_path):
         ("digits", "train-fold5", ValueError, "no split 'train-fold5'"),
         ("folder:nowhere", "train", FileNotFoundError, "no folder 'nowhere' .looked for in"),
         ("./nowhere", "train", FileNotFoundError, "no folder './nowhere'"),
+        ("no/such/folder", "train", ValueError, "no data set 'no/such/folder'.*not a folder"),
+        ("./file.png", "train", NotADirectoryError, "file.png' is a file. Expected a folder"),
         ("folder:empty", "train", ValueError, "'empty' has no class folders"),
         ("folder:no_images", "train", ValueError, "no class folders with pictures.*It has: a"),
         ("folder:split", "validation", ValueError, "no folder for the split .validation.*: train"),
@@ -379,6 +381,7 @@ def test_data_that_are_not_there(tmp_path, monkeypatch, name, split, error, mess
     for folder in ("empty", "no_images/a", "split/train/a", "new_class/train/cat"):
         pathlib.Path(folder).mkdir(parents=True)
     training_data.write_folder(pathlib.Path("new_class/test"), ("dog",), 1)
+    pathlib.Path("file.png").touch()
     with pytest.raises(error, match=message):
         open_source(name, split, data_dir)
 

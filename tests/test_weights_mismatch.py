@@ -1,6 +1,7 @@
 """Weights that do not fit a model, and values that are no weights."""
 
 import dataclasses
+import pathlib
 import re
 
 import h5py
@@ -21,6 +22,8 @@ from weights_helpers import (
 
 from keras_sepvit import SepViTLite
 from keras_sepvit.weights import load_weights
+
+HERE = pathlib.Path(__file__).parent
 
 
 @pytest.mark.once
@@ -44,6 +47,11 @@ def test_a_mismatch_names_the_variant_of_the_file(tmp_path):
     message = refused(classifier(), path, "do not fit model")
     assert "File: sepvit_lite (" in message and "`SepViT('sepvit_lite')`" in message
     assert f"classification form, {CLASSES} classes" in message
+    backbone = tiny_backbone()
+    message = refused(backbone, path, "do not fit model")
+    assert "`SepViTBackbone.from_variant('sepvit_lite')`" in message
+    with pytest.raises(ValueError, match=r"here `SepViT\(keras_sepvit\.configs\.DIGITS_CONFIG\)`"):
+        classifier(weights="digits")
 
 
 @pytest.mark.once
@@ -145,9 +153,24 @@ def test_values_that_are_no_numbers_warn(value, tmp_path):
     bias = model.get_layer("stage2_peg").proj.bias
     bias.assign(np.full(bias.shape, value))
     path = save_h5(model, tmp_path / "nan.weights.h5")
-    with pytest.warns(UserWarning, match="NaN or infinite, in 1 .* 'stage2_peg/proj/bias'"):
+    with pytest.warns(
+        UserWarning, match="NaN or infinite, in 1 .* 'stage2_peg/proj/bias'"
+    ) as caught:
         report = load_weights(classifier(), path)
+        classifier(weights=path)
     assert len(report.assigned) == len(model.weights)
+    # Told of the lines that called the package, not of lines in it.
+    assert {pathlib.Path(warning.filename).parent for warning in caught} == {HERE}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantised_weights_are_told_with_all_their_classes(mode, tmp_path):
+    model = classifier()
+    model.quantize(mode)
+    path = save_h5(model, tmp_path / "quantised.weights.h5")
+    message = refused(classifier(), path, "One of them is quantised")
+    assert message.count(f"classification form, {CLASSES} classes") == 2
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])

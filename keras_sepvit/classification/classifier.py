@@ -24,7 +24,15 @@ from keras_sepvit.configs import (
 )
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.record import Recorded
-from keras_sepvit.validation import check_choice, check_rate, positive_int
+from keras_sepvit.validation import (
+    check_choice,
+    check_rate,
+    checks_names,
+    did_you_mean,
+    flag,
+    policy_of,
+    positive_int,
+)
 from keras_sepvit.weights import check_pretrained, load_pretrained
 
 _DOCSTRING = """{title}
@@ -97,8 +105,10 @@ class SepViTClassifier(StagesMixin, Recorded, keras.Model):
     """
 
     dense = False  # the form, as backbones tell it
+    _shape_argument = "input_shape"
 
 
+@checks_names
 def SepViT(
     variant: str | SepViTConfig,
     include_top: bool = True,
@@ -118,6 +128,12 @@ def SepViT(
 ) -> SepViTClassifier:
     config = variant_config(variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
+    include_top = flag("include_top", include_top)
+    include_preprocessing = flag("include_preprocessing", include_preprocessing)
+    pad_windows = flag("pad_windows", pad_windows)
+    skip_head_mismatch = flag("skip_head_mismatch", skip_head_mismatch)
+    residual_in_fp32 = flag("residual_in_fp32", residual_in_fp32)
+    activation = _activation(classifier_activation)
     if include_top and pooling is not None:
         raise ValueError(
             "`pooling` is for models without a head. Received: "
@@ -127,7 +143,7 @@ def SepViT(
     if drop_path_rate is None:
         drop_path_rate = config.drop_path_rate
 
-    policy = keras.dtype_policies.get(dtype)  # None is the global policy
+    policy = policy_of(dtype)
     inputs, x = _image_input(input_tensor, input_shape, config.image_size)
     image_shape = check_image_shape(x.shape[1:])
     if include_preprocessing:
@@ -148,7 +164,7 @@ def SepViT(
     if include_top:
         x = layers.Dense(
             positive_int("classes", classes),
-            activation=classifier_activation,
+            activation=activation,
             kernel_initializer=TruncatedNormal(),
             dtype=keras.backend.result_type(policy.compute_dtype, "float32"),
             name="head",
@@ -178,7 +194,7 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     """ImageNet's class names for predictions of 1000 classes.
 
     Args:
-        preds: Array of shape (batch, 1000).
+        preds: Array or tensor of shape (batch, 1000).
         top: How many guesses to return for an image.
 
     Returns:
@@ -188,13 +204,26 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     Raises:
         ValueError: for `preds` of another shape.
     """
-    return imagenet_utils.decode_predictions(preds, top=top)
+    return imagenet_utils.decode_predictions(keras.ops.convert_to_numpy(preds), top=top)
+
+
+def _activation(activation):
+    """The function of a `classifier_activation`."""
+    try:
+        return keras.activations.get(activation)
+    except (TypeError, ValueError) as error:
+        meant = did_you_mean(str(activation), dir(keras.activations), mark="'")
+        raise ValueError(
+            f"Unknown `classifier_activation`: {activation!r}.{meant} Expected the name of an "
+            "activation of Keras, a function, or None for logits."
+        ) from error
 
 
 def _image_input(input_tensor, input_shape, image_size):
     """The model's inputs, and the image tensor to build on."""
     if input_tensor is None:
-        x = keras.Input(check_image_shape(input_shape or (image_size, image_size, 3)), name="image")
+        shape = (image_size, image_size, 3) if input_shape is None else input_shape
+        x = keras.Input(check_image_shape(shape, "input_shape"), name="image")
         return x, x
     if not keras.utils.is_keras_tensor(input_tensor):
         raise ValueError(
@@ -250,7 +279,7 @@ def _constructor(
         size="(224, 224, 3)",
         rate=f", {VARIANTS[variant].drop_path_rate}",
     )
-    return construct
+    return checks_names(construct)
 
 
 SepViTLite = _constructor("SepViTLite", "sepvit_lite", SepViT)

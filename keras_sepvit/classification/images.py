@@ -15,10 +15,10 @@ import numbers
 from keras_sepvit.classification.randaugment import (
     RandAugment,
     brightness,
-    check_range,
     color,
     contrast,
 )
+from keras_sepvit.classification.randaugment_settings import check_range
 from keras_sepvit.training.images import KERNELS, decode, resize, resize_and_crop
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.validation import check_choice, window_pair

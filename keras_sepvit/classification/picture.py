@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_sepvit.fonts import legible
 from keras_sepvit.training.picture import draw_images
 
 
@@ -12,9 +13,13 @@ def draw_classes(path, images, targets, class_names=None):
         path: The PNG file to write.
         images: Array (batch, height, width, 3) of 0..255.
         targets: Array (batch, classes), each row of sum 1.
-        class_names: Names of the classes; numbers are shown without.
+        class_names: Names of the classes. Numbers are shown without, and for names with
+            characters that no font of the machine has.
     """
-    draw_images(path, images, [_title(target, class_names) for target in targets])
+    if class_names is None:
+        class_names = [f"class {number}" for number in range(targets.shape[-1])]
+    class_names, font = legible(class_names)
+    draw_images(path, images, [_title(target, class_names) for target in targets], font)
 
 
 def _title(target, class_names):
@@ -22,5 +27,4 @@ def _title(target, class_names):
     best = np.argsort(target)[::-1][:2]
     if target[best[1]] < target.min() + 0.01:
         best = best[:1]
-    names = [class_names[i] if class_names else f"class {i}" for i in best]
-    return "\n".join(f"{name[:24]} {target[i]:.0%}" for name, i in zip(names, best, strict=True))
+    return "\n".join(f"{class_names[i][:24]} {target[i]:.0%}" for i in best)

@@ -8,6 +8,7 @@ what the code has.
 import types
 from dataclasses import dataclass, field
 
+from keras_sepvit.classification.randaugment_settings import INTERPOLATIONS, RandAugmentSettings
 from keras_sepvit.configs import VARIANTS
 from keras_sepvit.training.recipe import OptimizerRecipe, Recipe, check, check_choice, check_rate
 
@@ -133,22 +134,32 @@ class ClassificationRecipe(Recipe):
         super().check()
         model, augmentation, crop = self.model, self.augmentation, self.data.validation_crop
         check_choice("model.variant", model.variant, (*VARIANTS, DIGITS_VARIANT))
-        check_choice("data.interpolation", self.data.interpolation, ("bicubic", "bilinear"))
+        check_choice("data.interpolation", self.data.interpolation, INTERPOLATIONS)
+        if augmentation.interpolation is not None:
+            choices = (*INTERPOLATIONS, "random")
+            check_choice("augmentation.interpolation", augmentation.interpolation, choices)
+        if augmentation.auto_augment is not None:
+            try:
+                RandAugmentSettings.from_string(augmentation.auto_augment)
+            except ValueError as error:
+                raise ValueError(f"augmentation.auto_augment: {error}") from error
         check("data.validation_crop", crop, 0 < crop <= 1, "above 0 and at most 1")
         check("model.image_size", model.image_size, model.image_size >= 1, "at least 1")
         check_choice("model.frozen_stages", model.frozen_stages, range(5))
         check_rate("model.drop_path_rate", model.drop_path_rate)
         check_rate("augmentation.label_smoothing", augmentation.label_smoothing)
-        for name in ("flip", "erase_rate", "cutmix_rate"):
+        for name in ("flip", "erase_rate", "cutmix_rate", "color_jitter"):
             value = getattr(augmentation, name)
-            check(f"augmentation.{name}", value, 0 <= value <= 1, "a probability, from 0 to 1")
-        for name in ("mixup", "cutmix", "color_jitter"):
+            check(f"augmentation.{name}", value, 0 <= value <= 1, "from 0 to 1")
+        for name in ("mixup", "cutmix"):
             value = getattr(augmentation, name)
             check(f"augmentation.{name}", value, value >= 0, "at least 0")
         for name in ("crop_scale", "crop_ratio"):
             pair = getattr(augmentation, name)
             rising = 0 < pair[0] <= pair[1]
             check(f"augmentation.{name}", pair, rising, "two numbers above 0 in rising order")
+        largest = augmentation.crop_scale[1]
+        check("augmentation.crop_scale", augmentation.crop_scale, largest <= 1, "at most 1")
         group = augmentation.mixing_group
         check("augmentation.mixing_group", group, group >= 1, "at least 1")
 

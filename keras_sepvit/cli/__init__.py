@@ -11,6 +11,7 @@ import typer
 from keras_sepvit import __version__
 from keras_sepvit.cli import benchmark, convert, evaluate, export, predict, summary, train
 from keras_sepvit.cli.common import reports_bad_input
+from keras_sepvit.cli.quiet import only_own_lines
 
 # In the order of `keras-sepvit --help`. A command's name is that of its function.
 COMMANDS = (
@@ -54,4 +55,5 @@ for command in COMMANDS:
 
 def main():
     """Runs the command line."""
+    only_own_lines()
     app()

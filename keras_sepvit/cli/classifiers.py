@@ -40,6 +40,11 @@ def load_classifier(weights, variant=None, classes=None, size=None):
         attach_record(model, **how)
         return model
     path = pathlib.Path(weights)
+    if not path.exists() and not path.suffix:
+        names = ", ".join(registered_weights())
+        raise FileNotFoundError(
+            f"{weights} is neither a file nor the name of registered weights ({names})."
+        )
     check_files_exist(path)
     if path.suffix != ".keras":
         model = _load_weights(path, variant, classes, size)

@@ -102,7 +102,9 @@ def as_typed(message, command):
         )
 
     message = re.sub(r"`(\w+)(?:=([^`]*))?`", typed, message)
-    return re.sub(r"\b(\w+)=('[^']*'|\([^)]*\)|[\w.]+)", typed, message)
+    parts = re.split(r"(`[^`]*`)", message)  # other code stays as it is
+    parts[::2] = [re.sub(r"\b(\w+)=('[^']*'|\([^)]*\)|[\w.]+)", typed, p) for p in parts[::2]]
+    return "".join(parts)
 
 
 def parse_image_size(text, option="--image-size"):
@@ -117,8 +119,10 @@ def parse_image_size(text, option="--image-size"):
 
 
 def check_files_exist(*paths):
-    """Refuses a path that is no file; None is an option that was not given."""
+    """Refuses a path that is a folder, or nothing; None is an option that was not given."""
     for path in paths:
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder. Expected a file.")
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"File not found: {path}.")
 

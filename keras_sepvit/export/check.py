@@ -8,12 +8,12 @@ import dataclasses
 import pathlib
 import statistics
 import time
-import warnings
 
 import numpy as np
 
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.files import replacing
+from keras_sepvit.warn import warn
 
 # Probabilities below this count as equal to it where logits are compared: half
 # precision cannot hold much smaller ones, and no user tells them apart.
@@ -109,7 +109,7 @@ def compare(found, deployment, images, precision, check=True):
         )
         if check is True:
             raise ExportError(f"{message} No file was left. To keep it, pass check='warn'.")
-        warnings.warn(message, stacklevel=4)
+        warn(message)
     return agreement
 
 

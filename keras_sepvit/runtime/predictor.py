@@ -18,6 +18,7 @@ from keras_sepvit.runtime import labels as naming
 from keras_sepvit.runtime.images import read_image
 from keras_sepvit.runtime.litert import LiteRTModel
 from keras_sepvit.runtime.onnx import CPU, OnnxModel
+from keras_sepvit.warn import warn
 
 _MODELS = {".tflite": LiteRTModel, ".onnx": OnnxModel}
 
@@ -29,6 +30,9 @@ _INPUT_DTYPES = ("float32", "float16", "int8", "uint8", "int16")
 
 # Of models that take batches of any size: enough to use the processor well.
 _LARGEST_BATCH = 16
+
+# Of images that a user has normalised, by 255 or by ImageNet's mean and deviation.
+_LARGEST_NORMALISED = 3
 
 # Rounding may take a probability that far out of 0..1.
 _ROUNDING = 1e-2
@@ -78,8 +82,9 @@ class ImageClassifier:
             float32 array of shape (count, classes).
 
         Raises:
-            ValueError: for an array of another shape or type, and if the outputs
-                are no probabilities.
+            ValueError: for an array of another shape or type, values that are not
+                finite, and if the outputs are no probabilities. A warning tells of
+                images that are not of 0..255.
         """
         return self._probabilities(_checked_images(images, self.image_shape))
 
@@ -318,7 +323,7 @@ def _class_names(labels, in_file, classes, path):
 
 
 def _checked_images(images, image_shape):
-    """`images` as float32; refuses other shapes, and what are no real numbers."""
+    """`images` as float32; refuses other shapes, and what are no finite real numbers."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[1:] != image_shape:
         expected = ", ".join(map(str, image_shape))
@@ -330,4 +335,16 @@ def _checked_images(images, image_shape):
         raise ValueError(
             f"`images` must be integers or floats of 0..255. Received: {images.dtype}."
         )
-    return images.astype("float32")
+    images = images.astype("float32")
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise ValueError(
+            f"`images` must be finite. Received NaN or infinite values in {np.sum(~finite)} of "
+            f"{len(images)} images; the first is images[{finite.argmin()}]."
+        )
+    if images.size and 0 < (largest := np.abs(images).max()) <= _LARGEST_NORMALISED:
+        warn(
+            f"`images` are taken as 0..255, but no value exceeds {largest:.3g}, which is nearly "
+            "black. Multiply images of 0..1 by 255, and do not normalise them."
+        )
+    return images

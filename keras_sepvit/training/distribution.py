@@ -8,7 +8,6 @@ same batch, but for rounding and, with TensorFlow and torch, random draws.
 
 import json
 import os
-import warnings
 
 import keras
 
@@ -18,6 +17,7 @@ from keras_sepvit.training.parallel import (
     SingleDevice,
     TorchProcesses,
 )
+from keras_sepvit.warn import warn
 
 # What launchers tell a process about the number of processes.
 KERAS = "KERAS_DISTRIBUTION_NUM_PROCESSES"
@@ -101,10 +101,9 @@ def _start_torch(launched):
     import torch
 
     if torch.cuda.device_count() > 1:
-        warnings.warn(
+        warn(
             f"One of {torch.cuda.device_count()} GPUs is used: with torch each needs a process. "
             "Start them with torchrun --nproc-per-node=gpu, or use distribution=none.",
-            stacklevel=4,
         )
     return SingleDevice()
 

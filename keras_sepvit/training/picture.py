@@ -7,15 +7,17 @@ from keras_sepvit.files import replacing
 SHOWN = 16
 
 
-def draw_images(path, images, titles):
+def draw_images(path, images, titles, font=None):
     """Draws the first images of a batch.
 
     Args:
         path: The PNG file to write.
         images: Array (batch, height, width, 3) of 0..255.
         titles: Text above each.
+        font: The file of the titles' font; None for matplotlib's.
     """
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
     images = np.clip(images[:SHOWN], 0, 255).astype("uint8")
     columns = min(4, len(images))
@@ -26,7 +28,7 @@ def draw_images(path, images, titles):
         axis.axis("off")
     for axis, image, title in zip(axes, images, titles, strict=False):
         axis.imshow(image)
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title, font=FontProperties(fname=font, size=8), parse_math=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
 

@@ -3,14 +3,22 @@
 OmegaConf reads and checks YAML files and changes from the shell, `key=value`.
 """
 
+import functools
+import math
+import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from keras_sepvit.files import replacing
+from keras_sepvit.validation import did_you_mean
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 DISTRIBUTIONS = ("auto", "none")
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_KINDS[types.NoneType] = "null"
+
 SCHEDULES = ("cosine", "polynomial", "steps")
 
 
@@ -123,6 +131,10 @@ class Recipe:
     def check(self):
         """Raises a ValueError for values out of range, naming the key."""
         optimizer = self.optimizer
+        for key, value in _flat(self):
+            numbers = value if isinstance(value, tuple) else (value,)
+            finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
+            check(key, value, finite, "finite")
         check_choice("task", self.task, (type(self).task,))
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
@@ -214,19 +226,19 @@ def changed_recipe(recipe, settings=None, overrides=(), name=None):
             recipe leaves to the user and are not given.
     """
     omegaconf = _omegaconf()
-    omega = omegaconf.OmegaConf
+    merged = omegaconf.OmegaConf.structured(recipe)
+    changes = [*_flat(settings or {}), *map(functools.partial(_parsed, recipe), overrides)]
+    for key, value in changes:
+        _change(merged, recipe, name, key, value)
     try:
-        merged = omega.merge(omega.structured(recipe), settings or {})
-        for text in overrides:
-            _override(merged, recipe, text)
-        missing = sorted(omega.missing_keys(merged))
+        missing = sorted(omegaconf.OmegaConf.missing_keys(merged))
         if missing:
             raise ValueError(
                 f"The recipe {name!r} leaves {', '.join(missing)} to you. Add "
                 f"{' '.join(f'{key}=VALUE' for key in missing)}."
             )
-        changed = omega.to_object(merged)
-    except omegaconf.errors.OmegaConfBaseException as error:
+        changed = omegaconf.OmegaConf.to_object(merged)
+    except omegaconf.errors.OmegaConfBaseException as error:  # of an interpolation
         raise ValueError(f"The recipe {name!r} cannot be used: {error}") from error
     changed.check()
     return changed
@@ -236,10 +248,15 @@ def read_settings(path):
     """The nested dict in a YAML file of a recipe.
 
     Raises:
-        ValueError: if it is no mapping.
+        ValueError: if it is no YAML, and no mapping.
     """
     omega = _omegaconf().OmegaConf
-    loaded = omega.load(path)
+    import yaml  # OmegaConf's
+
+    try:
+        loaded = omega.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"The recipe '{path}' is no YAML: {error}") from error
     if not omega.is_dict(loaded):
         raise ValueError(f"The recipe '{path}' must be a YAML mapping of settings to values.")
     return omega.to_container(loaded)
@@ -273,26 +290,58 @@ def _omegaconf():
     return omegaconf
 
 
-def _override(merged, recipe, text):
-    """Makes the change `"key=value"` in the OmegaConf form of a recipe."""
+def _flat(settings, group=""):
+    """The (key, value) pairs of a recipe or a nested dict, with groups in front of keys."""
+    if is_dataclass(settings):
+        settings = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+    pairs = []
+    for name, value in settings.items():
+        nested = is_dataclass(value) or (isinstance(value, dict) and value)
+        pairs += _flat(value, f"{group}{name}.") if nested else [(f"{group}{name}", value)]
+    return pairs
+
+
+def _parsed(recipe, text):
+    """The (key, value) pair of a change that was typed, `"key=value"`."""
     key, equals, value = text.partition("=")
-    if not equals:
+    if not (key and equals):
         raise ValueError(
             f"A change to a recipe is written key=value. Received: {text!r}. Keys are those of the "
             "recipe, such as optimizer.learning_rate."
         )
-    types = typing.get_args(kind := _type_of(recipe, key)) or (kind,)
-    if str not in types:
-        import yaml  # OmegaConf's
+    kinds = _kinds(_type_of(recipe, key))
+    if str in kinds:
+        none = types.NoneType in kinds and value in ("", "null")
+        # A dollar and a brace would be an interpolation of OmegaConf's.
+        return key, None if none else value.replace("${", r"\${")
+    import yaml  # OmegaConf's
 
-        try:
-            merged.merge_with_dotlist([text])
-        except yaml.YAMLError as error:
-            raise ValueError(f"{key} cannot have this value. Received: {text!r}.") from error
-        return
-    none = type(None) in types and value in ("", "null")
-    # A dollar and a brace would be an interpolation of OmegaConf's.
-    _omegaconf().OmegaConf.update(merged, key, None if none else value.replace("${", r"\${"))
+    omega = _omegaconf().OmegaConf
+    try:
+        return key, omega.to_container(omega.from_dotlist([f"value={value}"]))["value"]
+    except yaml.YAMLError as error:
+        raise ValueError(f"{key} cannot have this value. Received: {text!r}.") from error
+
+
+def _change(merged, recipe, name, key, value):
+    """Sets a key of the OmegaConf form of a recipe."""
+    known = [known for known, _ in _flat(recipe)]
+    if key not in known:
+        below = [other for other in known if other.startswith(f"{key}.")]
+        beside = [other for other in known if other.rpartition(".")[0] == key.rpartition(".")[0]]
+        what = "is a group of keys" if below else "is no key"
+        meant = "" if below else did_you_mean(key, known, mark="")
+        raise ValueError(
+            f"{key} {what} of the recipe {name!r}.{meant} Keys: "
+            f"{', '.join(below or beside or known)}."
+        )
+    omegaconf = _omegaconf()
+    try:
+        omegaconf.OmegaConf.update(merged, key, value)
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise ValueError(
+            f"{key} must be {_expected(_type_of(recipe, key))}. Received: {key}={value}."
+        ) from error
 
 
 def _type_of(recipe, key):
@@ -301,3 +350,18 @@ def _type_of(recipe, key):
     for parent in parents:
         recipe = getattr(recipe, parent, None)
     return typing.get_type_hints(type(recipe)).get(name)
+
+
+def _kinds(annotation):
+    """The types that a type hint such as `int | None` allows."""
+    union = isinstance(annotation, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _expected(annotation):
+    """A type hint in words."""
+    if typing.get_origin(annotation) is tuple:
+        count = len(typing.get_args(annotation))
+        some = "numbers" if Ellipsis in typing.get_args(annotation) else f"{count} numbers"
+        return f"a list of {some}, such as [0.5, 1]"
+    return " or ".join(_KINDS[kind] for kind in _kinds(annotation))

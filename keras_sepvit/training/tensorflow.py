@@ -1,9 +1,10 @@
 """TensorFlow as the reader of data, whatever the backend is."""
 
 import functools
-import warnings
 
 import keras
+
+from keras_sepvit.warn import warn
 
 try:
     import tensorflow as tf
@@ -27,8 +28,7 @@ def keep_off_gpus():
     try:
         tf.config.set_visible_devices([], "GPU")
     except RuntimeError:
-        warnings.warn(
+        warn(
             "TensorFlow was used before the data were opened, and may hold the memory of the "
             "GPUs. Open the data first.",
-            stacklevel=3,
         )

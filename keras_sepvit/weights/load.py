@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import os
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sepvit.names import parse
+from keras_sepvit.warn import warn
 from keras_sepvit.weights.fetch import local_file, locate
 from keras_sepvit.weights.files import check_file, damaged, numbered, suffix_of
 from keras_sepvit.weights.hdf5 import named_by, open_h5, open_keras
@@ -104,7 +104,7 @@ def load_pretrained(
     with local_file(weights) as path, open_weights(path) as arrays:
         report = assign_weights(model, arrays, path, skip_head_mismatch, skip_other_head=True)
     if report.resized or report.new or report.unused != report.unused_head:
-        warnings.warn(str(report), stacklevel=4)
+        warn(str(report))
     return report
 
 
@@ -205,11 +205,10 @@ def assign_weights(
         values[path] = _resize_tokens(_read(stored, variables[path].dtype, source), *grids)
     _warn_if_not_finite(values, source)
     if plan.assumed:
-        warnings.warn(
+        warn(
             f"The weights file '{source}' does not tell the rows and columns of its windows; they "
             f"were taken to be those of the model, as for '{plan.assumed[0]}'. Window tokens of a "
             "model for images of another shape would be in the wrong places.",
-            stacklevel=2,
         )
     for path, value in values.items():
         # A copy, since JAX may keep the memory that it is given, here the file's.
@@ -256,10 +255,9 @@ def _read(stored, dtype, source):
 def _warn_if_not_finite(values, source):
     names = [path for path, value in values.items() if not np.isfinite(value).all()]
     if names:
-        warnings.warn(
+        warn(
             f"The weights file '{source}' holds values that are NaN or infinite, in {len(names)} "
             f"arrays; the first is '{names[0]}'. The model's outputs will not be usable.",
-            stacklevel=2,
         )
 
 

@@ -5,7 +5,7 @@ import math
 
 import keras
 
-from keras_sepvit.configs import VARIANTS
+from keras_sepvit.configs import DIGITS_CONFIG, VARIANTS
 from keras_sepvit.names import parse
 from keras_sepvit.names import variables as known_variables
 
@@ -41,7 +41,8 @@ class WeightsSummary:
             if name.part == "block" and name.stage <= len(depths):
                 depths[name.stage - 1] = max(depths[name.stage - 1], name.block)
         dense = _is_dense(weights)
-        head = weights.get("head/kernel")
+        # The bias first: a kernel that is quantised to 4 bits holds two classes in a number.
+        head = weights.get("head/bias", weights.get("head/kernel"))
         classes = None if head is None or dense else head.shape[-1]
         return cls(tuple(hidden_dims), tuple(depths), dense, classes)
 
@@ -216,18 +217,23 @@ def mismatch_message(model, variables, arrays, source, plan):
         lines += [f"  {difference}" for difference in plan.differences[:_SHOWN]]
     if len(plan.differences) > _SHOWN:
         lines.append(f"  and {len(plan.differences) - _SHOWN} more.")
-    return "\n".join([*lines, _advice(in_file, in_model, plan)])
+    return "\n".join([*lines, _advice(model, in_file, in_model, plan)])
 
 
-def _advice(in_file, in_model, plan):
+def _advice(model, in_file, in_model, plan):
     if in_file is None or in_model is None:
         return (
             "Expected the weights of a SepViT model of this package, or of the authors' PyTorch "
             "code, and a model with SepViT's layers."
         )
-    if (in_file.hidden_dims, in_file.depths) != (in_model.hidden_dims, in_model.depths):
-        variant = f", here `SepViT({in_file.variant!r})`" if in_file.variant else ""
-        return f"Build the model that the file was made for{variant}, or use another file."
+    architecture = in_file.hidden_dims, in_file.depths
+    if architecture != (in_model.hidden_dims, in_model.depths):
+        variant = repr(in_file.variant) if in_file.variant else None
+        if architecture == (DIGITS_CONFIG.hidden_dims, DIGITS_CONFIG.depths):
+            variant = "keras_sepvit.configs.DIGITS_CONFIG"
+        build = "SepViTBackbone.from_variant" if hasattr(model, "from_variant") else "SepViT"
+        here = f", here `{build}({variant})`" if variant else ""
+        return f"Build the model that the file was made for{here}, or use another file."
     if plan.other_form:
         return (
             "The dense form, for detection and segmentation, is a different network: it has no "

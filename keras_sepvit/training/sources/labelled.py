@@ -40,6 +40,7 @@ def open_source(name, split, data_dir=None):
     Raises:
         ValueError: if there is no such data set or split, or it holds no images, or
             TFDS cannot prepare it; the message tells how to.
+        NotADirectoryError: if it is a file.
         FileNotFoundError: if the folder, or archives that TFDS needs, are missing.
         ImportError: if a package is missing.
     """
@@ -52,6 +53,8 @@ def open_source(name, split, data_dir=None):
         return open_tfds(name.removeprefix("tfds:"), split, data_dir)
     if pathlib.Path(name).is_dir():
         return open_folder(name, split)
+    if pathlib.Path(name).is_file():
+        raise NotADirectoryError(f"'{name}' is a file. Expected a folder of class folders.")
     if name.startswith((".", "~", os.sep)):
         raise FileNotFoundError(f"There is no folder '{name}'.")
     return open_tfds(name, split, data_dir)

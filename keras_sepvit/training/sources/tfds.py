@@ -144,14 +144,15 @@ def open_tfds(name, split, data_dir):
         data_dir = pathlib.Path(data_dir).expanduser()
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError, RuntimeError) as error:
+        # Else a version or configuration; what TFDS cannot parse is a path, perhaps.
+        if not isinstance(error, tfds.core.DatasetNotFoundError) and "Parsing" not in str(error):
+            raise ValueError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
         close = difflib.get_close_matches(name, tfds.list_builders(), n=3)
         raise ValueError(
             f"There is no data set {name!r}: it is not 'digits', not a folder and not among the "
             f"sets of TFDS{f'. Did you mean {close[0]!r}?' if close else '.'}"
         ) from error
-    except (ValueError, AssertionError, RuntimeError) as error:  # a version or configuration
-        raise ValueError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
     if not builder.is_prepared():
         _prepare(builder, name)
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
