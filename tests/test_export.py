@@ -536,6 +536,17 @@ def test_what_fails_in_another_process_is_told(tmp_path):
 
 
 @pytest.mark.once
+def test_a_model_that_keras_cannot_save_is_told_where_it_can_be_converted(tmp_path):
+    class Unsaved(keras.layers.Flatten):
+        def get_config(self):
+            raise TypeError("no config")
+
+    image = keras.Input((8, 8, 3))
+    with pytest.raises(ExportError, match="cannot be saved.*no config.*with KERAS_BACKEND=jax"):
+        convert_on("jax", export_helpers.fail, keras.Model(image, Unsaved()(image)), tmp_path)
+
+
+@pytest.mark.once
 def test_a_backend_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
