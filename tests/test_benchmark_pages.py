@@ -184,3 +184,35 @@ def test_a_commit_is_named_only_where_the_code_is_its(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["figures.py"])
     with pytest.raises(SystemExit, match="not as committed"):
         figures.main()
+
+
+@pytest.mark.slow
+def test_a_part_is_measured_and_written(tmp_path, monkeypatch):
+    """The real scripts, on a small picture, in two processes."""
+    network = "sepvit_lite --backends tensorflow --image-size 64"
+    part = f"{network} --batch-sizes 1,2 --rounds 1 --processes 2"
+    monkeypatch.setitem(speed_page.PARTS, "peers", part)
+    monkeypatch.setitem(speed_page.MEMORY, "peers", f"{network} --batch-size 2")
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("README.md", "docs/benchmark.md"):
+        (tmp_path / name).write_text("<!-- peers -->\nold\n<!-- end of peers -->\n")
+    arguments = ["--parts", "peers", "--docs", str(docs), "--output-dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["speed_page.py", *arguments])
+    speed_page.main()
+    text = (docs / "benchmark.md").read_text()
+    assert f"Commit {page.commit()}. Command: `python benchmarks/speed.py {part}`\n" in text
+    assert "2 processes of 1 rounds each" in text and "MiB, above the empty process" in text
+    assert str(tmp_path) not in text and (docs / "benchmark_peers.png").exists()
+    assert "| tensorflow | SepViT-Lite |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_file_is_exported_and_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(export_script.TABLES, "digits", (["digits"], [("litert", "float16")]))
+    (row,) = export_script.measure("digits", None, tmp_path, rounds=1, processes=1)
+    assert "error" not in row and row["accuracy"] > 0.97 and row["compared"] == "logits"
+    assert 0.2 < row["peak_memory_gb"] < 8
+    assert "| litert | float16 |" in export_page.digits_table([row])
+    export_script.time_files([row], [next(tmp_path.glob("*.tflite"))], rounds=1, processes=1)
+    assert all(row["timing"][threads]["ms"] > 0 for threads in ("1", "2"))
