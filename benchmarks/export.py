@@ -51,7 +51,7 @@ TABLES = {
     "digits": (["digits"], LITERT + ONNX),
     "speed": (["SepViT-T"], LITERT + ONNX),
     "peers": (
-        ["SepViT-T", "Swin-T", "ConvNeXt-T", "MobileNetV2"],
+        ["SepViT-T", "Swin-T", "MobileNetV2"],
         [("litert", None), ("litert", "int8"), ("onnx", None)],
     ),
     "family": (

@@ -20,13 +20,13 @@ from page import ROOT, commit
 # By name: the script with its options, and the minutes that it takes.
 FIGURES = {
     "complexity": ("complexity.py", 1),
-    "benchmark-peers": ("speed_page.py --parts peers", 14),
-    "benchmark-modes": ("speed_page.py --parts modes", 6),
-    "benchmark-train": ("speed_page.py --parts train", 6),
+    "benchmark-peers": ("speed_page.py --parts peers", 11),
+    "benchmark-precisions": ("speed_page.py --parts precisions", 3),
+    "benchmark-train": ("speed_page.py --parts train", 5),
     "benchmark-family": ("speed_page.py --parts family", 3),
     "export-digits": ("export.py --tables digits", 2),
     "export-speed": ("export.py --tables speed", 6),
-    "export-peers": ("export.py --tables peers", 6),
+    "export-peers": ("export.py --tables peers", 4),
     "export-family": ("export.py --tables family", 3),
 }
 
@@ -58,7 +58,7 @@ def main():
     options = parser.parse_args()
     if options.list:
         for name, (command, minutes) in FIGURES.items():
-            print(f"{name:18}{minutes:3} min  python benchmarks/{command}")
+            print(f"{name:22}{minutes:3} min  python benchmarks/{command}")
         return
     at = commit()
     if " " in at:

@@ -24,8 +24,8 @@ from keras_sepvit.benchmark.report import markdown_table, spread
 PEERS = "sepvit_t swin_t resnet50 hf_swin_t hf_pvt_v2_b2 --backends tensorflow,jax,torch"
 PARTS = {
     "peers": f"{PEERS} --batch-sizes 1,8 --rounds 3 --processes 3",
-    "modes": "sepvit_t hf_swin_t --backends torch --modes eager,export "
-    "--precision float32,bfloat16 --batch-sizes 8 --rounds 5 --processes 3",
+    "precisions": "sepvit_t hf_swin_t --backends torch --precision float32,bfloat16 "
+    "--batch-sizes 8 --rounds 5 --processes 3",
     "train": "sepvit_t swin_t hf_swin_t --backends tensorflow,jax,torch --task train "
     "--batch-sizes 4 --rounds 3 --processes 2",
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "

@@ -143,7 +143,7 @@ def test_the_pages_have_places_for_all_figures(tmp_path):
     assert scripts == {"complexity.py", "speed_page.py", "export.py"}
     assert all(f"--parts {part}" in made for part in speed_page.PARTS)
     assert all(f"--tables {table}" in made for table in export_script.TABLES)
-    assert sum(minutes for _, minutes in figures.FIGURES.values()) <= 50
+    assert sum(minutes for _, minutes in figures.FIGURES.values()) <= 40
 
 
 def test_figures_go_on_after_an_interruption(tmp_path):
