@@ -6,8 +6,9 @@ runs, one after the other, the commands that write a table each: on two quiet co
 minutes that `--list` shows. What is done is noted in `outputs/figures/COMMIT`: after an
 interruption the same command goes on with the next table. The code must be as committed; the
 pages may be changed, by the tables that are there already. `--only benchmark-peers` writes the
-tables named. Needs what `make venv` installs. docs/detectors.md (networks that are trained,
-three quarters of an hour) and docs/gpu.md (a GPU) have commands of their own.
+tables named. Needs what `make venv` installs. The trainer's table in docs/training.md, those of
+docs/detectors.md (networks are trained, three quarters of an hour) and docs/gpu.md (a GPU) have
+commands of their own.
 """
 
 import argparse
@@ -24,6 +25,7 @@ FIGURES = {
     "benchmark-precisions": ("speed_page.py --parts precisions", 3),
     "benchmark-train": ("speed_page.py --parts train", 5),
     "benchmark-family": ("speed_page.py --parts family", 3),
+    "training-pipeline": ("input_pipeline.py --page", 1),
     "export-digits": ("export.py --tables digits", 2),
     "export-speed": ("export.py --tables speed", 6),
     "export-peers": ("export.py --tables peers", 4),
@@ -38,7 +40,7 @@ def write_figures(names, folder, run=subprocess.run):
         if done.exists():
             continue
         script, *options = FIGURES[name][0].split()
-        if script != "complexity.py":  # the others keep what they measured
+        if script in ("speed_page.py", "export.py"):  # which keep what they measured
             options += ["--output-dir", str(folder / script.removesuffix(".py"))]
         print(f"{name}: {script} {' '.join(options)}", flush=True)
         start = time.monotonic()

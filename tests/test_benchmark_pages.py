@@ -132,6 +132,7 @@ def test_the_pages_have_places_for_all_figures(tmp_path):
     for text, names in (
         (page.ROOT / "docs" / "benchmark.md", speed_page.PARTS),
         (page.ROOT / "docs" / "export.md", export_script.TABLES),
+        (page.ROOT / "docs" / "training.md", ["pipeline"]),
         (page.ROOT / "README.md", ["peers"]),
     ):
         copy = tmp_path / text.name
@@ -140,7 +141,7 @@ def test_the_pages_have_places_for_all_figures(tmp_path):
         assert copy.read_text().count("\nnew\n") == len(names)
     scripts = {command.split()[0] for command, _ in figures.FIGURES.values()}
     made = " ".join(command for command, _ in figures.FIGURES.values())
-    assert scripts == {"complexity.py", "speed_page.py", "export.py"}
+    assert scripts == {"complexity.py", "speed_page.py", "export.py", "input_pipeline.py"}
     assert all(f"--parts {part}" in made for part in speed_page.PARTS)
     assert all(f"--tables {table}" in made for table in export_script.TABLES)
     assert sum(minutes for _, minutes in figures.FIGURES.values()) <= 40
