@@ -1,7 +1,9 @@
 """`keras-sepvit export`: a model as a file for another runtime."""
 
 import inspect
+import itertools
 import pathlib
+import random
 from typing import Annotated
 
 import typer
@@ -36,6 +38,8 @@ _CHECKS = {"error": True, "warn": "warn", "off": False}
 
 # More images than this change no range of an activation, and take long.
 _MAX_IMAGES = 500
+# Of `--calibration`, for the comparison: a share, and at most so many.
+_HELD_OUT = 0.2
 _COMPARED_IMAGES = 32
 
 
@@ -66,7 +70,7 @@ def export(
         typer.Option(
             metavar="FOLDER",
             help="Images to compare on.",
-            show_default="32 of --calibration, else synthetic ones",
+            show_default="up to 32 of --calibration, held out of it; else synthetic ones",
         ),
     ] = None,
     check: Annotated[
@@ -132,6 +136,7 @@ def export(
 
     from keras_sepvit import export as exporting
     from keras_sepvit.cli import classifiers
+    from keras_sepvit.export.images import MIN_CALIBRATION_IMAGES
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.scores import normalizes_images
 
@@ -151,9 +156,19 @@ def export(
     how = {name: value for name, value in how.items() if value is not None}
     if calibration is not None:
         pictures = _read_folder("--calibration", calibration, height, width, channels, how)
+        held_out = min(_COMPARED_IMAGES, int(_HELD_OUT * len(pictures)))
         options["images"] = pictures[:_COMPARED_IMAGES]
         if quantize in ("int8", "int8_float16", "full_int8"):
-            options["calibration_images"] = pictures
+            if len(pictures) - held_out < MIN_CALIBRATION_IMAGES:
+                held_out = 0
+            if not held_out and images is None:
+                typer.echo(
+                    f"Compared on images of the calibration itself: {len(pictures)} are too few to "
+                    "hold some out. Give more, or --images.",
+                    err=True,
+                )
+            options["images"] = pictures[: held_out or _COMPARED_IMAGES]
+            options["calibration_images"] = pictures[held_out:]
     if images is not None:
         options["images"] = _read_folder("--images", images, height, width, channels, how)
     report = to_format(model, output, verbose=False, **options)
@@ -177,7 +192,7 @@ def _batch_option(format, text):
 
 
 def _read_folder(option, folder, height, width, channels, how):
-    """The images in a folder and the folders in it, in the order of their paths."""
+    """Images in a folder and the folders in it, in an order that takes all classes in turn."""
     import numpy as np
 
     from keras_sepvit.runtime import read_image
@@ -185,6 +200,16 @@ def _read_folder(option, folder, height, width, channels, how):
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"{option}: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}.")
-    # Spread over the folder, where each class often has a part of its own.
-    chosen = np.linspace(0, len(paths) - 1, min(len(paths), _MAX_IMAGES)).astype(int)
-    return np.stack([read_image(paths[i], height, width, channels, **how) for i in chosen])
+    chosen = _classes_in_turn(folder, paths)[:_MAX_IMAGES]
+    return np.stack([read_image(path, height, width, channels, **how) for path in chosen])
+
+
+def _classes_in_turn(folder, paths):
+    """Shuffled paths (always alike), so that any first of them are of all classes: of the folders
+    in `folder`."""
+    shuffled = random.Random(0).sample(paths, len(paths))
+    classes = {}
+    for path in shuffled:
+        classes.setdefault(path.relative_to(folder).parts[:-1][:1], []).append(path)
+    turns = itertools.zip_longest(*classes.values())
+    return [path for turn in turns for path in turn if path is not None]

@@ -28,6 +28,8 @@ def to_stablehlo(
     Keras:
 
     ```python
+    import jax.export
+
     exported = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes())
     probabilities = jax.jit(exported.call)(images)["probabilities"]
     stablehlo = exported.mlir_module_serialized  # portable bytecode, for other compilers
@@ -78,7 +80,7 @@ class StableHLO(Format):
         self._operators = convert_on("jax", save_exported, deployment.model, path, **form)
 
     def open(self, path):
-        import jax
+        import jax.export
 
         exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
         call = jax.jit(exported.call)
@@ -94,7 +96,7 @@ class StableHLO(Format):
 
 def save_exported(model, output, batch_size, platforms):
     """Writes a deployed model to a path, and counts its operators by name. Runs on JAX."""
-    import jax
+    import jax.export
 
     def predict(image):
         return model(image, training=False)
