@@ -73,6 +73,8 @@ class Recipe:
         optimizer: See `OptimizerRecipe`.
         epochs: Passes over the training split.
         steps: Updates of the whole run, in the place of `epochs`; its last epoch may be shorter.
+        patience: Epochs without a better result on the validation data after which the run ends; 0
+            for none.
         batch_size: Images of one update, over all devices and processes.
         accumulate: Parts that a batch is divided into; gradients are summed over them before an
             update, for batches that do not fit in memory.
@@ -91,8 +93,8 @@ class Recipe:
         distribution: `auto` uses all devices and processes, `none` one device.
     """
 
-    # Keys that may change between a stop and going on: they do not change the training.
-    MAY_CHANGE = ("checkpoint_steps", "snapshot_epochs", "jit_compile", "distribution")
+    # Keys that may change between a stop and going on: they do not change the steps.
+    MAY_CHANGE = ("patience", "checkpoint_steps", "snapshot_epochs", "jit_compile", "distribution")
 
     task: str = ""
     model: Any = None
@@ -101,6 +103,7 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     epochs: int = 300
     steps: int | None = None
+    patience: int = 0
     batch_size: int = 1024
     accumulate: int = 1
     precision: str = "auto"
@@ -149,6 +152,7 @@ class Recipe:
         ):
             check(key, value, value > 0, "above 0")
         for key, value in (
+            ("patience", self.patience),
             ("checkpoint_steps", self.checkpoint_steps),
             ("snapshot_epochs", self.snapshot_epochs),
             ("seed", self.seed),

@@ -35,6 +35,7 @@ class TrainingResult:
         epochs: Epochs trained.
         best: Highest validation result, such as the top-1 accuracy in percent; None without
             validation.
+        best_epoch: The epoch of `best.keras`, from 1; 0 without validation.
         history: For each epoch a dict of its number from 1, losses, `val_...` results,
             `learning_rate` and `images_per_second`.
         unreadable: How often an image could not be read and another took its place.
@@ -44,6 +45,7 @@ class TrainingResult:
     folder: str
     epochs: int
     best: float | None
+    best_epoch: int
     history: list
     unreadable: int
     unreadable_names: list
@@ -93,7 +95,7 @@ class Trainer:
             self.model = self._build_model()
             self.distribution.connect(self.model)
             self.distribution.vary_seeds(self.model)
-        self.progress = {"epoch": 0, "step": 0, "history": [], "best": None}
+        self.progress = {"epoch": 0, "step": 0, "history": [], "best": None, "best_epoch": 0}
 
     @property
     def network(self):
@@ -125,7 +127,8 @@ class Trainer:
         if self.distribution.is_chief:
             self._prepare_folder()
         self._resume()
-        if verbose and self.progress["epoch"] + self.progress["step"]:
+        begun = self.progress["epoch"] + self.progress["step"]
+        if verbose and begun and not self._ended(self.progress["epoch"]):
             print(
                 f"Going on after step {self.progress['step']} of epoch "
                 f"{self.progress['epoch'] + 1} of {self.epochs}."
@@ -136,6 +139,11 @@ class Trainer:
             if self.distribution.is_chief and self.progress["history"]:
                 curves = self.folder / "curves.png"
                 draw_curves(curves, self.progress["history"], self.task.curves)
+        if verbose and self.progress["epoch"] < self.epochs:
+            print(
+                f"Stopped after epoch {self.progress['epoch']} of {self.epochs}: the best was "
+                f"epoch {self.progress['best_epoch']}, and patience is {self.recipe.patience}."
+            )
         # Averaged weights: `fit` has put them in place, unless it was stopped just then.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         if self.distribution.is_chief and not (self.folder / "last.keras").exists():
@@ -144,6 +152,7 @@ class Trainer:
             folder=str(self.folder),
             epochs=self.progress["epoch"],
             best=self.progress["best"],
+            best_epoch=self.progress["best_epoch"],
             history=self.progress["history"],
             unreadable=self.report.unreadable,
             unreadable_names=self.report.names,
@@ -186,6 +195,11 @@ class Trainer:
         recipe, distribution = self.recipe, self.distribution
         self.report = DataReport()
         self.source, self.validation_source = self.task.open()
+        if recipe.patience and self.validation_source is None:
+            raise ValueError(
+                f"patience={recipe.patience} waits for a better result on validation data, and "
+                "there are none. Set patience=0."
+            )
         parts = recipe.accumulate * distribution.devices
         if recipe.batch_size % parts:
             raise ValueError(
@@ -285,11 +299,15 @@ class Trainer:
             return self.epochs - 1
         return self.epochs
 
+    def _ended(self, epoch):
+        """Whether the run is at its end after so many epochs, or has been patient enough."""
+        patience = self.recipe.patience
+        return epoch >= self.epochs or 0 < patience <= epoch - self.progress["best_epoch"]
+
     def _fit_to_the_end(self, verbose):
-        while self.progress["epoch"] < self.epochs:
-            until = self._next_stop()
-            self._fit(until, verbose)
-            if until < self.epochs:
+        while not self._ended(self.progress["epoch"]):
+            self._fit(self._next_stop(), verbose)
+            if not self._ended(self.progress["epoch"]):
                 # Keras ends `fit` by putting averaged weights in place.
                 self._resume()
 
@@ -322,6 +340,7 @@ class Trainer:
                     lambda: self.save("best.keras"),
                     progress,
                     averaged,
+                    self._ended,
                 )
             )
         if recipe.snapshot_epochs:
