@@ -50,7 +50,8 @@ class DataRecipe:
             the name of a TensorFlow Datasets set such as `imagenet2012`.
         data_dir: Where TensorFlow Datasets keeps prepared sets; null for its default.
         train_split: Split to train on.
-        validation_split: Split to evaluate on; null for none.
+        validation_split: Split to evaluate on; null for none. Where a folder has none, a fifth of
+            each class is held out of what is trained on.
         validation_crop: Share of the shorter side that the centre crop of evaluation keeps.
         interpolation: `bicubic` or `bilinear`; of evaluation, and of training where
             `augmentation.interpolation` is null.

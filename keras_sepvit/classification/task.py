@@ -12,7 +12,7 @@ from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.record import RUN_RECORD_NAME, Record
-from keras_sepvit.training.sources.labelled import open_source
+from keras_sepvit.training.sources.labelled import open_splits
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 
@@ -31,15 +31,20 @@ class Classification(Task):
 
     def open(self):
         data = self.recipe.data
-        self.source = open_source(data.name, data.train_split, data.data_dir)
+        self.source, self.validation_source = open_splits(
+            data.name, data.train_split, data.validation_split, data.data_dir
+        )
         if self.source.multi_label:
             raise ValueError(
                 f"{self.source.name} has sets of labels, which serve for evaluation only. Train on "
                 "a data set with one label an image."
             )
-        self.validation_source = None
-        if data.validation_split is not None:
-            self.validation_source = open_source(data.name, data.validation_split, data.data_dir)
+        if self.source.classes < 2:
+            raise ValueError(
+                f"One class is nothing to tell apart: {self.source}. Train on two or more; of "
+                "pictures in a folder, each class has a folder of its own in it."
+            )
+        if self.validation_source is not None:
             _check_validation(self.source, self.validation_source)
         return self.source, self.validation_source
 
@@ -168,11 +173,13 @@ def labelled(source, example, image):
 def _check_validation(training, validation):
     folder = getattr(training, "folder", None)
     if folder is not None and folder == getattr(validation, "folder", None):
-        raise ValueError(
-            f"'{folder}' holds class folders and no folders of splits, so training and "
-            "validation would have the same images. Put the class folders into "
-            "'train' and 'validation' folders, or set data.validation_split=null."
-        )
+        both = set(training.paths) & set(validation.paths)
+        if both:
+            raise ValueError(
+                f"Training and validation would have {len(both):,} images of '{folder}' in common. "
+                "Hold out a fifth with data.train_split=train-fold0 "
+                "data.validation_split=validation-fold0, or set data.validation_split=null."
+            )
     if validation.multi_label:
         raise ValueError(
             f"{validation} has sets of labels. Use it with `keras-sepvit evaluate`, and "
