@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_sepvit.training.picture import draw_images
+from keras_sepvit.training.picture import draw_images, short_name
 
 
 def draw_classes(path, images, targets, class_names=None):
@@ -23,4 +23,7 @@ def _title(target, class_names):
     if target[best[1]] < target.min() + 0.01:
         best = best[:1]
     names = [class_names[i] if class_names else f"class {i}" for i in best]
-    return "\n".join(f"{name[:24]} {target[i]:.0%}" for name, i in zip(names, best, strict=True))
+    return "\n".join(
+        f"{short_name(name, f'class {i}')} {target[i]:.0%}"
+        for name, i in zip(names, best, strict=True)
+    )

@@ -9,6 +9,7 @@ from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
 from keras_sepvit.classification.mixing import BatchAugmentation, draw_erasing, draw_mixing
 from keras_sepvit.classification.picture import draw_classes
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
+from keras_sepvit.classification.report import ClassificationReport
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.record import RUN_RECORD_NAME, Record
@@ -116,6 +117,9 @@ class Classification(Task):
 
     def scores(self):
         return ClassificationScores()
+
+    def report(self):
+        return ClassificationReport(self.source.classes, self.source.class_names)
 
     def files(self):
         names, data = self.source.class_names, self.recipe.data

@@ -48,6 +48,17 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
     variant: Variant = None,
     classes: Classes = None,
+    output: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where tables and pictures go: confusion.png, mistakes.png, classes.csv...",
+        ),
+    ] = None,
+    csv: Annotated[
+        pathlib.Path | None,
+        typer.Option("--csv", metavar="FILE", help="Where the table by class goes."),
+    ] = None,
     as_json: Json = False,
 ):
     """Measure a classifier's accuracy; that of exported files (.tflite, .onnx), too.
@@ -58,7 +69,8 @@ def evaluate(
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
     interpolation are the model's where its file tells: an exported one, or one in its
     training folder. Classes are matched by name where both the data and the model, or
-    --labels, have names.
+    --labels, have names. Prints a table by class; --output draws the confusion matrix and
+    the surest mistakes.
     """
     check_files_exist(labels)
     size = parse_image_size(image_size) if image_size else None
@@ -67,9 +79,11 @@ def evaluate(
 
     from keras_sepvit import runtime
     from keras_sepvit.classification.evaluation import evaluate as measure
+    from keras_sepvit.classification.report import ClassificationReport
     from keras_sepvit.cli import classifiers
     from keras_sepvit.record import INTERPOLATION
     from keras_sepvit.runtime.labels import read_names
+    from keras_sepvit.training.by_class import write_rows
     from keras_sepvit.training.report import DataReport
     from keras_sepvit.training.sources.labelled import open_source
 
@@ -90,6 +104,11 @@ def evaluate(
     source = open_source(data, split, data_dir)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
+    details = None
+    if not source.multi_label:
+        details = ClassificationReport(source.classes, source.class_names)
+    elif output or csv:
+        raise ValueError(f"{source} has sets of labels and no table by class: no --output, --csv.")
     report = DataReport()
     result = measure(
         model,
@@ -100,6 +119,7 @@ def evaluate(
         interpolation=interpolation or known.get("interpolation", INTERPOLATION),
         activation=activation,
         class_names=known.get("labels") if labels is None else read_names(labels),
+        details=details,
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )
@@ -108,22 +128,28 @@ def evaluate(
         "split": source.split,
         "image_size": (height, width),
         **result,
+        **(details.record() if details else {}),
         "unreadable_names": report.names,
     }
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        details.write(output)
+    if csv is not None:
+        write_rows(csv, record["classes"])
     typer.echo(
         json.dumps(record, indent=2, ensure_ascii=False)
         if as_json
-        else _as_text(source, result, report)
+        else _as_text(source, result, details, report)
     )
 
 
-def _as_text(source, result, report):
+def _as_text(source, result, details, report):
     lines = [f"{source.name} ({source.split}), {result['images']:,} images"]
-    lines.append(f"  top-1  {result['top1']:6.2f} %")
-    if "top5" in result:
+    if details is not None:
+        lines.append(details.text())
+    else:
+        lines.append(f"  top-1  {result['top1']:6.2f} %")
         lines.append(f"  top-5  {result['top5']:6.2f} %")
-    if result["loss"] is not None:
-        lines.append(f"  loss   {result['loss']:6.4f}")
     if result["unlabelled"]:
         lines.append(f"  {result['unlabelled']:,} images without labels left out")
     if result["unreadable"]:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 from typing import Annotated
 
 import typer
@@ -47,7 +48,9 @@ def train(
 
     The folder gets the models best.keras and last.keras, history.csv, TensorBoard
     logs, a picture of an augmented batch, the recipe, and a checkpoint: the same
-    command goes on with a run that was stopped, at whatever moment.
+    command goes on with a run that was stopped, at whatever moment. At the end it gets
+    what best.keras makes of the validation data, by class, the confusion matrix and the
+    surest mistakes.
     """
     from keras_sepvit.recipes import load_recipe
     from keras_sepvit.training.recipe import recipe_yaml
@@ -82,14 +85,35 @@ def train(
             kept = "There is no checkpoint yet: the same command begins anew"
         typer.echo(f"Stopped. {kept} in {trainer.folder}.", err=True)
         raise typer.Exit(130) from error
+    details = trainer.evaluate_best()
     if as_json:
-        typer.echo(json.dumps(vars(result), indent=2, ensure_ascii=False))
+        record = {**vars(result), **(details.record() if details else {})}
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
         return
-    best = "" if result.best is None else f"; best {trainer.task.best} {result.best:.2f} %"
-    typer.echo(f"{result.epochs} epochs in {result.folder}{best}")
+    typer.echo(f"{result.epochs} epochs in {result.folder}")
+    if details is not None:
+        typer.echo(f"best.keras is of epoch {result.best_epoch}; on {trainer.validation_source}:")
+        typer.echo(details.text())
+    typer.echo(_what_next(trainer))
     if result.unreadable:
         names = ", ".join(result.unreadable_names)
         typer.echo(f"{result.unreadable} times an image could not be read: {names}")
+
+
+def _what_next(trainer):
+    """Where to look, and commands that go on from the run's folder."""
+    folder, source = trainer.folder, trainer.validation_source or trainer.source
+    pictures = ("curves.png", "confusion.png", "mistakes.png")
+    there = [str(folder / name) for name in pictures if (folder / name).exists()]
+    model = folder / ("last.keras" if trainer.validation_source is None else "best.keras")
+    photo = source.folder / source.paths[0] if hasattr(source, "paths") else "PHOTO.jpg"
+    exported = model.with_suffix(".tflite")
+    commands = (
+        ("predict", model, photo),
+        ("export", model, "--format", "litert", "--output", exported),
+    )
+    lines = [shlex.join(map(str, ("keras-sepvit", *arguments))) for arguments in commands]
+    return "\n".join((f"Pictures: {', '.join(there)}", "Go on with:", *lines))
 
 
 def _as_text(description):

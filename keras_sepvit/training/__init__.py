@@ -15,6 +15,7 @@ _MODULES = {
     "LayerwiseAdamW": "training.optimizer",
     "RECIPES": "recipes",
     "Recipe": "training.recipe",
+    "Report": "training.task",
     "Scores": "training.task",
     "Task": "training.task",
     "Trainer": "training.trainer",

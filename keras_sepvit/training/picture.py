@@ -1,10 +1,21 @@
-"""Pictures of a run: learning curves, and images in a grid."""
+"""Pictures of a run: learning curves, images in a grid, confusion matrices."""
+
+import functools
 
 import numpy as np
 
 from keras_sepvit.files import replacing
 
 SHOWN = 16
+_CLASSES = 40  # of a confusion matrix that can be read
+_LETTERS = 24  # of a name
+
+# Fonts with East Asian letters, of which systems have one or the other.
+_MORE_FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "Arial Unicode MS", "PingFang SC"),
+    *("Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+)
 
 
 def draw_images(path, images, titles):
@@ -17,7 +28,7 @@ def draw_images(path, images, titles):
     """
     from matplotlib.figure import Figure
 
-    images = np.clip(images[:SHOWN], 0, 255).astype("uint8")
+    images = np.clip(np.asarray(images[:SHOWN]), 0, 255).astype("uint8")
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
@@ -26,7 +37,7 @@ def draw_images(path, images, titles):
         axis.axis("off")
     for axis, image, title in zip(axes, images, titles, strict=False):
         axis.imshow(image)
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title, fontsize=8, family=_fonts()[0])
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
@@ -62,3 +73,71 @@ def draw_curves(path, history, results):
     shares.set_ylim(0, 102)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
+
+
+def draw_confusion(path, matrix, class_names):
+    """Draws a confusion matrix: numbers, and the share of each row as colour.
+
+    Of many classes those with the most mistakes are shown, and the title says so.
+
+    Args:
+        path: The PNG file to write.
+        matrix: Ints (classes, classes): how many of a class, by row, were taken for one, by column.
+        class_names: Names of the classes.
+    """
+    from matplotlib.figure import Figure
+
+    shown, title = np.arange(len(matrix)), ""
+    if len(matrix) > _CLASSES:
+        wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+        mistakes = wrong.sum(axis=0) + wrong.sum(axis=1)
+        shown = np.sort(np.argsort(-mistakes, kind="stable")[:_CLASSES])
+        title = f"the {_CLASSES} of {len(matrix):,} classes with the most mistakes"
+    counts = matrix[np.ix_(shown, shown)]
+    shares = counts / np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)
+    names = [short_name(class_names[number], f"class {number}") for number in shown]
+    side = 1.5 + max(2.5, 0.36 * len(shown)) + 0.07 * max(map(len, names))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{counts[row, column]:,}"
+        size = min(9, 26 / len(text))
+        axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    ticks = np.arange(len(shown))
+    axis.set_xticks(ticks, names, rotation=90, fontsize=8, family=_fonts()[0])
+    axis.set_yticks(ticks, names, fontsize=8, family=_fonts()[0])
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("true class")
+    axis.set_title(title, fontsize=10)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def short_name(name, otherwise):
+    """A name as pictures show it: without its middle where it is long.
+
+    `otherwise` takes its place where no font has its letters.
+    """
+    letters = {ord(letter) for letter in name if not letter.isspace()}
+    if not letters <= _fonts()[1]:
+        return otherwise
+    # A dollar would begin a formula.
+    return shortened(" ".join(name.split()), _LETTERS).replace("$", r"\$")
+
+
+def shortened(text, length):
+    """A text without its middle where it is longer: names often differ at their ends."""
+    return text if len(text) <= length else f"{text[: length // 2 - 2]}...{text[1 - length // 2 :]}"
+
+
+@functools.cache
+def _fonts():
+    """Names of the fonts to draw with, the first one first, and all letters that they have."""
+    from matplotlib import font_manager, ft2font
+
+    installed = font_manager.fontManager.get_font_names()
+    names = ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
+    files = [font_manager.findfont(name) for name in names]
+    return names, set().union(*(ft2font.FT2Font(file).get_charmap() for file in files))

@@ -92,6 +92,10 @@ class Task(abc.ABC):
     def scores(self):
         """New `Scores` of the validation data."""
 
+    def report(self):
+        """A new `Report` on the best model; None for a task that has none."""
+        return None
+
     @abc.abstractmethod
     def files(self):
         """What else the run's folder gets: dict of file name to text."""
@@ -106,7 +110,7 @@ class Scores(abc.ABC):
 
     @abc.abstractmethod
     def update(self, answers, examples):
-        """Adds images: `answers` of the network, and their `examples` without the images."""
+        """Adds images: `answers` of the network, and their `examples` with names (bytes)."""
 
     @abc.abstractmethod
     def state(self):
@@ -123,3 +127,26 @@ class Scores(abc.ABC):
     @abc.abstractmethod
     def counts(self):
         """Dict of numbers of images by name: those that the results are of, and those left out."""
+
+
+class Report(Scores):
+    """Scores that are told by class, with pictures.
+
+    `keras_sepvit.training.by_class` has what reports are made of.
+    """
+
+    @abc.abstractmethod
+    def text(self):
+        """The results as lines for a terminal."""
+
+    @abc.abstractmethod
+    def record(self):
+        """What the results by class are, as values that JSON can hold: a dict."""
+
+    @abc.abstractmethod
+    def write(self, folder):
+        """Writes tables and pictures into a folder that is there, and takes old ones away.
+
+        Returns:
+            The paths of the files.
+        """

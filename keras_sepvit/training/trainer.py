@@ -158,6 +158,26 @@ class Trainer:
             unreadable_names=self.report.names,
         )
 
+    def evaluate_best(self):
+        """What `best.keras` makes of the validation data, by class.
+
+        Tables and pictures of it go into the run's folder.
+
+        Returns:
+            The task's `Report`; None without validation, in a task that has none, and in a run
+            of several processes.
+        """
+        if self.validation_source is None or self.distribution.processes > 1:
+            return None
+        results = self.task.report()
+        if results is not None:
+            with self.distribution.local():
+                self._deployed.load_weights(self.folder / "best.keras")
+                predict = self._deployed.predict_on_batch
+                evaluate(predict, self.validation_data, results, report=self.report)
+            results.write(self.folder.path)
+        return results
+
     def first_batch(self):
         """The run's first batch of examples, a dict of NumPy arrays."""
         with self.report.raising():
