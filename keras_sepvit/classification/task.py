@@ -3,6 +3,7 @@
 import functools
 
 from keras_sepvit import __version__
+from keras_sepvit.classification.automatic import decided
 from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.classification.images import EvalTransform, TrainTransform
 from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
@@ -48,6 +49,10 @@ class Classification(Task):
         if self.validation_source is not None:
             _check_validation(self.source, self.validation_source)
         return self.source, self.validation_source
+
+    def decide(self, devices):
+        self.recipe, chosen = decided(self.recipe, self.source.size, devices)
+        return chosen
 
     @functools.cached_property
     def _transform(self):

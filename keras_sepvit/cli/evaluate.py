@@ -1,5 +1,6 @@
 """`keras-sepvit evaluate`: the accuracy of a classifier on a data set."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -26,10 +27,15 @@ from keras_sepvit.cli.common import (
 def evaluate(
     weights: Weights,
     data: Annotated[
-        str,
-        typer.Option(help="A folder of class folders, digits, or the name of a TFDS data set."),
-    ] = "imagenet2012",
-    split: Annotated[str, typer.Option(help="The part of the data.")] = "validation",
+        str | None,
+        typer.Option(
+            help="A folder of class folders, digits, or the name of a TFDS data set.",
+            show_default="the validation data of a model in its training folder, else imagenet2012",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The part of the data.", show_default="validation")
+    ] = None,
     data_dir: Annotated[
         pathlib.Path | None,
         typer.Option(help="Where TFDS keeps its data.", show_default="~/tensorflow_datasets"),
@@ -85,7 +91,6 @@ def evaluate(
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.by_class import write_rows
     from keras_sepvit.training.report import DataReport
-    from keras_sepvit.training.sources.labelled import open_source
 
     keras.config.disable_interactive_logging()
     if weights.lower().endswith(runtime.SUFFIXES):
@@ -101,7 +106,7 @@ def evaluate(
         model = classifiers.load_classifier(weights, variant, classes, size)
         known = classifiers.evaluation_of(weights)
         height, width, channels = classifiers.image_shape(model, size)
-    source = open_source(data, split, data_dir)
+    source = _source(weights, data, split, data_dir)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
     details = None
@@ -141,6 +146,33 @@ def evaluate(
         if as_json
         else _as_text(source, result, details, report)
     )
+
+
+def _source(weights, data, split, data_dir):
+    """What to evaluate on; tells where a model was trained on it."""
+    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.training.sources.labelled import open_source, open_splits
+
+    recipe = pathlib.Path(weights).parent / "recipe.yaml"
+    run = None
+    if pathlib.Path(weights).is_file() and recipe.is_file():
+        run = load_recipe(recipe).data
+    if data is None and split is None and run and run.validation_split:
+        splits = run.train_split, run.validation_split
+        return open_splits(run.name, *splits, data_dir or run.data_dir)[1]
+    name = data or (run.name if run else "imagenet2012")
+    source = open_source(name, split or "validation", data_dir or (run and run.data_dir))
+    if run and hasattr(source, "folder") and run.name.startswith("folder:"):
+        with contextlib.suppress(ValueError, OSError):  # the run's data may be gone
+            trained = open_splits(run.name, run.train_split, run.validation_split)[0]
+            both = set(trained.paths) & set(source.paths)
+            if both and trained.folder.resolve() == source.folder.resolve():
+                typer.echo(
+                    f"Note: {len(both):,} of {source.size:,} images were trained on. What was held "
+                    "out is evaluated without --data and --split.",
+                    err=True,
+                )
+    return source
 
 
 def _as_text(source, result, details, report):

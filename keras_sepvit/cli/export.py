@@ -175,7 +175,10 @@ def _batch_option(format, text):
 
 
 def _read_folder(option, folder, height, width, channels, how):
-    """The images in a folder and the folders in it, in the order of their paths."""
+    """The images in a folder and the folders in it, in the order of their paths.
+
+    Those that cannot be read are told and left out, unless they are the most.
+    """
     import numpy as np
 
     from keras_sepvit.runtime import read_image
@@ -185,4 +188,16 @@ def _read_folder(option, folder, height, width, channels, how):
         raise ValueError(f"{option}: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}.")
     # Spread over the folder, where each class often has a part of its own.
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), _MAX_IMAGES)).astype(int)
-    return np.stack([read_image(paths[i], height, width, channels, **how) for i in chosen])
+    pictures, bad = [], []
+    for path in (paths[i] for i in chosen):
+        try:
+            pictures.append(read_image(path, height, width, channels, **how))
+        except (ValueError, OSError) as error:
+            bad.append(path)
+            typer.echo(f"Left out: {path}: {' '.join(str(error).split())}", err=True)
+    if len(bad) > len(pictures):
+        raise ValueError(
+            f"{option}: {len(bad)} of {len(chosen)} images in {folder} cannot be read, such as "
+            f"{bad[0]}. Give a folder of pictures."
+        )
+    return np.stack(pictures)

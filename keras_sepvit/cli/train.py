@@ -14,9 +14,10 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE",
+            metavar="RECIPE|FOLDER",
             help="digits, imagenet_lite, imagenet_t, imagenet_s, imagenet_b, finetune_384, "
-            "finetune, frozen_backbone, or a YAML file.",
+            "finetune, frozen_backbone, photos, or a YAML file; a folder with one folder of "
+            "photos a class is trained on by photos.",
         ),
     ] = "digits",
     changes: Annotated[
@@ -31,7 +32,7 @@ def train(
         pathlib.Path | None,
         typer.Option(
             help="The run's folder. A stopped run in it is gone on with.",
-            show_default="runs/RECIPE",
+            show_default="runs/RECIPE, runs/FOLDER",
         ),
     ] = None,
     dry_run: Annotated[
@@ -44,7 +45,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ):
-    """Train by a recipe.
+    """Train by a recipe, or on a folder of photos.
 
     The folder gets the models best.keras and last.keras, history.csv, TensorBoard
     logs, a picture of an augmented batch, the recipe, and a checkpoint: the same
@@ -52,7 +53,7 @@ def train(
     what best.keras makes of the validation data, by class, the confusion matrix and the
     surest mistakes.
     """
-    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.recipes import is_folder, load_recipe
     from keras_sepvit.training.recipe import recipe_yaml
 
     settings = load_recipe(recipe, changes or ())
@@ -64,7 +65,9 @@ def train(
     from keras_sepvit.training.trainer import Trainer
 
     if output is None:
-        output = pathlib.Path("runs") / pathlib.Path(recipe).stem
+        path = pathlib.Path(recipe).expanduser()
+        folder = is_folder(recipe, changes or ())
+        output = pathlib.Path("runs") / (path.resolve().name if folder else path.stem)
     trainer = Trainer(settings, output)
     if dry_run:
         description = describe(trainer)

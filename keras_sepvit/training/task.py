@@ -35,6 +35,17 @@ class Task(abc.ABC):
     def open(self):
         """The training `Source` and that of validation, or None, checked against each other."""
 
+    def decide(self, devices):
+        """Decides, for data that are open, what the recipe leaves to that: its `AUTOMATIC` keys.
+
+        Args:
+            devices: Number of devices that share a batch.
+
+        Returns:
+            Dict of key to what it is now, and why, as text.
+        """
+        return {}
+
     @abc.abstractmethod
     def transform(self, example, seed):
         """An example to train on, from what a source loads and a stateless seed, int32 (2,)."""

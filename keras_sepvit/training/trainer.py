@@ -82,9 +82,9 @@ class Trainer:
                 "`recipe` must be a Recipe, such as keras_sepvit.training.load_recipe('digits'). "
                 f"Received: {recipe!r}."
             )
-        self.recipe = recipe
         self.callbacks = callbacks
         self.folder = RunFolder(folder, recipe)
+        recipe = self.folder.recipe
         if recipe.deterministic:
             device.use_deterministic_operations()
         keras.utils.set_random_seed(recipe.seed)
@@ -124,6 +124,9 @@ class Trainer:
             compiled = "compiled" if self.model.jit_compile else "not compiled"
             print(f"Training on {self.distribution} in {self.precision}, {compiled}.")
             print(f"Data: {self.source}; validation: {self.validation_source}.")
+            if self.decisions:
+                decisions = ", ".join(f"{key}={value}" for key, value in self.decisions.items())
+                print(f"Decided: {decisions}.")
         if self.distribution.is_chief:
             self._prepare_folder()
         self._resume()
@@ -212,9 +215,14 @@ class Trainer:
         return self.task.deployed()
 
     def _open_data(self):
-        recipe, distribution = self.recipe, self.distribution
+        distribution = self.distribution
         self.report = DataReport()
         self.source, self.validation_source = self.task.open()
+        self.decisions = self.task.decide(distribution.devices)
+        # All processes as the first one, whatever memory each has.
+        recipe = self.recipe = self.task.recipe = distribution.gather(self.task.recipe)[0]
+        self.folder.recipe = recipe
+        self._check_folder()
         if recipe.patience and self.validation_source is None:
             raise ValueError(
                 f"patience={recipe.patience} waits for a better result on validation data, and "
@@ -235,6 +243,16 @@ class Trainer:
         if recipe.steps is not None:
             self.all_steps = recipe.steps * recipe.accumulate
         self.epochs = -(-self.all_steps // self.steps)
+
+    def _check_folder(self):
+        path = self.folder.path.resolve()
+        for source in (self.source, self.validation_source):
+            data = getattr(source, "folder", None)
+            if data is not None and path.is_relative_to(data.resolve()):
+                raise ValueError(
+                    f"The output folder '{self.folder}' lies among the class folders of '{data}': "
+                    "its pictures would be a class. Give an output folder elsewhere."
+                )
 
     def _build_model(self):
         recipe, distribution = self.recipe, self.distribution
