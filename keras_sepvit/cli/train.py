@@ -93,9 +93,12 @@ def train(
         record = {**vars(result), **(details.record() if details else {})}
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
         return
-    typer.echo(f"{result.epochs} epochs in {result.folder}")
+    best = ""
+    if result.best is not None:
+        best = f"; best {trainer.task.best} {result.best:.2f} % after epoch {result.best_epoch}"
+    typer.echo(f"{result.epochs} epochs in {result.folder}{best}")
     if details is not None:
-        typer.echo(f"best.keras is of epoch {result.best_epoch}; on {trainer.validation_source}:")
+        typer.echo(f"best.keras on {trainer.validation_source}:")
         typer.echo(details.text())
     typer.echo(_what_next(trainer))
     if result.unreadable:
