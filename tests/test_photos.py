@@ -1,6 +1,7 @@
 """A folder of photos, up to the file for a phone, by README's commands."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -21,7 +22,8 @@ from keras_sepvit.training.trainer import Trainer
 pytestmark = pytest.mark.once
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-SMALL = ("model.variant=sepvit_digits", "model.image_size=32", "epochs=4")
+SMALL = ("model.variant=sepvit_digits", "model.image_size=32")
+SMALL += ("epochs=4", "optimizer.warmup_epochs=1")
 COLOURS = {"naïve rot": (220, 40, 40), "grün": (40, 200, 40), "青": (40, 60, 220)}
 
 
@@ -33,6 +35,8 @@ def write_photos(folder, count=16):
         for number in range(count):
             pixels = np.clip(rng.normal(colour, 30, (40, 50, 3)), 0, 255).astype("uint8")
             Image.fromarray(pixels).save(folder / name / f"IMG {number}.jpg")
+    first = folder / "grün" / "IMG 0.jpg"
+    first.rename(first.with_name(os.fsdecode(b"a\xff.jpg")))
 
 
 def run(line, *changes):

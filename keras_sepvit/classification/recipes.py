@@ -234,7 +234,7 @@ _PHOTOS = ClassificationRecipe(
         cutmix=0.0,
     ),
     optimizer=OptimizerRecipe(
-        learning_rate=None, reference_batch=None, warmup_epochs=3, final_learning_rate=1e-6
+        learning_rate=None, reference_batch=None, warmup_epochs=5, final_learning_rate=1e-6
     ),
     epochs=100,
     patience=25,

@@ -112,7 +112,9 @@ def _what_next(trainer):
     pictures = ("curves.png", "confusion.png", "mistakes.png")
     there = [str(folder / name) for name in pictures if (folder / name).exists()]
     model = folder / ("last.keras" if trainer.validation_source is None else "best.keras")
-    photo = source.folder / source.paths[0] if hasattr(source, "paths") else "PHOTO.jpg"
+    photos = [source.folder / path for path in getattr(source, "paths", ())]
+    # Names may be any bytes, which terminals do not take.
+    photo = next((path for path in map(str, photos) if path.isprintable()), "PHOTO.jpg")
     exported = model.with_suffix(".tflite")
     commands = (
         ("predict", model, photo),
