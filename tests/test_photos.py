@@ -22,8 +22,10 @@ from keras_sepvit.training.trainer import Trainer
 pytestmark = pytest.mark.once
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
-SMALL = ("model.variant=sepvit_digits", "model.image_size=32")
-SMALL += ("epochs=4", "optimizer.warmup_epochs=1")
+SMALL = (
+    *("model.variant=sepvit_digits", "model.image_size=32"),
+    *("epochs=4", "optimizer.warmup_epochs=1"),
+)
 COLOURS = {"naïve rot": (220, 40, 40), "grün": (40, 200, 40), "青": (40, 60, 220)}
 
 

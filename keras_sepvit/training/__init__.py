@@ -20,7 +20,7 @@ _MODULES = {
     "Task": "training.task",
     "Trainer": "training.trainer",
     "TrainingModel": "training.model",
-    "TrainingResult": "training.trainer",
+    "TrainingResult": "training.result",
     "WarmupCosine": "training.schedule",
     "WarmupPolynomial": "training.schedule",
     "WarmupSteps": "training.schedule",

@@ -44,6 +44,23 @@ class RunFolder:
         """The file with the state to go on from."""
         return self.path / "checkpoint.npz"
 
+    def check_apart(self, *sources):
+        """Refuses a folder among the class folders of data, where its pictures would be a class.
+
+        Args:
+            sources: `Source`s, or None.
+
+        Raises:
+            ValueError: naming both folders.
+        """
+        for source in sources:
+            data = getattr(source, "folder", None)
+            if data is not None and self.path.resolve().is_relative_to(data.resolve()):
+                raise ValueError(
+                    f"The output folder '{self}' lies among the class folders of '{data}': its "
+                    "pictures would be a class. Give an output folder elsewhere."
+                )
+
     def prepare(self, texts):
         """Makes the folder, with the recipe and other texts (dict of file name to text)."""
         self.path.mkdir(parents=True, exist_ok=True)

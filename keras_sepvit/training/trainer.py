@@ -1,6 +1,5 @@
 """A training run: recipe and folder in, models and history out."""
 
-import dataclasses
 import functools
 import sys
 
@@ -23,32 +22,8 @@ from keras_sepvit.training.pipeline import (
 )
 from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.report import DataReport
+from keras_sepvit.training.result import TrainingResult
 from keras_sepvit.training.sources.source import Shard
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingResult:
-    """The end of a run.
-
-    Attributes:
-        folder: The run's folder.
-        epochs: Epochs trained.
-        best: Highest validation result, such as the top-1 accuracy in percent; None without
-            validation.
-        best_epoch: The epoch of `best.keras`, from 1; 0 without validation.
-        history: For each epoch a dict of its number from 1, losses, `val_...` results,
-            `learning_rate` and `images_per_second`.
-        unreadable: How often an image could not be read and another took its place.
-        unreadable_names: The first such images.
-    """
-
-    folder: str
-    epochs: int
-    best: float | None
-    best_epoch: int
-    history: list
-    unreadable: int
-    unreadable_names: list
 
 
 class Trainer:
@@ -222,7 +197,7 @@ class Trainer:
         # All processes as the first one, whatever memory each has.
         recipe = self.recipe = self.task.recipe = distribution.gather(self.task.recipe)[0]
         self.folder.recipe = recipe
-        self._check_folder()
+        self.folder.check_apart(self.source, self.validation_source)
         if recipe.patience and self.validation_source is None:
             raise ValueError(
                 f"patience={recipe.patience} waits for a better result on validation data, and "
@@ -243,16 +218,6 @@ class Trainer:
         if recipe.steps is not None:
             self.all_steps = recipe.steps * recipe.accumulate
         self.epochs = -(-self.all_steps // self.steps)
-
-    def _check_folder(self):
-        path = self.folder.path.resolve()
-        for source in (self.source, self.validation_source):
-            data = getattr(source, "folder", None)
-            if data is not None and path.is_relative_to(data.resolve()):
-                raise ValueError(
-                    f"The output folder '{self.folder}' lies among the class folders of '{data}': "
-                    "its pictures would be a class. Give an output folder elsewhere."
-                )
 
     def _build_model(self):
         recipe, distribution = self.recipe, self.distribution
