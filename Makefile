@@ -13,10 +13,11 @@ STAMP := $(VENV)/.installed
 QUICKSTART_VENV := $(VENV)-quickstart-$(KERAS_BACKEND)
 QUICKSTART_STAMP := $(QUICKSTART_VENV)/.installed
 TF217_VENV := $(VENV)-tf217
+OLDEST_VENV := $(VENV)-oldest
 RELEASE_VENV := $(VENV)-release
 PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraints.txt
 
-.PHONY: venv quickstart test test-tf217 lint release-check clean
+.PHONY: venv quickstart test test-tf217 test-oldest figures lint release-check clean
 
 # The environment of the tests. timm comes for its augmentation alone, which the tests compare
 # with: the package as a whole needs torchvision, which has no CPU build for this torch.
@@ -63,6 +64,34 @@ $(TF217_VENV)/.installed:
 	$(TF217_VENV)/bin/python -m pip install --quiet --progress-bar off "tensorflow-cpu==2.17.*"
 	@touch $@
 
+# The lowest versions that setup.cfg allows, together, in an environment of their own; what they
+# require themselves is the newest. The tests are those of files that hold a package's interface:
+# layers and saved files on each backend; pictures, commands, recipes, weights, data and exports
+# once. KerasHub and KerasCV have no older version for this Keras.
+OLDEST_tests = layers numerics checkpoint files_of_0_1_0 $(OLDEST_$*)
+OLDEST_tensorflow = cli pictures recipe weights pytorch_checkpoints runtime training_data \
+  evaluation detection_scores visualize export_cli export_litert
+OLDEST_jax = export_stablehlo
+OLDEST_torch = export_onnx export_torch
+
+test-oldest: test-oldest-tensorflow test-oldest-jax test-oldest-torch
+
+test-oldest-%: $(OLDEST_VENV)/.installed
+	KERAS_BACKEND=$* $(OLDEST_VENV)/bin/python -m pytest -q -W ignore \
+	  $(OLDEST_tests:%=tests/test_%.py)
+
+$(OLDEST_VENV)/.installed: setup.cfg pyproject.toml tests/oldest.py
+	$(PYTHON) -m venv --clear $(OLDEST_VENV)
+	$(PYTHON) tests/oldest.py > $(OLDEST_VENV)/constraints.txt
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --progress-bar off \
+	  --constraint $(OLDEST_VENV)/constraints.txt \
+	  --editable ".[tensorflow,jax,torch,train,export,convert,detection]" pytest
+	@touch $@
+
+# All tables of the pages that are measured; `benchmarks/figures.py --list` says how long each takes.
+figures: $(STAMP)
+	$(VENV)/bin/python benchmarks/figures.py
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -80,5 +109,5 @@ release-check:
 	  KERAS_BACKEND=$(KERAS_BACKEND) $(abspath $(RELEASE_VENV))/bin/python quickstart.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-quickstart-* $(RELEASE_VENV) $(TF217_VENV)
+	rm -rf $(VENV) $(VENV)-quickstart-* $(RELEASE_VENV) $(TF217_VENV) $(OLDEST_VENV)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -2,12 +2,12 @@
 
     python benchmarks/export.py
 
-exports SepViT and its peers by the same code, each in a process of its own, which tells
-its peak memory; then times all files of a table in turn in one process, where a ratio is
-the median over rounds of (first model's time / this model's time in the same round), so
-that the machine's drift cancels. It writes `results.json` and the files to
-`--output-dir`, and the tables and the picture to `docs/`. Files of an earlier run in the
-folder are used again, with their reports.
+exports SepViT and its peers by the same code, each in a process of its own, on the backend that
+its converter needs; then times all files of a table as `keras-sepvit benchmark` does, in turns,
+in several processes. Memory is the most that an export's process and those that it started held
+together at one time (Linux). It writes `results.json` and the files to `--output-dir`, and the
+tables and the picture to `docs/`. Files of an earlier run in the folder are used again, with
+their reports.
 
     python benchmarks/export.py --tables digits
 
@@ -17,18 +17,21 @@ extras `export`, `tensorflow` and `torch`, and scikit-learn; `keras-hub` for Swi
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 import export_page
 import numpy as np
+from page import commit
 from peers.catalogue import CATALOGUE
 
-from keras_sepvit.benchmark.machine import machine
-from keras_sepvit.benchmark.timing import latency, ratio, time_in_turns
-from keras_sepvit.runtime import open_model
+from keras_sepvit.benchmark.machine import machine, proc_fields
+from keras_sepvit.benchmark.run import run_benchmark
+from keras_sepvit.benchmark.timing import latency, ratio
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -48,20 +51,12 @@ TABLES = {
     "digits": (["digits"], LITERT + ONNX),
     "speed": (["SepViT-T"], LITERT + ONNX),
     "peers": (
-        ["SepViT-T", "Swin-T", "ConvNeXt-T", "EfficientNetV2-B0", "MobileNetV2"],
+        ["SepViT-T", "Swin-T", "MobileNetV2"],
         [("litert", None), ("litert", "int8"), ("onnx", None)],
     ),
     "family": (
-        [
-            "SepViT-Lite",
-            "SepViT-T",
-            "SepViT-S",
-            "SepViT-B",
-            "SepViT-Lite 192",
-            "SepViT-Lite 256",
-            "SepViT-T dense 256x320",
-        ],
-        [("litert", None), ("litert", "float16"), ("onnx", None)],
+        ["SepViT-Lite", "SepViT-T", "SepViT-S", "SepViT-B", "SepViT-T dense 256x320"],
+        [("litert", None)],
     ),
 }
 
@@ -123,10 +118,8 @@ def digits_data():
     return training.astype("float32"), images, np.tile(labels, 4)
 
 
-def export_one(name, format, precision, path):
-    """Exports a model, in a process of its own, and writes `<path>.json` with its report."""
-    import resource
-
+def export_one(name, format, precision, path, record_path):
+    """Exports a model, in a process of its own, and writes its report as JSON."""
     from keras_sepvit import export
 
     start = time.perf_counter()
@@ -151,11 +144,9 @@ def export_one(name, format, precision, path):
         record |= json.loads(report.to_json())
     except (export.ExportError, TypeError) as error:  # a refusal, or a model that Keras cannot save
         record["error"] = str(error).splitlines()[0]
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    record["peak_memory_gb"] = max(use.ru_maxrss for use in usage) / 1e6
     record["seconds"] = time.perf_counter() - start
     record["parameters"] = model.count_params()
-    path.with_name(path.name + ".json").write_text(json.dumps(record, indent=2))
+    record_path.write_text(json.dumps(record))
 
 
 def exported(name, format, precision, folder):
@@ -165,34 +156,77 @@ def exported(name, format, precision, folder):
     record = path.with_name(path.name + ".json")
     if not record.exists():
         print(f"exporting {path.name}", flush=True)
-        command = [sys.executable, __file__, "--export", name, format, precision or "", str(path)]
-        process = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-        if process.returncode:
-            sys.stderr.write(process.stderr[-3000:])
-            raise RuntimeError(f"The export of {path.name} failed.")
+        # Where the converter runs, so that no model has to be saved to get there: Keras cannot
+        # save KerasHub's Swin. Digits' changed copies are TensorFlow's.
+        backend = "torch" if format == "onnx" and name != "digits" else "tensorflow"
+        unfinished = path.with_name(path.name + ".unfinished.json")
+        command = [sys.executable, __file__, "--export", name, format, precision or ""]
+        memory = watch([*command, str(path), str(unfinished)], backend)
+        found = {**json.loads(unfinished.read_text()), "peak_memory_gb": memory / 1e9}
+        record.write_text(json.dumps(found, indent=2))
+        unfinished.unlink()
     return path, json.loads(record.read_text())
 
 
-def opened(path, threads):
-    """A function that runs a file once on a fixed image and waits for it."""
-    model = open_model(path, threads)
-    (shape,) = model.input_shapes
-    image = np.random.default_rng(0).integers(0, 256, shape).astype("float32")
-    return lambda: model(image)
+def watch(command, backend):
+    """Runs a command; the most bytes that its process and those it started held at one time.
+
+    Raises:
+        RuntimeError: if it fails, with what it said.
+    """
+    most = 0
+    with tempfile.TemporaryFile("w+") as said:
+        variables = {**os.environ, "KERAS_BACKEND": backend}
+        process = subprocess.Popen(command, stderr=said, env=variables)
+        while process.poll() is None:
+            most = max(most, tree_memory(process.pid))
+            time.sleep(0.05)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)} failed:\n{said.read()[-3000:]}")
+    return most
 
 
-def time_files(paths, rounds):
-    """Milliseconds and ratios to the first file, by threads, of files that take turns."""
-    timings = [{} for _ in paths]
+def tree_memory(process):
+    """Bytes of a process and all that come from it; what they share counts once (Linux)."""
+    children = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/status"):
+        parent = _fields(path).get("PPid")
+        children.setdefault(parent, []).append(path.parent.name)
+    tree = [str(process)]
+    for own in tree:
+        tree += children.get(own, ())
+    sizes = (_fields(f"/proc/{own}/smaps_rollup").get("Pss", "0 kB") for own in tree)
+    return 1024 * sum(int(size.split()[0]) for size in sizes)
+
+
+def _fields(path):
+    try:
+        return proc_fields(path)
+    except OSError:  # a process that ended
+        return {}
+
+
+def time_files(rows, paths, rounds, processes):
+    """Adds to rows of files, by threads, `timing`: milliseconds, and a ratio with its spread.
+
+    The ratio is of (time of the first file / time) where all are of one model, and otherwise of
+    (time / time of the first model's file of the same format and precision).
+    """
+    settings = {"models": [str(path) for path in paths], "backends": ["runtime"]}
+    settings |= {"task": ["inference"], "batch_sizes": [1], "precision": ["float32"]}
+    settings |= {"modes": None, "image_size": [224, 224], "rounds": rounds, "processes": processes}
     for threads in (1, 2):
-        functions = {index: opened(path, threads) for index, path in enumerate(paths)}
-        for function in functions.values():
-            function()
-        turns = time_in_turns(functions, rounds)
-        for index, own in turns.items():
-            found = {"ms": latency(own)["p50"], "ratio": ratio(own, turns[0])["median"]}
-            timings[index][str(threads)] = found
-    return timings
+        record = run_benchmark({**settings, "threads": threads}, "")
+        if record["errors"]:
+            raise RuntimeError(record["errors"]["runtime"])
+        (group,) = record["backends"]["runtime"]["groups"]
+        turns = [timed["turns_ms"] for timed in group["rows"]]
+        of_first, alone = {}, len({row["model"] for row in rows}) == 1
+        for row, own in zip(rows, turns, strict=True):
+            ours = of_first.setdefault((row["format"], row["precision"]), own)
+            found = ratio(own, turns[0], rounds) if alone else ratio(ours, own, rounds)
+            row.setdefault("timing", {})[str(threads)] = {"ms": latency(own)["p50"], **found}
 
 
 def accuracy(path, folder):
@@ -204,7 +238,7 @@ def accuracy(path, folder):
         return float(np.mean(predictions == data["labels"]))
 
 
-def measure(table, models, folder, rounds):
+def measure(table, models, folder, rounds, processes):
     """The rows of a table, as records."""
     names, kinds = TABLES[table]
     rows = []
@@ -219,9 +253,7 @@ def measure(table, models, folder, rounds):
             rows.append((row, path))
     working = [(row, path) for row, path in rows if "error" not in row]
     if table in ("speed", "peers"):
-        timings = time_files([path for _, path in working], rounds)
-        for (row, _), timing in zip(working, timings, strict=True):
-            row["timing"] = timing
+        time_files(*zip(*working, strict=True), rounds, processes)
     return [row for row, _ in rows]
 
 
@@ -233,27 +265,26 @@ def main():
     parser.add_argument(
         "--models", nargs="+", help="only these models; leaves the tables in docs/ as they are"
     )
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5, help="in a process")
+    parser.add_argument("--processes", type=int, default=3, help="that time the files")
     parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("outputs/export"))
     parser.add_argument(
         "--docs", type=pathlib.Path, default=ROOT / "docs", help="folder of export.md"
     )
-    parser.add_argument("--export", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--export", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.export:
-        name, format, precision, path = options.export
-        export_one(name, format, precision or None, pathlib.Path(path))
+        name, format, precision, path, record = options.export
+        export_one(name, format, precision or None, pathlib.Path(path), pathlib.Path(record))
         return
     options.output_dir.mkdir(parents=True, exist_ok=True)
     store = options.output_dir / "results.json"
     results = json.loads(store.read_text()) if store.exists() else {"tables": {}}
-    results["machine"] = machine()
     for table in options.tables:
-        results["tables"][table] = measure(
-            table, options.models, options.output_dir, options.rounds
-        )
+        rows = measure(table, options.models, options.output_dir, options.rounds, options.processes)
+        results["tables"][table] = {"rows": rows, "machine": machine(), "commit": commit()}
         store.write_text(json.dumps(results, indent=2))
-        print(export_page.TABLES[table](results["tables"][table]), flush=True)
+        print(export_page.TABLES[table](rows), flush=True)
     if options.models:
         return  # the tables of the docs have all models
     export_page.write_docs(results, options.docs / "export.md")

@@ -14,7 +14,7 @@ PACKAGES = (
 def digits_table(rows):
     """Size, agreement and accuracy of the digits model by format and precision."""
     return markdown_table(
-        ["format", "precision", "KB", "same class as Keras, %", "right, %", "max error of logits"],
+        ["format", "precision", "KB", "same class as Keras, %", "right, %", "max error"],
         [
             [
                 row["format"],
@@ -22,7 +22,7 @@ def digits_table(rows):
                 f"{row['size_bytes'] / 1e3:.0f}",
                 f"{100 * row['top1_agreement']:.2f}",
                 f"{100 * row['accuracy']:.2f}",
-                f"{row['max_error']:.1e}",
+                f"{row['max_error']:.1e} of {row['compared']}",
             ]
             for row in rows
         ],
@@ -30,8 +30,9 @@ def digits_table(rows):
 
 
 def _times(row):
+    """Milliseconds by threads, and the ratio, with the lowest and the highest of a process."""
     return [
-        f"{row['timing'][threads]['ms']:.1f} ({row['timing'][threads]['ratio']:.2f}x)"
+        "{ms:.1f} ({median:.2f}x, {low:.2f} to {high:.2f})".format(**row["timing"][threads])
         for threads in ("1", "2")
     ]
 
@@ -54,7 +55,7 @@ def speed_table(rows):
 
 
 def peers_table(rows):
-    """Latency of networks; ratios are to SepViT-T in the same format and precision."""
+    """Latency of networks; others' ratios are to SepViT-T in the same format and precision."""
     lines = []
     for row in rows:
         start = [
@@ -66,18 +67,7 @@ def peers_table(rows):
         if "error" in row:
             lines.append([*start, f"none: {row['error']}", ""])
             continue
-        ours = [
-            other["timing"]
-            for other in rows
-            if other["model"] == "SepViT-T"
-            and (other["format"], other["precision"]) == (row["format"], row["precision"])
-        ]
-        cells = []
-        for threads in ("1", "2"):
-            own = row["timing"][threads]
-            ratios = [f" ({our[threads]['ratio'] / own['ratio']:.2f}x)" for our in ours]
-            cells.append(f"{own['ms']:.1f}{''.join(ratios)}")
-        lines.append([*start, *cells])
+        lines.append([*start, *_times(row)])
     return markdown_table(
         ["model", "parameters", "format", "precision", "1 thread, ms", "2 threads, ms"], lines
     )
@@ -113,9 +103,11 @@ TABLES = {
 
 def write_docs(results, path):
     """Puts the tables between their marks in docs/export.md."""
-    blocks = {"machine": sentences(results["machine"], PACKAGES)}
-    for table, rows in results["tables"].items():
-        blocks[table] = TABLES[table](rows)
+    blocks = {}
+    for table, found in results["tables"].items():
+        made = f"Command: `python benchmarks/export.py --tables {table}`; commit {found['commit']}."
+        machine = sentences(found["machine"], PACKAGES)
+        blocks[table] = f"{TABLES[table](found['rows'])}\n\n{made}\n\n{machine}"
     if "peers" in blocks:
         blocks["peers"] += "\n\n![latency of all files](export.png)"
     fill_page(path, blocks)
@@ -127,7 +119,7 @@ def draw(results, path):
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    speed = results["tables"]["speed"]
+    speed = results["tables"]["speed"]["rows"]
     labels = [f"{row['format']} {row['precision']}" for row in speed]
     for offset, threads in ((-0.2, "1"), (0.2, "2")):
         milliseconds = [row["timing"][threads]["ms"] for row in speed]
@@ -137,7 +129,7 @@ def draw(results, path):
     left.set_title("SepViT-T, 224 x 224")
     left.invert_yaxis()
     left.legend()
-    peers = [row for row in results["tables"]["peers"] if "timing" in row]
+    peers = [row for row in results["tables"]["peers"]["rows"] if "timing" in row]
     names = list(dict.fromkeys(row["model"] for row in peers))
     for offset, precision in ((-0.2, "float32"), (0.2, "int8")):
         found = [

@@ -24,6 +24,7 @@ import tempfile
 import time
 
 import numpy as np
+from page import ROOT, commit, fill_page
 from PIL import Image
 
 from keras_sepvit.benchmark.machine import machine, sentences
@@ -205,6 +206,7 @@ def main():
         "--cores", type=int, default=1, help="cores that TensorFlow may use; rates are for one"
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
+    parser.add_argument("--page", action="store_true", help="fill the table of docs/training.md")
     options = parser.parse_args()
 
     if hasattr(os, "sched_setaffinity"):
@@ -216,6 +218,9 @@ def main():
         contenders = {**our_contenders(paths, options.cores), **pillow_contenders(paths)}
         rows = measure(contenders, options.images, options.rounds)
     print("\n".join(map(json.dumps, rows)) if options.json else markdown(rows))
+    if options.page:
+        made = f"Command: `python benchmarks/input_pipeline.py --page`; commit {commit()}."
+        fill_page(ROOT / "docs" / "training.md", {"pipeline": f"{markdown(rows)}\n\n{made}"})
 
 
 if __name__ == "__main__":

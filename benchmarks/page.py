@@ -1,6 +1,25 @@
 """Puts the tables of benchmarks into pages of docs/."""
 
+import pathlib
+import subprocess
+
 from keras_sepvit.files import replacing
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# What a figure depends on: not the pages, which the figures change.
+CODE = ("keras_sepvit", "benchmarks", "examples", "setup.cfg", "constraints.txt")
+
+
+def commit():
+    """The commit that measures, in short, followed by "with changes" where its code is changed."""
+
+    def git(*arguments):
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    changes = git("status", "--porcelain", "--", *CODE)
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if changes else "")
 
 
 def fill_page(path, blocks):

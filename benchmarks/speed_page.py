@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/benchmark.md, from speed.py and memory.py.
+"""The tables and pictures of docs/benchmark.md and README's, from speed.py and memory.py.
 
     python benchmarks/speed_page.py
 
@@ -13,27 +13,30 @@ import pathlib
 import subprocess
 import sys
 
-from page import fill_page
+from page import ROOT, commit, fill_page
+from peers.catalogue import CATALOGUE
 from peers.picture import draw_throughput
 
-ROOT = pathlib.Path(__file__).parents[1]
+from keras_sepvit.benchmark.machine import sentences
+from keras_sepvit.benchmark.report import markdown_table, spread
 
 # What each part of the page gives to speed.py.
-PEERS = (
-    "sepvit_t swin_t convnext_tiny resnet50 hf_swin_t hf_pvt_v2_b2 --backends tensorflow,jax,torch"
-)
+PEERS = "sepvit_t swin_t resnet50 hf_swin_t hf_pvt_v2_b2 --backends tensorflow,jax,torch"
 PARTS = {
-    "peers": f"{PEERS} --batch-sizes 1,16 --rounds 5",
-    "modes": "sepvit_t hf_swin_t --backends torch --modes eager,export "
-    "--precision float32,bfloat16 --batch-sizes 16 --rounds 7",
+    "peers": f"{PEERS} --batch-sizes 1,8 --rounds 3 --processes 3",
+    "precisions": "sepvit_t hf_swin_t --backends torch --precision float32,bfloat16 "
+    "--batch-sizes 8 --rounds 5 --processes 3",
     "train": "sepvit_t swin_t hf_swin_t --backends tensorflow,jax,torch --task train "
-    "--batch-sizes 8 --rounds 5",
+    "--batch-sizes 4 --rounds 3 --processes 2",
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
-    "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 16 --rounds 3",
+    "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
 }
 
+# Whose versions README tells.
+PACKAGES = "keras tensorflow jax torch keras-hub transformers".split()
+
 # What they give to memory.py.
-MEMORY = {"peers": PEERS}
+MEMORY = {"peers": f"{PEERS} --batch-size 8"}
 
 
 def run(script, arguments):
@@ -51,17 +54,38 @@ def measure(part, folder):
     run("speed.py", f"{PARTS[part]} --output-dir {folder}")
     if part in MEMORY:
         (folder / "memory.md").write_text(run("memory.py", MEMORY[part]))
+    (folder / "commit").write_text(commit())
+
+
+def readme_table(record):
+    """README's: networks at each batch size; the share of products' rate at the largest."""
+    titles = {name: CATALOGUE[name].title for name in record["settings"]["models"]}
+    header, cells, shares = ["backend", "model"], {}, {}
+    for size in record["settings"]["batch_sizes"]:
+        header += [f"images/s, batch {size}", f"{next(iter(titles.values()))} is faster by"]
+    for row in record["rows"]:
+        network = (row["backend"], titles[row["model"]])
+        speed = f"{row['images_per_second']:.1f}" if "ms" in row else "failed"
+        cells.setdefault(network, []).extend([speed, spread(row.get("first_is_faster"))])
+        shares[network] = f"{row['share']:.0%}" if "share" in row else ""
+    rows = [[*network, *cells[network], shares[network]] for network in cells]
+    return markdown_table([*header, "share of products' rate"], rows)
 
 
 def write_page(part, folder, docs):
     """Puts a part's tables between its marks, and its picture beside the page."""
     picture = f"benchmark_{part}.png"
-    tables = (folder / "results.md").read_text()
+    made = f"Commit {(folder / 'commit').read_text()}."
+    tables = f"{made} {(folder / 'results.md').read_text()}"
     if part in MEMORY:
         command = f"Command: `python benchmarks/memory.py {MEMORY[part]}`"
         tables += f"\n### Peak memory\n\n{command}\n\n{(folder / 'memory.md').read_text()}"
     fill_page(docs / "benchmark.md", {part: f"{tables}\n![images/s]({picture})"})
-    draw_throughput(docs / picture, json.loads((folder / "results.json").read_text()))
+    record = json.loads((folder / "results.json").read_text())
+    draw_throughput(docs / picture, record)
+    if part == "peers":
+        text = f"{readme_table(record)}\n\n{made} {sentences(record['machine'], PACKAGES)}"
+        fill_page(docs.parent / "README.md", {part: text})
 
 
 def main():

@@ -1,5 +1,6 @@
 """The SepViT backbone: four stages of blocks, with their pyramid of features."""
 
+import contextlib
 import inspect
 import os
 from collections.abc import Sequence
@@ -19,7 +20,13 @@ from keras_sepvit.configs import (
     variant_config,
 )
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
-from keras_sepvit.layers import PEG, PatchEmbedding, dtype_config, imagenet_normalization
+from keras_sepvit.layers import (
+    PEG,
+    PatchEmbedding,
+    dtype_config,
+    imagenet_normalization,
+    one_draw,
+)
 from keras_sepvit.names import stage_of
 from keras_sepvit.validation import (
     check_channels_last,
@@ -43,9 +50,10 @@ def _argument(name):
 
 
 class StagesMixin:
-    """What models of the four stages share, with a head or without: the pyramid, and freezing.
+    """What models of the four stages share, with a head or without.
 
-    Stands in front of `keras.Model` among the bases of a class.
+    The pyramid, freezing, and one draw of a step for the drop paths of all blocks. Stands in
+    front of `keras.Model` among the bases of a class.
     """
 
     layers: list[keras.Layer]
@@ -54,6 +62,18 @@ class StagesMixin:
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         check_images(self, inputs)
         return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
+    ) -> Any:
+        with contextlib.ExitStack() as stack:
+            if training:
+                blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
+                # Each for the two branches of its block.
+                stack.enter_context(one_draw([block.drop_path for block in blocks], calls=2))
+            return super().call(  # type: ignore[misc]
+                inputs, training=training, mask=mask, **kwargs
+            )
 
     def freeze(self, stages: int) -> None:
         """Keeps the weights of the first stages as they are in training, and trains the others.
@@ -99,6 +119,7 @@ class BackboneMixin(StagesMixin):
     patch_embedding = _argument("patch_embedding")
     dense = _argument("dense")
     pad_windows = _argument("pad_windows")
+    residual_in_fp32 = _argument("residual_in_fp32")
     include_preprocessing = _argument("include_preprocessing")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -127,6 +148,7 @@ class BackboneMixin(StagesMixin):
         pad_windows: bool = False,
         include_preprocessing: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
+        residual_in_fp32: bool = False,
         **kwargs: Any,
     ) -> None:
         check_names(type(self).__name__, kwargs, _ARGUMENTS, _NOTE)
@@ -140,6 +162,7 @@ class BackboneMixin(StagesMixin):
             "patch_embedding": patch_embedding,
             "dense": flag("dense", dense),
             "pad_windows": flag("pad_windows", pad_windows),
+            "residual_in_fp32": flag("residual_in_fp32", residual_in_fp32),
         }
         policy = policy_of(dtype)
         image_shape = check_image_shape(image_shape)
@@ -260,6 +283,8 @@ class SepViTBackbone(BackboneMixin, keras.Model):
         include_preprocessing: Begin with a layer that normalises RGB images of
             0..255 with ImageNet's mean and standard deviation.
         dtype: Dtype policy of all layers; the global policy by default.
+        residual_in_fp32: Under half-precision policies, add the branches of blocks
+            in float32, and keep the map between them so, as PyTorch's autocast does.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Input shape: `(batch, height, width, channels)`; float, normalised with
@@ -299,6 +324,7 @@ def sepvit_features(
     patch_embedding,
     dense,
     pad_windows,
+    residual_in_fp32,
     dtype,
 ):
     """Builds the functional graph of the backbone on a Keras tensor; returns the output map."""
@@ -328,11 +354,12 @@ def sepvit_features(
                 window_tokens=window_tokens,
                 pad=dense or pad_windows,
                 single_window_psa=dense,
+                residual_in_fp32=residual_in_fp32,
                 dtype=dtype,
                 name=f"stage{stage}_block{block}",
             )(x)
             if block == 1:
-                x = PEG(dtype=dtype, name=f"stage{stage}_peg")(x)
+                x = PEG(residual_in_fp32, dtype=dtype, name=f"stage{stage}_peg")(x)
         if dense:
             x = _norm(f"stage{stage}_norm", dtype)(x)
     return x if dense else _norm("norm", dtype)(x)

@@ -11,7 +11,7 @@ from keras_sepvit import functional
 from keras_sepvit.attention import SeparableAttention
 from keras_sepvit.configs import WINDOW_TOKENS, Window
 from keras_sepvit.geometry import window_grid
-from keras_sepvit.layers import MLP, CompositeLayer, DropPath
+from keras_sepvit.layers import MLP, DropPath, ResidualLayer
 from keras_sepvit.names import WINDOW_GRID
 from keras_sepvit.validation import (
     check_choice,
@@ -25,7 +25,7 @@ from keras_sepvit.windows import pad_to_windows, window_merge, window_partition
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class SepViTBlock(CompositeLayer):
+class SepViTBlock(ResidualLayer):
     """A SepViT block: local and global attention in one, on a map of any size.
 
     The map is cut into windows, with a window token in front of each; norm,
@@ -49,6 +49,8 @@ class SepViTBlock(CompositeLayer):
             cropped afterwards. If False, such a map is an error.
         single_window_psa: Keep PSA and the window token where the whole map is
             one window. If False, such a block has neither.
+        residual_in_fp32: Under half-precision policies, keep the map between the
+            branches in float32, and add to it there. The output is then float32.
         **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
 
     Input and output shape: `(batch, height, width, channels)`; float.
@@ -68,9 +70,10 @@ class SepViTBlock(CompositeLayer):
         window_tokens: str = "learned",
         pad: bool = False,
         single_window_psa: bool = False,
+        residual_in_fp32: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(residual_in_fp32, **kwargs)
         self.num_heads = positive_int("num_heads", num_heads)
         self.window_size = window_pair("window_size", window_size)
         self.mlp_ratio = positive_number("mlp_ratio", mlp_ratio)
@@ -114,13 +117,13 @@ class SepViTBlock(CompositeLayer):
         self.drop_path.build(input_shape)
 
     def call(self, inputs, training=False):
-        x = inputs + self._maybe_drop(self._mix_windows(inputs), training)
-        mixed = self.mlp(functional.layer_norm(self.norm2, x))
-        return x + self._maybe_drop(mixed, training)
+        x = self._add(inputs, self._mix_windows(inputs), training)
+        return self._add(x, self.mlp(functional.layer_norm(self.norm2, x)), training)
 
-    def _maybe_drop(self, x, training):
-        # A layer's call is not free: in inference it would be a third of all calls.
-        return self.drop_path(x, training=True) if training else x
+    def _add(self, x, branch, training):
+        if training:  # A layer's call is not free: in inference it would be a third of all calls.
+            branch = self.drop_path(branch, training=True)
+        return x + ops.cast(branch, x.dtype)
 
     def _mix_windows(self, inputs):
         x = pad_to_windows(inputs, self.window_size) if self.pad else inputs
@@ -158,7 +161,7 @@ class SepViTBlock(CompositeLayer):
         """
         if not self.has_psa:
             raise ValueError(f"Block `{self.name}` has one window and no attention among windows.")
-        x = ops.cast(inputs, self.compute_dtype)
+        x = ops.cast(inputs, self.input_dtype)
         x = pad_to_windows(x, self.window_size) if self.pad else x
         return self.attn.window_attention(functional.layer_norm(self.norm1, self._cut_windows(x)))
 
@@ -177,9 +180,6 @@ class SepViTBlock(CompositeLayer):
                     f"{height} x {width}: {name} must be a multiple of {window}. Use another "
                     "input size or window, or `pad=True`."
                 )
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -1,5 +1,6 @@
 """Turns weights files of one kind into another, through a model."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -9,6 +10,7 @@ from keras_sepvit.backbone import SepViTBackbone
 from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.configs import SepViTConfig
 from keras_sepvit.files import replacing
+from keras_sepvit.record import attach, read_record
 from keras_sepvit.weights.files import PYTORCH_SUFFIXES
 from keras_sepvit.weights.load import LoadReport, assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
@@ -30,9 +32,9 @@ def convert(
         source: A file that `load_weights` takes: of Keras, or a checkpoint of the
             authors' PyTorch code.
         destination: `.weights.h5`, `.keras` (a whole model, which takes images of
-            0..255 in the classification form), or for the authors' PyTorch code
-            `.pth`, `.pt`, `.bin` or `.safetensors`. It is replaced only when
-            all is written.
+            0..255 in the classification form, with the record of `source`), or for
+            the authors' PyTorch code `.pth`, `.pt`, `.bin` or `.safetensors`. It is
+            replaced only when all is written.
         variant: Name of the variant or a `SepViTConfig`; by default told by the
             shapes in the file.
         image_size: (height, width) of the new model, to which windows scale; by
@@ -54,6 +56,10 @@ def convert(
     """
     save = _saver(destination)
     model, report = _load(source, variant, image_size, classes, dense, partial)
+    record = read_record(source)
+    if record is not None and "head/kernel" in report.assigned:  # the classes are the same
+        new = {"image_size": model.input_shape[1:3], "pixels": "0..255", "activation": "softmax"}
+        attach(model, dataclasses.replace(record, **new))
     with replacing(destination) as temporary:
         save(model, temporary)
     return report

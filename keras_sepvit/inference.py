@@ -1,48 +1,56 @@
 """Predictions with Keras models, as `keras_sepvit.runtime` makes them with exported files."""
 
+import dataclasses
+import os
 import pathlib
 
+import keras
 import numpy as np
 
 import keras_sepvit.classification.classifier as classifier
-from keras_sepvit import scores
+from keras_sepvit import __version__, scores
 from keras_sepvit.record import (
-    CROP,
-    INTERPOLATION,
     RUN_RECORD_NAME,
     Record,
+    attach,
     check_crop,
     check_interpolation,
+    read_record,
 )
 from keras_sepvit.runtime import ImageClassifier
 from keras_sepvit.runtime import labels as naming
-
-_BATCH_SIZE = 16
+from keras_sepvit.validation import positive_int
+from keras_sepvit.weights.files import check_file
 
 
 class KerasPredictor(ImageClassifier):
     """An image classifier of Keras, with the methods of `keras_sepvit.runtime.Predictor`.
 
     A model without a Normalization or Rescaling layer gets images normalised with
-    ImageNet's mean and deviation; logits get a softmax, a single one a sigmoid.
+    ImageNet's mean and deviation; logits get a softmax, a single one a sigmoid. What the
+    arguments do not say, the model's record does, if it has one.
 
     Args:
         model: A Keras model of one image input, (batch, height, width, channels), and one
-            output, (batch, classes).
+            output, (batch, classes); or the path of its `.keras` file, as `load_model` takes it.
         labels: The names of the classes: a text file with one a line, or a sequence of
-            strings. By default ImageNet's for 1000 classes, else their numbers.
+            strings. By default the record's, else ImageNet's for 1000 classes, else their
+            numbers.
         image_size: (height, width) of the images, for a model that takes any.
         crop: Share of a photo's shorter side that the centre crop keeps, above 0 and at
-            most 1.
-        interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
+            most 1. By default the record's, else 0.875.
+        interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos. By default the
+            record's, else `"bicubic"`.
         activation: What makes probabilities of the outputs: `"softmax"`, `"sigmoid"`, or
-            `"none"` where they are probabilities. By default the model tells.
+            `"none"` where they are probabilities. By default the record or the model tells.
+        batch_size: Images computed at a time.
 
     Attributes:
         image_shape: (height, width, channels) of the images.
         class_names: The name of each class.
         crop: Share of a photo's shorter side that the centre crop keeps.
         interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
+        record: The model's `Record`; None if it has none.
 
     Raises:
         ValueError: if the model is no image classifier as above, or an argument does not go
@@ -55,20 +63,110 @@ class KerasPredictor(ImageClassifier):
         labels=None,
         *,
         image_size=None,
-        crop=CROP,
-        interpolation=INTERPOLATION,
+        crop=None,
+        interpolation=None,
         activation=None,
+        batch_size=16,
     ):
-        self._model = model
+        self._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
         self.image_shape = image_shape(model, image_size)
+        self._follow(getattr(model, "record", None), crop, interpolation)
+        if labels is None and self.record is not None:
+            labels = self.record.class_names
         self.class_names = _class_names(labels, model.outputs[0].shape[-1])
-        self.crop, self.interpolation = check_crop(crop), check_interpolation(interpolation)
-        self._activation = scores.missing_activation(model, activation)
+        _, self._activation = scores.activations(model, activation)
+        self._batch_size = positive_int("batch_size", batch_size)
 
     def _probabilities(self, images):
         inputs = scores.preprocess(self._model, images)
-        outputs = self._model.predict(inputs, batch_size=_BATCH_SIZE, verbose=0)
-        return scores.probabilities(outputs, self._activation)
+        found = [np.empty((0, len(self.class_names)), "float32")]
+        for start in range(0, len(inputs), self._batch_size):
+            outputs = self._model.predict_on_batch(inputs[start : start + self._batch_size])
+            found.append(scores.probabilities(outputs, self._activation))
+        return np.concatenate(found)
+
+
+def load_model(path):
+    """The Keras model in a file, not compiled, with its record.
+
+    Args:
+        path: A `.keras` file. Its record is that in the file, else that of the training
+            folder that it lies in; see `attach_record_of`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file or the record cannot be read.
+    """
+    check_file(path)
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # what Keras raises depends on where the file is broken
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {error}") from error
+    attach_record_of(path, model)
+    return model
+
+
+def attach_record(model, class_names=None, *, crop=None, interpolation=None, activation=None):
+    """Gives a Keras classifier a record of how it is evaluated, which its `.keras` files carry.
+
+    Predictions, evaluations and exports of the model, and of the files that it is saved to from
+    then on, follow it. The models of a training run have theirs.
+
+    Args:
+        model: As for `KerasPredictor`, but no path.
+        class_names: The names of the classes, in order: as `labels` there.
+        crop, interpolation: As there; by default not known.
+        activation: What makes probabilities of the outputs, as there.
+
+    Returns:
+        The `Record`, which is the model's attribute `record`.
+
+    Raises:
+        ValueError: if the model is no image classifier, or an argument does not go with it.
+
+    Example:
+
+    ```python
+    attach_record(model, class_names=["cat", "dog"], crop=1.0)
+    model.save("pets.keras")
+    KerasPredictor("pets.keras").top("photo.jpg")
+    ```
+    """
+    (_, *size, channels), (_, classes) = _image_classifier(model)
+    if class_names is not None:
+        class_names = tuple(naming.class_names(class_names, classes))
+    kind, _ = scores.activations(model, activation)
+    normalized = "imagenet" if channels == 3 else "unknown"
+    record = Record(
+        task="classification",
+        image_size=tuple(size),
+        channels=channels,
+        pixels="0..255" if scores.normalizes_images(model) else normalized,
+        crop=None if crop is None else check_crop(crop),
+        interpolation=interpolation and check_interpolation(interpolation),
+        activation=kind,
+        class_names=class_names,
+        version=__version__,
+    )
+    attach(model, record)
+    return record
+
+
+def attach_record_of(path, model):
+    """Gives a model the record of its file: that in it, else of the folder that it lies in.
+
+    A folder tells by the `record.json` that `keras-sepvit train` writes, or names of classes by
+    a `classes.txt`.
+    """
+    beside, names = (pathlib.Path(path).with_name(n) for n in (RUN_RECORD_NAME, "classes.txt"))
+    record = getattr(model, "record", None) or read_record(path)
+    if record is None and beside.is_file():
+        record = Record.from_json(beside.read_text(encoding="utf-8"), beside)
+    if record is not None:
+        attach(model, record)
+    elif names.is_file():
+        record = attach_record(model)  # whose names are checked where they are used
+        attach(model, dataclasses.replace(record, class_names=tuple(naming.read_names(names))))
 
 
 def image_shape(model, image_size=None):
@@ -81,14 +179,7 @@ def image_shape(model, image_size=None):
     Raises:
         ValueError: if the model is no image classifier, or takes images of another size.
     """
-    inputs = [tensor.shape for tensor in model.inputs]
-    outputs = [tensor.shape for tensor in model.outputs]
-    if [*map(len, inputs)] != [4] or [*map(len, outputs)] != [2]:
-        raise ValueError(
-            "The model is no image classifier: expected one input (batch, height, width, channels) "
-            f"and one output (batch, classes). Received: {inputs} and {outputs}."
-        )
-    height, width, channels = inputs[0][1:]
+    (_, height, width, channels), _ = _image_classifier(model)
     if channels not in (1, 3):
         raise ValueError(f"The model takes images of {channels} channels; expected 1 or 3.")
     if image_size is None and None in (height, width):
@@ -102,28 +193,16 @@ def image_shape(model, image_size=None):
     return height, width, channels
 
 
-def evaluation_of_run(path):
-    """How the trainer evaluated a model in its folder, as arguments of `KerasPredictor`.
-
-    Args:
-        path: A model, beside the `record.json` that `keras-sepvit train` writes, or beside
-            a `classes.txt`; any other gives an empty dict.
-
-    Returns:
-        Dict of `labels`, `crop` and `interpolation`, as far as the record tells.
-    """
-    folder = pathlib.Path(path).parent
-    path = folder / RUN_RECORD_NAME
-    if not path.is_file():
-        names = folder / "classes.txt"
-        return {"labels": naming.read_names(names)} if names.is_file() else {}
-    record = Record.from_json(path.read_text(encoding="utf-8"), path)
-    found = {
-        "labels": record.class_names,
-        "crop": record.crop,
-        "interpolation": record.interpolation,
-    }
-    return {name: value for name, value in found.items() if value is not None}
+def _image_classifier(model):
+    """Shapes of the one input and the one output of an image classifier; refuses others."""
+    inputs = [tensor.shape for tensor in model.inputs]
+    outputs = [tensor.shape for tensor in model.outputs]
+    if [*map(len, inputs)] != [4] or [*map(len, outputs)] != [2]:
+        raise ValueError(
+            "The model is no image classifier: expected one input (batch, height, width, channels) "
+            f"and one output (batch, classes). Received: {inputs} and {outputs}."
+        )
+    return inputs[0], outputs[0]
 
 
 def _class_names(labels, classes):

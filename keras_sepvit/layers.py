@@ -1,5 +1,7 @@
 """The layers around the attention: patch embedding, PEG, DropPath and MLP."""
 
+import contextlib
+import threading
 from typing import Any
 
 import keras
@@ -133,21 +135,47 @@ class PatchEmbedding(CompositeLayer):
         return {**config, "filters": self.filters, "strides": self.strides, "mode": self.mode}
 
 
+class ResidualLayer(CompositeLayer):
+    """A layer that adds to its input, in the compute dtype or, if told so, in float32."""
+
+    def __init__(self, residual_in_fp32: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.residual_in_fp32 = bool(residual_in_fp32)
+
+    @property
+    def input_dtype(self):
+        """The dtype that Keras converts inputs to, and that of the output."""
+        if self.residual_in_fp32:
+            return keras.backend.result_type(self.compute_dtype, "float32")
+        return self.compute_dtype
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_output_spec(self, inputs, training=False):
+        return keras.KerasTensor(inputs.shape, dtype=self.input_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "residual_in_fp32": self.residual_in_fp32}
+
+
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class PEG(CompositeLayer):
+class PEG(ResidualLayer):
     """Positional encoding generator: `x + DepthwiseConv3x3(x)`.
 
     The conditional position encoding of CPVT (arXiv 2102.10882), as SepViT uses
     it once a stage, after the first block.
 
     Args:
+        residual_in_fp32: Add in float32 under half-precision policies, too. The
+            output is then float32.
         **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
 
     Input and output shape: `(batch, height, width, channels)`; float.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, residual_in_fp32: bool = False, **kwargs: Any) -> None:
+        super().__init__(residual_in_fp32, **kwargs)
         self.proj = self.part(
             layers.DepthwiseConv2D,
             3,
@@ -164,11 +192,9 @@ class PEG(CompositeLayer):
     def call(self, inputs):
         # The bias comes last: on convolution, bias, residual in this order a fusion
         # pass of TensorFlow 2.21 fails, and leaves the whole graph unoptimised.
-        x = functional.depthwise_conv3x3(inputs, self.proj.kernel)
-        return ops.add(inputs + x, self.proj.bias)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+        x = ops.cast(inputs, self.compute_dtype)
+        x = ops.cast(functional.depthwise_conv3x3(x, self.proj.kernel), inputs.dtype)
+        return functional.add_bias(inputs + x, self.proj.bias)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
@@ -177,6 +203,9 @@ class DropPath(layers.Layer):
 
     Each sample is set to zero with probability `rate`, independently, and the
     others are scaled by `1 / (1 - rate)`. Arbitrary rank. arXiv 1603.09382.
+
+    In the models of this package one draw of a step, from the seed of the first
+    layer that drops, serves all layers; elsewhere each layer draws by itself.
 
     Args:
         rate: Probability of dropping a sample, in [0, 1).
@@ -202,18 +231,76 @@ class DropPath(layers.Layer):
     def call(self, inputs, training=False):
         if not training or self.rate == 0.0:
             return inputs
-        keep = 1.0 - self.rate
-        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        draw = _running.draw
+        scale = None if draw is None else draw.next_scale(self, inputs)
+        if scale is None:
+            scale = self._scales(1.0 - self.rate, ops.shape(inputs)[:1], inputs)
+        return inputs * ops.cast(scale, inputs.dtype)
+
+    def _scales(self, keep, shape, inputs):
+        """Factors of samples, 0 or `1 / keep`: `shape`, and an axis for each other of inputs."""
+        shape = (*shape, *(1 for _ in inputs.shape[1:]))
         kept = random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep
         # Not `where`: on torch its two numbers would be copied to a GPU, which the host waits for.
-        scale = ops.cast(kept, "float32") * (1.0 / keep)
-        return inputs * ops.cast(scale, inputs.dtype)
+        return ops.cast(kept, "float32") * (1.0 / keep)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+class _Running(threading.local):
+    """The `_SharedDraw` of the model that runs, or None. At a ContextVar torch's graphs break."""
+
+    def __init__(self):
+        self.draw = None
+
+
+_running = _Running()
+
+
+@contextlib.contextmanager
+def one_draw(drop_paths, calls):
+    """While a model runs inside, the first of its `DropPath` layers draws for all of them.
+
+    A draw is a dozen small kernels on a GPU, and torch's host waits for it twice.
+
+    Args:
+        drop_paths: The layers, whose inputs have one shape but for height, width and channels.
+        calls: How often each of them is called.
+    """
+    outer, _running.draw = _running.draw, _SharedDraw(drop_paths, calls)
+    try:
+        yield
+    finally:
+        _running.draw = outer
+
+
+class _SharedDraw:
+    """The factors of all calls of some layers, drawn at the first one."""
+
+    def __init__(self, drop_paths, calls):
+        drop_paths = [layer for layer in drop_paths if layer.rate]
+        self.keep = [1.0 - layer.rate for layer in drop_paths for _ in range(calls)]
+        self.rows = {
+            id(layer): list(range(calls * place, calls * (place + 1)))
+            for place, layer in enumerate(drop_paths)
+        }
+        self.scales = None
+
+    def next_scale(self, layer, inputs):
+        """The factors of a layer's next call; None for a layer, or a call, that is not known."""
+        rows = self.rows.get(id(layer))
+        if not rows:
+            return None
+        if self.scales is None:
+            keep = ops.convert_to_tensor(self.keep, "float32")
+            keep = ops.reshape(keep, (-1, *(1 for _ in inputs.shape)))
+            scales = layer._scales(keep, (len(self.keep), ops.shape(inputs)[0]), inputs)
+            self.scales = ops.unstack(ops.cast(scales, inputs.dtype), len(self.keep))
+        return self.scales[rows.pop(0)]
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

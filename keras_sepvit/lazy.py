@@ -1,4 +1,4 @@
-"""Packages whose names are imported at their first use."""
+"""What is imported at its first use: names of packages, and modules that may be missing."""
 
 import importlib
 import sys
@@ -22,3 +22,23 @@ def lazy_names(package, modules, within=None):
         return sorted({*vars(sys.modules[package]), *modules})
 
     return getattr_, dir_
+
+
+def require(module, extra, user="This"):
+    """The optional module of this name.
+
+    Args:
+        module: Its name.
+        extra: The extra of this package that it comes with.
+        user: What needs it, as the beginning of a sentence.
+
+    Raises:
+        ImportError: naming the extra to install, if it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # of a library, some packages raise the other
+        raise ImportError(
+            f"{user} needs the module `{module}`, which cannot be imported ({error}). "
+            f'Install it with `pip install "keras-sepvit[{extra}]"`.'
+        ) from error

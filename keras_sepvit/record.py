@@ -1,11 +1,15 @@
-"""What an exported file says about itself, so that pictures reach it as in the evaluation.
+"""What a file of a model says about itself, so that pictures reach it as in the evaluation.
 
-Every export writes a `Record` into its file as JSON, and `keras_sepvit.runtime` reads it;
-a training run writes that of its models into its folder.
+Every export writes a `Record` into its file as JSON, and `keras_sepvit.runtime` reads it. In
+`.keras` files it is one of Keras's assets, which lie beside the weights; whoever knows of none
+loads the model without it. A training run has it in its models, and in its folder.
 """
 
 import dataclasses
+import functools
 import json
+import pathlib
+import zipfile
 
 # The name of the record in a file's metadata, and in the folder of a training run.
 RECORD_NAME = "keras_sepvit.json"
@@ -34,7 +38,8 @@ class Record:
             evaluation keeps, above 0 and at most 1; None where that is not known.
         interpolation: `"bicubic"` or `"bilinear"`, of the resize there, or None.
         activation: What a classifier's scores went through: `"softmax"`, `"sigmoid"`, or
-            `"linear"` for nothing (logits). None for other networks.
+            `"linear"` for nothing (logits). None for other networks. In a `.keras` file, what
+            makes probabilities of the scores: in the model, or behind it if it gives logits.
         class_names: The names of the classes in order, or None.
         version: The version of keras_sepvit that wrote it.
     """
@@ -76,6 +81,50 @@ class Record:
                 f"{path} has a record that cannot be read ({error!r}): {text[:200]!r}"
             ) from error
         return record
+
+
+class Recorded:
+    """A Keras model that has its record in its files.
+
+    Stands in front of `keras.Model` among the bases of a class.
+
+    Attributes:
+        record: The `Record`, or None.
+    """
+
+    record: Record | None = None
+
+    def save_assets(self, folder):
+        """Writes the record; Keras calls it in `save`."""
+        if self.record is not None:
+            pathlib.Path(folder, RECORD_NAME).write_text(self.record.to_json(), encoding="utf-8")
+
+    def load_assets(self, folder):
+        """Reads the record; Keras calls it in `load_model`, with None for no folder."""
+        path = pathlib.Path(folder or "", RECORD_NAME)
+        if folder and path.is_file():
+            self.record = Record.from_json(path.read_text(encoding="utf-8"), path)
+
+
+def attach(model, record):
+    """Gives a Keras model of any class a record, which goes into the files that it saves."""
+    model.record = record
+    if not isinstance(model, Recorded):
+        model.save_assets = functools.partial(Recorded.save_assets, model)
+
+
+def read_record(path):
+    """The `Record` in a `.keras` file, or None.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        if (member := f"assets/{RECORD_NAME}") not in archive.namelist():
+            return None
+        return Record.from_json(archive.read(member), path)
 
 
 def check_crop(crop):

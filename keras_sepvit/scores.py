@@ -6,7 +6,8 @@ import numpy as np
 from keras_sepvit.validation import check_choice
 
 # What may be put on a classifier's outputs; none where they are probabilities already.
-ACTIVATIONS = ("softmax", "sigmoid", "none")
+_OF_PROBABILITIES = ("softmax", "sigmoid")
+ACTIVATIONS = (*_OF_PROBABILITIES, "none")
 _ANY_SIDE = 64  # in pixels, of pictures for a model that takes any size
 
 
@@ -31,7 +32,7 @@ def final_activation(model):
     if isinstance(last, keras.layers.Softmax):
         return "softmax"
     activation = getattr(last, "activation", None)
-    for name in ("softmax", "sigmoid"):
+    for name in _OF_PROBABILITIES:
         if activation is getattr(keras.activations, name):
             return name
     if isinstance(last, keras.layers.Dense) and activation is keras.activations.linear:
@@ -62,21 +63,31 @@ def _activation_by_values(model):
     return "softmax" if sums_of_one else "sigmoid"
 
 
-def missing_activation(model, activation=None):
-    """What makes probabilities of a classifier's outputs: one of `ACTIVATIONS`.
+def activations(model, activation=None):
+    """What a classifier's probabilities are of, and what makes them of its outputs.
 
     Args:
-        model: The classifier.
-        activation: What the user says, or None.
+        model: The classifier. Of logits, its `record` may tell.
+        activation: What the user says makes them, one of `ACTIVATIONS`, or None.
+
+    Returns:
+        `"softmax"` or `"sigmoid"`, and one of `ACTIVATIONS`.
 
     Raises:
         ValueError: for another `activation`.
     """
     if activation is not None:
-        return check_choice("activation", activation, ACTIVATIONS)
-    if final_activation(model) in ("softmax", "sigmoid"):
-        return "none"
-    return "sigmoid" if model.outputs[0].shape[-1] == 1 else "softmax"
+        check_choice("activation", activation, ACTIVATIONS)
+    if activation in _OF_PROBABILITIES:
+        return activation, activation
+    found = final_activation(model)
+    if found in _OF_PROBABILITIES:
+        return found, "none"
+    recorded = getattr(getattr(model, "record", None), "activation", None)
+    if activation == "none":
+        return recorded or "sigmoid", "none"  # a sigmoid's stand each for itself
+    missing = recorded or ("sigmoid" if model.outputs[0].shape[-1] == 1 else "softmax")
+    return missing, missing
 
 
 def preprocess(model, images):
@@ -102,7 +113,7 @@ def preprocess(model, images):
 
 
 def probabilities(outputs, activation):
-    """The outputs of a classifier as float32 probabilities, by what `missing_activation` tells."""
+    """The outputs of a classifier as float32 probabilities, by one of `ACTIVATIONS`."""
     outputs = np.asarray(outputs, "float32")
     if activation == "none":
         return outputs

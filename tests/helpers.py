@@ -67,6 +67,18 @@ def run(function, x, **kwargs):
     return to_numpy(outputs)
 
 
+def record_draws(monkeypatch):
+    """A list to which the shape of each draw of uniform numbers will be added."""
+    draw, shapes = keras.random.uniform, []
+
+    def recorded(shape, *args, **kwargs):
+        shapes.append(tuple(shape))
+        return draw(shape, *args, **kwargs)
+
+    monkeypatch.setattr(keras.random, "uniform", recorded)
+    return shapes
+
+
 def symbolic(model):
     """`model`, in a TensorFlow graph with symbolic sizes where its input has None.
 

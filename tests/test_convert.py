@@ -1,5 +1,6 @@
 """Weights from one backend to another, and from one kind of file to another."""
 
+import dataclasses
 import os
 import pathlib
 import runpy
@@ -23,6 +24,8 @@ from weights_helpers import (
 
 from keras_sepvit import SepViTLite
 from keras_sepvit.conversion import convert
+from keras_sepvit.inference import attach_record
+from keras_sepvit.record import read_record
 
 SAVE_ELSEWHERE = """
 import sys
@@ -86,6 +89,21 @@ def test_convert_to_another_size_class_count_and_form(source, tmp_path):
     assert len([name for name in report.new if name.startswith("stage4_norm")]) == 2
     load_quietly(tiny_backbone(dense=True, image_shape=(None, None, 3)), target)
     assert convert(target, tmp_path / "again.weights.h5", variant=TINY).unused == ()
+
+
+@pytest.mark.once
+def test_convert_keeps_the_record_of_the_classes(tmp_path):
+    model, path = classifier(include_preprocessing=False), tmp_path / "model.keras"
+    record = attach_record(model, list("abcde"), crop=1.0)
+    model.save(path)
+    kept = dataclasses.replace(record, image_size=(32, 96), pixels="0..255")
+    for kwargs, expected in (
+        ({"image_size": (32, 96)}, kept),
+        ({"classes": 3}, None),
+        ({"dense": True}, None),
+    ):
+        convert(path, tmp_path / "new.keras", variant=TINY, **kwargs)
+        assert read_record(tmp_path / "new.keras") == expected
 
 
 @pytest.mark.once

@@ -46,6 +46,7 @@ CHANGES = (
     "augmentation.auto_augment=null",
     "augmentation.color_jitter=0",
     "augmentation.mixing_group=2",  # a device's part of a batch, or less
+    "deterministic=true",
 )
 
 # Copies of the model draw their own numbers, of drop path and noise; JAX draws those of the global
@@ -312,6 +313,13 @@ def test_a_number_of_processes_that_is_none(no_launcher):
 
 
 @pytest.mark.once
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere one process uses all devices")
+def test_torch_tells_that_gpus_stay_unused(no_launcher, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    with pytest.warns(UserWarning, match="One of 8 GPUs is used.*torchrun --nproc-per-node=gpu"):
+        assert distribution.start_distribution(Recipe()).devices == 1
+
+
 def test_a_batch_must_divide_among_devices(tmp_path, monkeypatch):
     devices = parallel.SingleDevice()
     devices.devices = 3

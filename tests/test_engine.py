@@ -127,8 +127,14 @@ def recipe(**changes):
 
 
 def test_a_task_of_its_own_learns(tmp_path):
-    result = Trainer(recipe(snapshot_epochs=20), tmp_path).train(verbose=0)
+    trainer = Trainer(recipe(snapshot_epochs=20), tmp_path)
+    saved, built = [], []
+    save, deployed = trainer.save, trainer.task.deployed
+    trainer.save = lambda name: (saved.append(name), save(name))
+    trainer.task.deployed = lambda: built.append(deployed()) or built[-1]
+    result = trainer.train(verbose=0)
     assert result.epochs == 30 and result.best > 90
+    assert saved.count("best.keras") > 1 and len(built) == 1
     assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_020.keras"]
     last = result.history[-1]
     assert last["loss"] == pytest.approx(last["square"] + last["absolute"], rel=1e-5)
@@ -172,7 +178,10 @@ def test_a_run_is_counted_in_updates_and_resumes_in_its_short_last_epoch(tmp_pat
         Trainer(settings, tmp_path / "stopped", callbacks=[Stop()]).train(verbose=0)
     assert (tmp_path / "stopped" / "curves.png").exists()
     resumed = Trainer(settings, tmp_path / "stopped").train()
-    assert "Going on after step 2 of epoch 2 of 2." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    compiled = "compiled" if BACKEND == "jax" else "not compiled"
+    assert f"Training on one device in float32, {compiled}." in told
+    assert "Going on after step 2 of epoch 2 of 2." in told
     for name in ("square", "absolute", "val_accuracy", "learning_rate"):
         assert [e[name] for e in resumed.history] == [e[name] for e in whole.history]
 
@@ -196,7 +205,7 @@ def test_of_equal_results_the_lower_loss_is_best():
     """`best.keras` is saved again for the same accuracy with a lower loss, not with a higher."""
     results = iter([(90.0, 1.0), (90.0, 1.2), (90.0, 0.9), (89.0, 0.1), (91.0, 2.0)])
     saved = []
-    progress = {"best": None}
+    progress = {"rank": None}
     validation = Validation(
         lambda: dict(zip(("top1", "loss"), next(results), strict=True)),
         "top1",
@@ -205,4 +214,4 @@ def test_of_equal_results_the_lower_loss_is_best():
     )
     for epoch in range(5):
         validation.on_epoch_end(epoch, {})
-    assert saved == [0, 2, 4] and progress["best"] == 91
+    assert saved == [0, 2, 4] and progress["rank"] == [91, -2]

@@ -88,6 +88,12 @@ def test_features_get_no_softmax():
     assert not deployment.is_classifier
 
 
+@pytest.mark.once
+def test_maps_have_no_activation():
+    with pytest.raises(ValueError, match="`activation` is for classifiers"):
+        prepare(tiny_classifier(include_top=False), activation="softmax")
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_backbones_give_their_pyramid(dense):
     backbone = tiny_dense() if dense else tiny_backbone()
@@ -210,8 +216,22 @@ def test_agreement_is_measured_on_logits(linear):
     assert agreement.relative_error == pytest.approx(
         0.003 * np.sqrt(5 * (4 + 1 + 1) / 9) / np.linalg.norm(logits), rel=0.02
     )
-    with pytest.raises(ExportError, match="float32 model disagrees.*largest error 0.002"):
+    with pytest.raises(
+        ExportError, match="largest error 0.002.* is allowed of logits, on 5 images"
+    ):
         compare(found, linear, images, "float32")
+
+
+@pytest.mark.once
+def test_an_agreement_says_what_it_is_of(linear):
+    """Multiples of 1/256 stand for no logits: of full-integer files the probabilities count."""
+    images = noise(5, (8, 8, 3))
+    found = {name: np.round(256 * x) / 256 for name, x in linear.predict(images).items()}
+    agreement = compare(found, linear, images, "full_int8")
+    assert agreement.compared == "probabilities" and 0 < agreement.max_error <= 1 / 512
+    assert compare(found, linear, images, "int8").compared == "logits"
+    features = prepare(keras.Model(*[keras.Input((8, 8, 3))] * 2))
+    assert compare(features.predict(images), features, images, "int8").compared == "features"
 
 
 @pytest.mark.once
@@ -476,6 +496,7 @@ def test_a_report_is_text_and_json():
         not_delegated={"SOFTMAX": 1},
         max_error=0.25,
         relative_error=0.031,
+        compared="logits",
         top1_agreement=0.9875,
         images=80,
         latency_ms={1: 2.5, 2: 1.5},
@@ -485,7 +506,7 @@ def test_a_report_is_text_and_json():
     for part in (
         "model.tflite (1.23 MB)",
         "4 (ADD 3, SOFTMAX 1)",
-        "max error 0.25, relative error 0.031, top-1 agreement 98.75%, on 80 images",
+        "logits: max error 0.25, relative error 0.031, top-1 agreement 98.75%, on 80 images",
         "2.5 ms with 1 thread, 1.5 ms with 2 threads",
         "Something.",
     ):
@@ -518,6 +539,17 @@ def test_what_fails_in_another_process_is_told(tmp_path):
         convert_on("jax", export_helpers.fail, model, tmp_path / "x", message="no luck with")
     with pytest.raises(ExportError, match="(?s)code -9.*the last words"):
         convert_on("jax", export_helpers.die, model, tmp_path / "x")
+
+
+@pytest.mark.once
+def test_a_model_that_keras_cannot_save_is_told_where_it_can_be_converted(tmp_path):
+    class Unsaved(keras.layers.Flatten):
+        def get_config(self):
+            raise TypeError("no config")
+
+    image = keras.Input((8, 8, 3))
+    with pytest.raises(ExportError, match="cannot be saved.*no config.*with KERAS_BACKEND=jax"):
+        convert_on("jax", export_helpers.fail, keras.Model(image, Unsaved()(image)), tmp_path)
 
 
 @pytest.mark.once

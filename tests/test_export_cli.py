@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from export_helpers import linear_model
@@ -38,6 +39,7 @@ def test_a_model_is_exported_and_predicts(folder, monkeypatch):
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert record["precision"] == "int8" and record["images"] == 32
+    assert "Compared on images of the calibration itself: 32 are too few" in result.stderr
     assert record["path"] == "linear.tflite"
     photo = folder / "photos" / "0.png"
     predicted = CliRunner().invoke(app, ["predict", "linear.tflite", str(photo), "--json"])
@@ -85,6 +87,52 @@ def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):
     predictor = Predictor(path)
     assert (predictor.crop, predictor.interpolation) == (0.5, "bilinear")
     assert predictor.class_names == ["one", "two", "three"]
+
+
+def test_an_exported_file_keeps_what_was_typed_of_its_activation(tmp_path, folder):
+    """Scores of labels that do not exclude each other, which no layer tells of logits."""
+    from keras_sepvit.runtime import Predictor
+
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model, path = tmp_path / "logits.keras", tmp_path / "logits.tflite"
+    keras.Model(inputs, keras.layers.Dense(3)(x)).save(model)
+    typed = ["--activation", "sigmoid"]
+    result = run(model, "--format", "litert", "--output", path, *typed)
+    assert result.exit_code == 0, result.output
+    assert Predictor(path).record.activation == "sigmoid"
+    photo = str(folder / "photos" / "0.png")
+    shown = CliRunner().invoke(app, ["predict", str(model), photo, "--json", *typed])
+    guesses = json.loads(shown.stdout)[0]["predictions"]
+    for guess, other in zip(guesses, Predictor(path).top(photo), strict=True):
+        assert guess["probability"] == pytest.approx(other.probability, abs=1e-5)
+    path.unlink()
+    result = run(model, "--format", "litert", "--output", path, "--activation", "relu")
+    assert result.exit_code == 2 and "--activation" in result.stderr and "'relu'" in result.stderr
+
+
+def test_images_of_all_classes_are_held_out(tmp_path, folder, monkeypatch):
+    """What the file is compared on is no part of the calibration, which has every class too."""
+    for label, count in enumerate((30, 20, 5)):
+        for index in range(count):
+            place = tmp_path / f"class{label}" / ("deep" if index % 2 else "")
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((8, 8, 3), 80 * label + index, "uint8")
+            Image.fromarray(pixels).save(place / f"{index}.png")
+    found = {}
+
+    def exporter(model, path, *, quantize, calibration_images, images, **options):
+        found.update(images=images, calibration_images=calibration_images)
+        return ExportReport("x", "x", quantize, 1, {})
+
+    monkeypatch.setattr("keras_sepvit.export.to_litert", exporter, raising=False)
+    arguments = ["--format", "litert", "--quantize", "int8", "--calibration", tmp_path]
+    result = run(folder / "linear.keras", *arguments, "--output", tmp_path / "out.tflite")
+    assert result.exit_code == 0, result.output
+    values = [found[name][:, 0, 0, 0] for name in ("images", "calibration_images")]
+    assert [len(numbers) for numbers in values] == [11, 44] and result.stderr == ""
+    assert len(set(np.concatenate(values))) == 55
+    assert all(set(numbers // 80) == {0, 1, 2} for numbers in values)
 
 
 def test_options_become_arguments(folder, monkeypatch):

@@ -14,7 +14,7 @@ jax = pytest.importorskip("jax")
 # Runs a file on one image, then on all.
 PLAIN_JAX = """
 import pathlib, sys
-import jax, numpy as np
+import jax.export, numpy as np
 exported = jax.export.deserialize(bytearray(pathlib.Path(sys.argv[1]).read_bytes()))
 call = jax.jit(exported.call)
 images = np.load(sys.argv[2])

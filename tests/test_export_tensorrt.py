@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from export_helpers import tiny_classifier
 
+from keras_sepvit import lazy
 from keras_sepvit.export import ExportError, to_tensorrt, to_tftrt
 from keras_sepvit.export import onnx as onnx_module
-from keras_sepvit.export import tensorrt as tensorrt_module
 from keras_sepvit.export.images import default_images
 from keras_sepvit.export.model import prepare
 from keras_sepvit.export.onnx import Onnx
@@ -58,25 +58,26 @@ def test_missing_parts_are_said(tmp_path, monkeypatch):
         return str(error.value)
 
     if importlib.util.find_spec("tensorrt") is None:
-        assert 'not installed. Install it with `pip install "keras-sepvit[tensorrt]"`' in refusal()
+        assert "No module named 'tensorrt'). Install it with `pip install " in refusal()
     monkeypatch.setitem(sys.modules, "tensorrt", types.SimpleNamespace(__version__="8.6.1"))
-    assert "TensorRT 8.6.1 is too old: 10.0 or newer" in refusal()
-    sys.modules["tensorrt"].__version__ = "10.9.0.34"
     monkeypatch.setitem(sys.modules, "cuda", None)
-    assert "`cuda-bindings` is not installed" in refusal()
+    assert "`cuda.bindings.runtime`, which cannot be imported" in refusal()
+    assert '"keras-sepvit[tensorrt]"' in refusal()
     code = types.SimpleNamespace(name="cudaErrorNoDevice")
     cuda = types.SimpleNamespace(
         cudaGetDeviceCount=lambda: (code, 0), cudaError_t=types.SimpleNamespace(cudaSuccess=None)
     )
     for name, module in {"cuda": types.ModuleType("cuda"), "cuda.bindings.runtime": cuda}.items():
         monkeypatch.setitem(sys.modules, name, module)
+    assert "TensorRT 8.6.1 is too old: 10.0 or newer" in refusal()
+    sys.modules["tensorrt"].__version__ = "10.9.0.34"
     assert "no GPU that CUDA can use (cudaErrorNoDevice)" in refusal()
 
     def import_module(name):
-        raise ImportError("libnvinfer.so.10: cannot open shared object file")
+        raise OSError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr(tensorrt_module.importlib, "import_module", import_module)
-    assert "a library of it is not found: libnvinfer.so.10" in refusal()
+    monkeypatch.setattr(lazy.importlib, "import_module", import_module)
+    assert "(libnvinfer.so.10: cannot open" in refusal() and "LD_LIBRARY_PATH" in refusal()
     assert not list(tmp_path.iterdir())
 
 

@@ -29,15 +29,25 @@ OWN_PROCESS = "KERAS_SEPVIT_TEST_OWN_PROCESS"
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
+# On torch also with residuals in a dtype of their own.
+STEPS = (*((policy, False) for policy in POLICIES), ("mixed_bfloat16", True))
+
 # Recipes that differ in more than the network's size.
 DIFFERENT = ("imagenet_t", "finetune", "frozen_backbone")
 
 
-def training_model(name, policy="float32", scaled=True, **compile_arguments):
+def training_model(
+    name, policy="float32", scaled=True, residual_in_fp32=False, **compile_arguments
+):
     """The model that a recipe trains, with a small network, compiled."""
     recipe = RECIPES[name]
     network = SepViT(
-        SMALL, classes=CLASSES, classifier_activation=None, drop_path_rate=0.1, dtype=policy
+        SMALL,
+        classes=CLASSES,
+        classifier_activation=None,
+        drop_path_rate=0.1,
+        dtype=policy,
+        residual_in_fp32=residual_in_fp32,
     )
     if recipe.model.frozen_backbone:
         for layer in network.layers:
@@ -110,12 +120,12 @@ def test_torch_steps_in_a_process_of_their_own():
         text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:]
-    assert f"{len(POLICIES)} passed" in result.stdout
+    assert f"{len(STEPS)} passed" in result.stdout
 
 
 @pytest.mark.skipif(OWN_PROCESS not in os.environ, reason="runs in a process of its own")
-@pytest.mark.parametrize("policy", POLICIES)
-def test_torch_steps_on_an_accelerator(policy, monkeypatch):
+@pytest.mark.parametrize("policy, residual_in_fp32", STEPS)
+def test_torch_steps_on_an_accelerator(policy, residual_in_fp32, monkeypatch):
     """Every operand on the device, products and norms in one dtype, no number fetched.
 
     Without loss scaling, which fetches one in Keras's own optimiser.
@@ -123,12 +133,14 @@ def test_torch_steps_on_an_accelerator(policy, monkeypatch):
     import torch
 
     with accelerator(monkeypatch) as (operations, copies):
-        model = training_model("imagenet_t", policy, scaled=False)
+        model = training_model(
+            "imagenet_t", policy, scaled=False, residual_in_fp32=residual_in_fp32
+        )
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, batch())
         copies.clear()
         model.network(inputs["image"], training=True)
-        # Keras's normalisation of pixels has one; the blocks have none.
-        assert len(copies) <= 1, copies
+        # One of Keras's normalisation of pixels; the rates and the seed of all drop paths.
+        assert len(copies) <= 3, copies
         operations.clear()
         logs = model.train_step(inputs)
     assert logs["loss"].device == torch.device(ACCELERATOR)
@@ -154,7 +166,8 @@ def accelerator(monkeypatch):
 
     Fetching a number, and mixing devices, are errors. Yields the list of the operators of
     `ONE_DTYPE` that ran, each with the set of its operands' floating-point dtypes, and the list
-    of the numbers of Python and NumPy that were copied to the device, where the host would wait.
+    of what the host would wait for: numbers of Python and NumPy that were copied to the device,
+    and seeds of draws.
     """
     import torch
     from keras.src.backend.torch import random
@@ -190,7 +203,7 @@ def accelerator(monkeypatch):
 
     register_accelerator()
     # Keras reads a seed as a number for each draw; torch's own state of the draws does here.
-    monkeypatch.setattr(random, "torch_seed_generator", lambda seed: None)
+    monkeypatch.setattr(random, "torch_seed_generator", copies.append)
     with FakeTensorMode(), OnDevice(), Recorder(), keras.device(ACCELERATOR):
         yield operations, copies
 

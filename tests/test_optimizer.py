@@ -8,7 +8,7 @@ import pytest
 from helpers import TINY, to_numpy
 from keras import ops
 
-from keras_sepvit import SepViT
+from keras_sepvit import SepViT, SepViTBlock
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training.optimizer import (
     LayerwiseAdamW,
@@ -84,6 +84,10 @@ def test_weight_decay_spares_what_the_paper_spares(network):
             if variable.path.endswith("win_tokens")
         ),
     }
+    block = SepViTBlock(2, 2, window_tokens="depthwise_conv", name="block")
+    block.build((None, 4, 4, 8))
+    decayed = {variable.path for variable in block.trainable_variables if decays(variable)}
+    assert "block/attn/win_kernel" in decayed and "block/attn/win_bias" not in decayed
 
 
 def test_layers_learn_slower_the_farther_from_the_head(network):
@@ -111,6 +115,7 @@ def test_recipe_becomes_adamw(network):
         "accumulate": 4,
     }
     config = optimizer.get_config()
+    assert config["epsilon"] == 1e-8
     assert config["weight_decay"] == 0.1 and config["global_clipnorm"] == 1.0
     assert config["gradient_accumulation_steps"] == 4
     assert config["ema_momentum"] ** 4 == pytest.approx(0.99)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import keras
+import oldest
 import pytest
 from helpers import tiny_backbone
 
@@ -69,7 +70,7 @@ def test_weights_names_and_geometry_stand_below_the_network():
     assert third_party(plain) == {"keras_sepvit"}
     own = {name.partition(".")[2] for name in weights if name.startswith("keras_sepvit.")}
     assert {name for name in own if not name.startswith("weights")} == {
-        *("configs", "default_backend", "files", "geometry", "names", "registration"),
+        *("configs", "default_backend", "files", "geometry", "lazy", "names", "registration"),
         "validation",
     }
 
@@ -291,3 +292,18 @@ print(json.dumps([names, plain, len(keras_hooks())]))
     assert names == ["other", *(f"keras_sepvit>{name}" for name in REGISTERED)]
     assert plain
     assert hooks == 0
+
+
+@pytest.mark.once
+def test_every_requirement_has_a_lower_bound_that_is_tested():
+    """`make test-oldest` installs what setup.cfg says, of which every package is at its lowest."""
+    text = oldest.SETUP.read_text()
+    found = oldest.lowest(text)
+    assert len(found) == len({line.partition("==")[0] for line in found})
+    assert "typer==0.16" in found and "keras-hub==0.32" in found  # `[grain]` is no part of it
+    assert "typer==0.17.1" in oldest.lowest(text.replace("typer>=0.16,", "typer>=0.17.1,"))
+    with pytest.raises(ValueError, match="no lower bound in 'typer<0.30'"):
+        oldest.lowest(text.replace("typer>=0.16,<0.30", "typer<0.30"))
+    before, _, after = text.rpartition("matplotlib>=3.8")  # which two extras have
+    with pytest.raises(ValueError, match="matplotlib has the lower bounds 3.8 and 3.9"):
+        oldest.lowest(f"{before}matplotlib>=3.9{after}")

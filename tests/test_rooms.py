@@ -30,7 +30,7 @@ ALLOWED = {
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
-    "classification": {*DATA, *BESIDE, "training", "classification"},
+    "classification": {*DATA, "inference", "runtime", "training", "classification"},
     "recipes": {"training", "classification"},
     "export": {
         *DATA,

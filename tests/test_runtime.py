@@ -371,7 +371,8 @@ def test_runs_without_keras(folder, litert_file, onnx_file):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     ).stdout
     imported, labels = json.loads(output.splitlines()[-1])
-    assert set(imported) - sys.stdlib_module_names == {"keras_sepvit", "numpy"}
+    packages = {name for name in imported if "cython" not in name}  # which NumPy 1 brings along
+    assert packages - sys.stdlib_module_names == {"keras_sepvit", "numpy"}
     best = probabilities(read_image(folder / "alone.png", *IMAGE_SHAPE)[None])[0].argmax()
     assert labels == [f"class {best}"] * 2
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,16 @@ import keras
 import numpy as np
 import pytest
 import training_data
-from helpers import to_numpy
+from helpers import BACKEND, to_numpy
 from PIL import Image
 from typer.testing import CliRunner
 
 from keras_sepvit.classification import task
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.cli import app
-from keras_sepvit.inference import evaluation_of_run
+from keras_sepvit.inference import KerasPredictor
 from keras_sepvit.recipes import load_recipe
+from keras_sepvit.runtime import Predictor
 from keras_sepvit.training.callbacks import NonFiniteLossError
 from keras_sepvit.training.trainer import Trainer
 
@@ -29,6 +31,7 @@ SHORT = (
     "augmentation.auto_augment=null",
     "batch_size=128",
     "optimizer.warmup_epochs=0.5",
+    "data.validation_crop=0.7",  # not what `evaluate` does with digits by itself
 )
 
 
@@ -72,9 +75,38 @@ def test_a_run_learns_and_leaves_its_files(trained):
         assert min(picture.size) > 300
     assert list((folder / "tensorboard").rglob("events.*"))
     assert (folder / "classes.txt").read_text().split() == [str(i) for i in range(10)]
-    assert evaluation_of_run(folder / "best.keras")["crop"] == 1.0
     assert load_recipe(folder / "recipe.yaml") == recipe("epochs=2", "checkpoint_steps=4")
     assert not [path for path in folder.rglob(".*") if path.is_file()]  # nothing half written
+
+
+def test_a_model_remembers_its_evaluation_wherever_it_goes(trained, tmp_path):
+    folder, result = trained
+    path = shutil.copy(folder / "best.keras", tmp_path)
+    best = max(result["history"], key=lambda epoch: (epoch["val_top1"], -epoch["val_loss"]))
+
+    def run(command, *arguments):
+        done = CliRunner().invoke(app, [command, path, *map(str, arguments), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    measured = run("evaluate", "--data", "digits")
+    assert measured["top1"] == pytest.approx(best["val_top1"])
+    assert measured["loss"] == pytest.approx(best["val_loss"], rel=1e-4)
+    assert run("evaluate", "--data", "digits", "--crop", 1)["loss"] != measured["loss"]
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 50)).save(photo)
+    (guess, *_) = run("predict", photo)[0]["predictions"]
+    assert guess["label"] == str(guess["class"])
+
+    digits = [str(number) for number in range(10)]
+    predictor = KerasPredictor(keras.saving.load_model(path))
+    if BACKEND == "tensorflow":
+        run("export", "--format", "litert", "--output", tmp_path / "best.tflite")
+        predictor = Predictor(tmp_path / "best.tflite")
+        assert predictor.record.class_names == tuple(digits)
+        assert predictor.record.activation == "softmax"
+    assert (predictor.class_names, predictor.crop) == (digits, 0.7)
+    assert predictor.interpolation == "bilinear"
 
 
 def test_the_saved_model_has_averaged_weights_and_gives_probabilities(trained):

@@ -10,6 +10,7 @@ from helpers import (
     images,
     loss_and_gradients,
     randomize,
+    record_draws,
     run,
     to_numpy,
 )
@@ -156,18 +157,41 @@ def test_seeds_make_initial_weights_repeatable():
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if a.std())
 
 
-def test_seeds_make_training_repeatable():
+def test_models_draw_once_a_step_for_all_drop_paths(monkeypatch, tmp_path):
+    model = classifier(FOUR_BLOCKS, drop_path_rate=0.5)
+    model.save(tmp_path / "model.keras")
+    x = images((8, 64, 64, 3))
+    for network in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        shapes = record_draws(monkeypatch)
+        first, second = (run(network, x, training=True) for _ in range(2))
+        # Of the four blocks the first has rate 0; the others have two branches each.
+        assert shapes == 2 * [(6, 8, 1, 1, 1)]
+        assert not np.array_equal(first, second)
+        run(network, x)
+        assert len(shapes) == 2
+
+
+def alone():
+    return keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            PatchEmbedding(8, 4),
+            SepViTBlock(2, 2, drop_path_rate=0.5),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(4),
+        ]
+    )
+
+
+def together():
+    return classifier(FOUR_BLOCKS, drop_path_rate=0.5)
+
+
+@pytest.mark.parametrize("make", [alone, together])
+def test_seeds_make_training_repeatable(make):
     def trained(seed):
         keras.utils.set_random_seed(seed)
-        model = keras.Sequential(
-            [
-                keras.Input((16, 16, 3)),
-                PatchEmbedding(8, 4),
-                SepViTBlock(2, 2, drop_path_rate=0.5),
-                keras.layers.GlobalAveragePooling2D(),
-                keras.layers.Dense(4),
-            ]
-        )
+        model = make()
         losses = fit(model, epochs=3)
         return losses, [to_numpy(weight) for weight in model.trainable_weights]
 

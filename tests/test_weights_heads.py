@@ -197,6 +197,30 @@ def test_heads_that_differ_are_refused_unless_asked_for(tmp_path):
     load_weights(model, plain, skip_head_mismatch=True)
 
 
+@pytest.mark.parametrize("kind", ["keras", "weights.h5"])
+@pytest.mark.parametrize("base", ["features", "backbone", "classifier"])
+@pytest.mark.once
+def test_weights_of_a_model_around_the_network_give_its_backbone(base, kind, tmp_path):
+    """As people fine-tune: `Sequential(base, Dense)`, compiled, trained and saved."""
+    bases = {
+        "features": lambda: classifier(SMALL, include_top=False, pooling="avg"),
+        "backbone": lambda: keras.Sequential([small_backbone(), layers.GlobalAveragePooling2D()]),
+        "classifier": lambda: classifier(SMALL),
+    }
+    model = keras.Sequential([bases[base](), layers.Dense(4, name="top")])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 64, 64, 3)), np.ones((2, 4)), verbose=0)
+    path = tmp_path / f"fine_tuned.{kind}"
+    model.save(path) if kind == "keras" else model.save_weights(path)
+    with pytest.warns(UserWarning, match="(?s)initial values: head/kernel.*not used: .*top/kernel"):
+        loaded = classifier(SMALL, classes=3, weights=path)
+    trained = [value for value in all_values(model) if value.shape not in ((4,), (32, 4))]
+    count = len(loaded.weights) - 2
+    assert_equal(all_values(loaded)[:count], trained[:count])
+    with pytest.raises(ValueError, match="classes=5"):  # the same layers for other classes
+        classifier(SMALL, classes=3, weights=save_h5(classifier(SMALL), tmp_path / "5.weights.h5"))
+
+
 @pytest.mark.once
 def test_layers_at_the_same_place_with_names_of_their_own_are_not_confused(tmp_path):
     def build(name):

@@ -41,7 +41,7 @@ def compare(record):
     - `gflops`: achieved, from the MACs of the traced graph; and `share`: median over rounds
       of that over the rate of matrix products in the same round
     """
-    first = record["settings"]["models"][0]
+    first, rounds = record["settings"]["models"][0], record["settings"]["rounds"]
     rows = iter(record["rows"])
     for result in record["backends"].values():
         for group in result["groups"]:
@@ -64,9 +64,9 @@ def compare(record):
                 own = turns[model, precision, row["mode"]]
                 row["best_mode"] = best[model, precision][0] == row["mode"]
                 if row["best_mode"] and (first, precision) in best:
-                    row["best_first_is_faster"] = ratio(best[first, precision][1], own)
+                    row["best_first_is_faster"] = ratio(best[first, precision][1], own, rounds)
                 if row["best_mode"] and precision != "float32" and (model, "float32") in best:
-                    row["faster_than_float32"] = ratio(own, best[model, "float32"][1])
+                    row["faster_than_float32"] = ratio(own, best[model, "float32"][1], rounds)
                 macs = result["models"][model].get("macs")
                 if macs is not None:
                     gflop = 2e-9 * macs * row["batch_size"] * STEP_FACTOR[row["task"]]

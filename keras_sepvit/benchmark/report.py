@@ -12,11 +12,11 @@ def summarise(record):
     """Rows of a record: a dict for each backend, task, batch size, model, precision and mode.
 
     - `ms`: as `timing.latency`; `images_per_second`, median of turns
-    - `first_is_faster`: median and quartiles of (time / first model's time), in the same
+    - `first_is_faster`: `timing.ratio` of (time / first model's time), in the same
       precision and mode where the first model has them, else in its first
     - `error` instead of these, where it could not be run
     """
-    first = record["settings"]["models"][0]
+    first, rounds = record["settings"]["models"][0], record["settings"]["rounds"]
     rows = []
     for backend, result in record["backends"].items():
         for group in result["groups"]:
@@ -36,7 +36,7 @@ def summarise(record):
                 row["images_per_second"] = 1e3 * row["batch_size"] / row["ms"]["turn"]["median"]
                 if turns:
                     others = turns.get((row["precision"], row["mode"]), next(iter(turns.values())))
-                    row["first_is_faster"] = ratio(others, own)
+                    row["first_is_faster"] = ratio(others, own, rounds)
     return rows
 
 
@@ -51,10 +51,15 @@ def conditions(record):
     height, width = settings["image_size"]
     devices = [f"{name} on {result['device']}" for name, result in record["backends"].items()]
     used = f"; {settings['threads']} virtual cores used" if settings["threads"] else ""
+    how = f"{settings['rounds']} rounds; in brackets quartiles over rounds"
+    if settings["processes"] > 1:
+        how = (
+            f"{settings['processes']} processes of {settings['rounds']} rounds each; in brackets "
+            "the lowest and the highest process"
+        )
     return (
-        f"Command: `{record['command']}`\n\nImages of {height} x {width}; {settings['rounds']} "
-        f"rounds; {record['date']}; {', '.join(devices)}{used}.\n\n"
-        f"{sentences(record['machine'])}"
+        f"Command: `{record['command']}`\n\nImages of {height} x {width}; {how}; "
+        f"{record['date']}; {', '.join(devices)}{used}.\n\n{sentences(record['machine'])}"
     )
 
 
@@ -89,11 +94,12 @@ def times_tables(record, titles=None, columns=()):
 
 def notes(record):
     """A heading and what failed; nothing where all went well."""
+    names = {name: pathlib.Path(name).name for name in record["settings"]["models"]}
     lines = [f"- {backend}: no result. {error}" for backend, error in record["errors"].items()]
     for row in record["rows"]:
         if "error" in row:
             what = [f"- {row['backend']}", TASKS[row["task"]], f"batch {row['batch_size']}"]
-            what += [row["model"], row["precision"], row["mode"]]
+            what += [names[row["model"]], row["precision"], row["mode"]]
             lines.append(f"{', '.join(what)}: {row['error']}")
     return ["### Notes", "\n".join(lines)] if lines else []
 
@@ -106,11 +112,13 @@ def markdown_table(header, rows):
 
 
 def spread(numbers):
-    """A ratio and its quartiles; empty for none, and for that of a program to itself."""
+    """A ratio and its spread; empty for none, and for that of a program to itself."""
     if numbers is None or numbers["low"] == numbers["high"] == 1:
         return ""
     return f"{numbers['median']:.2f}x ({numbers['low']:.2f} to {numbers['high']:.2f})"
 
 
 def _number(milliseconds):
+    if milliseconds is None:
+        return ""
     return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"

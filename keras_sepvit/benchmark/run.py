@@ -1,4 +1,4 @@
-"""Runs a benchmark: a process for each backend."""
+"""Runs a benchmark: processes for each backend."""
 
 import datetime
 import json
@@ -55,10 +55,27 @@ def run_benchmark(settings, command, worker="keras_sepvit.benchmark.worker"):
     }
     for backend, job in jobs.items():
         try:
-            record["backends"][backend] = run_worker(worker, job)
+            results = [run_worker(worker, job) for _ in range(settings["processes"])]
+            record["backends"][backend] = joined(results)
         except BackendError as error:
             record["errors"][backend] = str(error)
     return record
+
+
+def joined(results):
+    """One result of those of several processes: the turns of each after those of the one before."""
+    result, *others = results
+    for other in others:
+        for group, more in zip(result["groups"], other["groups"], strict=True):
+            for precision, rates in more.get("product_gflops", {}).items():
+                group["product_gflops"][precision] += rates
+            for row, again in zip(group["rows"], more["rows"], strict=True):
+                if "error" in row or "error" in again:  # once is enough
+                    row.pop("turns_ms", None)
+                    row.setdefault("error", again.get("error"))
+                else:
+                    row["turns_ms"] += again["turns_ms"]
+    return result
 
 
 def run_worker(worker, job):

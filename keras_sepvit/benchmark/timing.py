@@ -9,6 +9,9 @@ import numpy as np
 TURN_SECONDS = 0.25
 MOST_CALLS = 50
 
+# A percentile is told from so many calls on, of which two are beyond it.
+ENOUGH_CALLS = {90: 20, 99: 200}
+
 
 def call_milliseconds(function):
     """Milliseconds of one call of a function that returns when its work is done."""
@@ -58,19 +61,39 @@ def round_medians(turns):
     return [float(np.median(turn)) for turn in turns]
 
 
-def ratio(turns, others):
+def ratio(turns, others, rounds):
     """How many times as long others took as these, by rounds: above 1 is faster than others.
 
-    Both are lists of turns, of the same rounds. A machine that slows down or is shared
-    changes both times of a round alike, and not their ratio.
+    A machine that slows down or is shared changes both times of a round alike, and not
+    their ratio. What differs between processes, such as where memory lies, changes it.
+
+    Args:
+        turns: Lists of milliseconds, those of one process after those of another.
+        others: The same of another program, in the same rounds.
+        rounds: Turns in a process.
+
+    Returns:
+        Median and quartiles over the rounds of one process; of several processes, the
+        median, lowest and highest of their medians.
     """
     pairs = zip(round_medians(turns), round_medians(others), strict=True)
-    return quartiles([other / own for own, other in pairs])
+    ratios = [other / own for own, other in pairs]
+    if len(ratios) <= rounds:
+        return quartiles(ratios)
+    starts = range(0, len(ratios), rounds)
+    medians = [float(np.median(ratios[start : start + rounds])) for start in starts]
+    return {"median": float(np.median(medians)), "low": min(medians), "high": max(medians)}
 
 
 def latency(turns):
-    """Median, 90th and 99th percentile of all calls, their number, and quartiles of turns."""
+    """Median, 90th and 99th percentile of all calls, their number, and quartiles of turns.
+
+    A percentile is None where calls are fewer than `ENOUGH_CALLS`.
+    """
     calls = np.concatenate([np.asarray(turn) for turn in turns])
-    middle, p90, p99 = (float(value) for value in np.percentile(calls, (50, 90, 99)))
+    percentiles = {
+        f"p{share}": float(np.percentile(calls, share)) if len(calls) >= least else None
+        for share, least in ENOUGH_CALLS.items()
+    }
     turn = quartiles(round_medians(turns))
-    return {"p50": middle, "p90": p90, "p99": p99, "calls": len(calls), "turn": turn}
+    return {"p50": float(np.median(calls)), **percentiles, "calls": len(calls), "turn": turn}

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -177,8 +178,8 @@ def device(backend):
 
 
 def reason_of(error):
-    """An exception in a line of a table."""
-    lines = str(error).strip().splitlines() or [""]
+    """An exception in a line of a table, which shows no folder of this machine."""
+    lines = re.sub(r"(?<![\w/])/(?:[^\s/'\":]+/)+", "", str(error)).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:LONGEST_REASON]}"
 
 

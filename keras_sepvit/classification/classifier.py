@@ -23,6 +23,7 @@ from keras_sepvit.configs import (
     variant_config,
 )
 from keras_sepvit.initializers import TruncatedNormal
+from keras_sepvit.record import Recorded
 from keras_sepvit.validation import (
     check_choice,
     check_rate,
@@ -50,7 +51,9 @@ Args:
     weights: None for random weights; a `.weights.h5` or `.keras` file, or a
         checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
         `.safetensors`); the `https://` address of such a file, followed by
-        `#sha256=` and its checksum; or the name of registered weights.
+        `#sha256=` and its checksum; or the name of registered weights. Of a
+        model with other layers behind its backbone, such as
+        `Sequential([backbone, Dense(5)])`, the backbone, with a warning.
     input_tensor: Optional Keras tensor to use as the image input.
     input_shape: Optional (height, width, 3); {size} by default. Windows scale
         with the image, so that the weights of one size fit another. See
@@ -68,6 +71,8 @@ Args:
         classes, keep the random head, with a warning, instead of an error.
     dtype: Dtype policy of all layers, such as `"mixed_bfloat16"`; the global policy by
         default. Images are normalised, and answers given, in float32 at least.
+    residual_in_fp32: Under half-precision policies, add the branches of blocks
+        in float32, and keep the map between them so, as PyTorch's autocast does.
 
 Input shape: `(batch, height, width, 3)`.
 
@@ -91,10 +96,12 @@ _VARIANT_ARGUMENT = """    variant: `"sepvit_lite"`, `"sepvit_t"`, `"sepvit_s"`,
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class SepViTClassifier(StagesMixin, keras.Model):
+class SepViTClassifier(StagesMixin, Recorded, keras.Model):
     """The functional model that `SepViT` and the constructors of the variants return.
 
-    Its `pyramid_outputs` and `freeze` are those of `SepViTBackbone`.
+    Its `pyramid_outputs` and `freeze` are those of `SepViTBackbone`. Its `record`, which
+    `keras_sepvit.inference.attach_record` makes, says how it is evaluated, and stays with it in
+    `.keras` files.
     """
 
     dense = False  # the form, as backbones tell it
@@ -117,6 +124,7 @@ def SepViT(
     pad_windows: bool = False,
     skip_head_mismatch: bool = False,
     dtype: str | keras.DTypePolicy | None = None,
+    residual_in_fp32: bool = False,
 ) -> SepViTClassifier:
     config = variant_config(variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
@@ -124,6 +132,7 @@ def SepViT(
     include_preprocessing = flag("include_preprocessing", include_preprocessing)
     pad_windows = flag("pad_windows", pad_windows)
     skip_head_mismatch = flag("skip_head_mismatch", skip_head_mismatch)
+    residual_in_fp32 = flag("residual_in_fp32", residual_in_fp32)
     activation = _activation(classifier_activation)
     if include_top and pooling is not None:
         raise ValueError(
@@ -145,6 +154,7 @@ def SepViT(
         drop_path_rate=check_rate("drop_path_rate", drop_path_rate),
         dense=False,
         pad_windows=pad_windows,
+        residual_in_fp32=residual_in_fp32,
         dtype=policy,
     )
     if include_top or pooling == "avg":

@@ -1,12 +1,17 @@
 """Accuracy of a classifier of any kind on a set of labelled images."""
 
-from keras_sepvit import scores
+import keras
+
 from keras_sepvit.classification.images import EvalTransform
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.classification.task import labelled
+from keras_sepvit.inference import KerasPredictor
+from keras_sepvit.record import INTERPOLATION
+from keras_sepvit.runtime import labels as naming
 from keras_sepvit.training.evaluation import evaluate as run
 from keras_sepvit.training.pipeline import evaluation_batches
 from keras_sepvit.training.report import DataReport
+from keras_sepvit.validation import window_pair
 
 
 def evaluate(
@@ -16,7 +21,7 @@ def evaluate(
     image_size,
     batch_size=64,
     crop=None,
-    interpolation="bicubic",
+    interpolation=None,
     activation=None,
     class_names=None,
     report=None,
@@ -25,7 +30,8 @@ def evaluate(
     """Measures a classifier's accuracy.
 
     Images are resized, keeping the ratio of their sides, so that a centre crop of
-    `image_size` keeps the share `crop` of the shorter side.
+    `image_size` keeps the share `crop` of the shorter side. What the arguments do not say, the
+    model's record does, if it has one.
 
     Args:
         model: Keras classifier of RGB images, to probabilities or logits, or a
@@ -35,14 +41,13 @@ def evaluate(
         image_size: (height, width) of the model's input in pixels, or one number for
             both.
         batch_size: Images predicted at a time.
-        crop: Share of the shorter side, above 0 and at most 1; by default that of the
-            source: 0.875, and 1 for the digits.
-        interpolation: `"bicubic"` or `"bilinear"`.
+        crop: Share of the shorter side, above 0 and at most 1; by default the record's, else
+            that of the source: 0.875, and 1 for the digits.
+        interpolation: `"bicubic"` or `"bilinear"`; by default the record's, else `"bicubic"`.
         activation: What makes probabilities of a Keras model's outputs: `"softmax"`, `"sigmoid"`,
-            or `"none"` where they are probabilities. By default the model tells.
-        class_names: Names of the model's classes in order; by default those that an exported
-            file tells. Where the source has names too, classes are matched by them, not by
-            their numbers.
+            or `"none"` where they are probabilities. By default the record or the model tells.
+        class_names: Names of the model's classes in order; by default the record's. Where the
+            source has names too, classes are matched by them, not by their numbers.
         report: A `DataReport` that unreadable images are added to.
         verbose: 1 for a progress bar, 0 for none.
 
@@ -56,21 +61,29 @@ def evaluate(
         ValueError: if the model has another number of classes than the source, or other names, an
             argument is out of its range, or no image can be read.
     """
-    predict, classes = _predictor(model, activation)
+    image_size = window_pair("image_size", image_size)
+    record = getattr(model, "record", None)
+    if record is not None:
+        class_names = class_names or record.class_names
+        crop = record.crop if crop is None else crop
+        interpolation = interpolation or record.interpolation
+    if isinstance(model, keras.Model):
+        numbered = naming.numbered(model.output_shape[-1])  # names are matched below
+        how = {"image_size": image_size, "activation": activation, "batch_size": batch_size}
+        model = KerasPredictor(model, numbered, **how)
+    classes = len(model.class_names)
     if classes != source.classes:
         raise ValueError(
             f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
             "on data with the classes that it was trained on."
         )
-    record = getattr(model, "record", None)  # that of an exported file
-    names = class_names or (record and record.class_names)
-    predict = _in_order_of(source, predict, names)
+    predict = _in_order_of(source, model.predict, class_names)
     report = DataReport() if report is None else report
     known = report.unreadable
     transform = EvalTransform(
         image_size=image_size,
         crop=source.crop if crop is None else crop,
-        interpolation=interpolation,
+        interpolation=interpolation or INTERPOLATION,
     )
     batches = evaluation_batches(
         source,
@@ -100,17 +113,3 @@ def _in_order_of(source, predict, names):
 
 def _listed(names):
     return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
-
-
-def _predictor(model, activation):
-    """A function from images of 0..255 to probabilities, and the number of classes."""
-    if hasattr(model, "class_names"):
-        return model.predict, len(model.class_names)
-
-    activation = scores.missing_activation(model, activation)
-
-    def predict(images):
-        outputs = model.predict_on_batch(scores.preprocess(model, images))
-        return scores.probabilities(outputs, activation)
-
-    return predict, model.output_shape[-1]

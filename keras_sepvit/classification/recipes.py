@@ -29,6 +29,8 @@ class ModelRecipe:
         weights: Weights to start from: a file, an https:// address with its SHA-256, or a
             registered name; null for random ones. Another number of classes gets a new head.
         pad_windows: Keep the windows' size at every image size, instead of scaling them.
+        residual_in_fp32: Keep the maps between the branches of blocks in float32 under mixed
+            precision, as the code's autocast does.
         frozen_stages: How many stages, from the image on, keep their weights, from 0 to 4.
         frozen_backbone: Train the head alone.
     """
@@ -38,6 +40,7 @@ class ModelRecipe:
     drop_path_rate: float | None = None
     weights: str | None = None
     pad_windows: bool = False
+    residual_in_fp32: bool = False
     frozen_stages: int = 0
     frozen_backbone: bool = False
 

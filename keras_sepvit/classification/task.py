@@ -101,7 +101,9 @@ class Classification(Task):
         return network
 
     def deployed(self):
-        return self._network("float32", classifier_activation="softmax", weights=None)
+        network = self._network("float32", classifier_activation="softmax", weights=None)
+        network.record = self._record
+        return network
 
     def losses(self, targets, outputs):
         return soft_cross_entropy(targets, outputs)
@@ -113,8 +115,15 @@ class Classification(Task):
         return ClassificationScores()
 
     def files(self):
-        names, data = self.source.class_names, self.recipe.data
-        record = Record(
+        names = self.source.class_names
+        texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
+        return {RUN_RECORD_NAME: self._record.to_json(), **texts}
+
+    @property
+    def _record(self):
+        """How `deployed` is evaluated."""
+        data = self.recipe.data
+        return Record(
             task="classification",
             image_size=self._image_size,
             channels=3,
@@ -122,11 +131,9 @@ class Classification(Task):
             crop=data.validation_crop,
             interpolation=data.interpolation,
             activation="softmax",
-            class_names=names,
+            class_names=self.source.class_names,
             version=__version__,
         )
-        texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
-        return {RUN_RECORD_NAME: record.to_json(), **texts}
 
     def draw_batch(self, path, images, targets):
         draw_classes(path, images, targets, self.source.class_names)
@@ -141,6 +148,7 @@ class Classification(Task):
             weights=weights,
             drop_path_rate=settings.drop_path_rate,
             pad_windows=settings.pad_windows,
+            residual_in_fp32=settings.residual_in_fp32,
             skip_head_mismatch=True,
             dtype=dtype,
         )

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shlex
 import sys
 from typing import Annotated
@@ -70,7 +71,17 @@ def benchmark(
         int | None, typer.Option(min=1, help="Processors to use (Linux).", show_default="all")
     ] = None,
     image_size: ImageSize = "224",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that each model has.")] = 15,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Turns that each model has in a process.")
+    ] = 15,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes on each backend, one after the other: ratios differ between processes "
+            "more than between rounds.",
+        ),
+    ] = 1,
     output_dir: Annotated[
         pathlib.Path, typer.Option(help="Folder for results.json and results.md.")
     ] = pathlib.Path("benchmark"),
@@ -78,7 +89,8 @@ def benchmark(
     """Measure the speed of SepViT, and of files of models.
 
     On each backend, all models live in one process and take turns after a warm-up: a
-    ratio is the median over rounds of the ratio in the same round. Keras models run
+    ratio is the median over rounds of the ratio in the same round, and with several
+    processes their median, with the lowest and the highest. Keras models run
     where the backend runs them; CUDA_VISIBLE_DEVICES=-1 hides a GPU.
     """
     options = dict(locals())
@@ -99,6 +111,12 @@ def benchmark(
     if all(name.endswith(runtime.SUFFIXES) for name in models):
         options["backends"] = ("runtime",)  # files run without a backend
     measure(options, "keras-sepvit", "keras_sepvit.benchmark.worker", report)
+
+
+def _typed(arguments):
+    """A command line's arguments, but for the folder of the results, which no reader has."""
+    line = re.sub(r"(^| )--output-dir(=| )('[^']*'|\S+)", "", shlex.join(arguments))
+    return line.strip()
 
 
 def keras_backend():
@@ -140,7 +158,7 @@ def measure(options, program, worker, report):
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output-dir: '{folder}' is a file. Give the name of a folder.")
 
-    record = run_benchmark(settings, f"{program} {shlex.join(sys.argv[1:])}", worker)
+    record = run_benchmark(settings, f"{program} {_typed(sys.argv[1:])}", worker)
     for backend, error in record["errors"].items():
         typer.echo(f"Error: {backend}: {error}", err=True)
     if record["backends"]:

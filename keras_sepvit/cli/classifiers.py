@@ -2,20 +2,17 @@
 
 import pathlib
 
-import keras
-
 from keras_sepvit.classification import classifier
 from keras_sepvit.cli.common import check_files_exist, whole_model_error
-from keras_sepvit.inference import evaluation_of_run
+from keras_sepvit.inference import attach_record, attach_record_of, load_model
 from keras_sepvit.inference import image_shape as image_shape  # for the commands
-from keras_sepvit.weights.files import check_file
 from keras_sepvit.weights.load import assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
 from keras_sepvit.weights.registry import registered_weights
 
 
 def load_classifier(weights, variant=None, classes=None, size=None):
-    """The model in a file, or that of registered weights.
+    """The model in a file, or that of registered weights, with its record.
 
     Args:
         weights: Path of a whole model (.keras) or of weights alone, or the name of
@@ -33,12 +30,15 @@ def load_classifier(weights, variant=None, classes=None, size=None):
     if registered is not None:
         if variant is not None or classes is not None:
             raise ValueError(f"'{weights}' is registered: leave out --variant and --classes.")
-        return classifier.SepViT(
+        model = classifier.SepViT(
             registered.variant,
             classes=registered.classes,
             input_shape=(*(size or registered.image_size), 3),
             weights=str(weights),
         )
+        how = {"crop": registered.crop, "interpolation": registered.interpolation}
+        attach_record(model, **how)
+        return model
     path = pathlib.Path(weights)
     if not path.exists() and not path.suffix:
         names = ", ".join(registered_weights())
@@ -47,34 +47,12 @@ def load_classifier(weights, variant=None, classes=None, size=None):
         )
     check_files_exist(path)
     if path.suffix != ".keras":
-        return _load_weights(path, variant, classes, size)
+        model = _load_weights(path, variant, classes, size)
+        attach_record_of(path, model)
+        return model
     if variant is not None or classes is not None:
         raise whole_model_error(path)
-    return _load_whole_model(path)
-
-
-def evaluation_of(weights):
-    """How weights are evaluated: `labels`, `crop` and `interpolation`, as far as is known.
-
-    Args:
-        weights: As for `load_classifier`.
-    """
-    registered = registered_weights().get(str(weights))
-    return evaluation_of_run(weights) if registered is None else how(registered)
-
-
-def how(source):
-    """Crop and interpolation of registered weights or a `Record`, as far as they are known."""
-    known = {name: getattr(source, name, None) for name in ("crop", "interpolation")}
-    return {name: value for name, value in known.items() if value is not None}
-
-
-def _load_whole_model(path):
-    check_file(path)
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # what Keras raises depends on where the file is broken
-        raise ValueError(f"{path} cannot be loaded as a Keras model: {error}") from error
+    return load_model(path)
 
 
 def _load_weights(path, variant, classes, size):

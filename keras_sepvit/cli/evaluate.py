@@ -56,8 +56,8 @@ def evaluate(
     (imagenet_v2/matched-frequency with --split test), ReaL labels
     (imagenet2012_real, where a prediction is right if it is among an image's
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
-    interpolation are the model's where its file tells: an exported one, or one in its
-    training folder. Classes are matched by name where both the data and the model, or
+    interpolation are the model's where its file tells: one that `export` or `train`
+    wrote. Classes are matched by name where both the data and the model, or
     --labels, have names.
     """
     check_files_exist(labels)
@@ -68,7 +68,6 @@ def evaluate(
     from keras_sepvit import runtime
     from keras_sepvit.classification.evaluation import evaluate as measure
     from keras_sepvit.cli import classifiers
-    from keras_sepvit.record import INTERPOLATION
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.report import DataReport
     from keras_sepvit.training.sources.labelled import open_source
@@ -80,12 +79,10 @@ def evaluate(
         if activation is not None:
             raise ValueError("--activation is for models of Keras. Leave it out.")
         model = runtime.Predictor(weights)
-        known = classifiers.how(model.record)
         height, width, channels = model.image_shape
         check_image_size(size, height, width)
     else:
         model = classifiers.load_classifier(weights, variant, classes, size)
-        known = classifiers.evaluation_of(weights)
         height, width, channels = classifiers.image_shape(model, size)
     source = open_source(data, split, data_dir)
     if channels != 3:
@@ -96,10 +93,10 @@ def evaluate(
         source,
         image_size=(height, width),
         batch_size=batch_size,
-        crop=known.get("crop") if crop is None else crop,
-        interpolation=interpolation or known.get("interpolation", INTERPOLATION),
+        crop=crop,
+        interpolation=interpolation,
         activation=activation,
-        class_names=known.get("labels") if labels is None else read_names(labels),
+        class_names=None if labels is None else read_names(labels),
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )

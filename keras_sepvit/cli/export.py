@@ -1,12 +1,15 @@
 """`keras-sepvit export`: a model as a file for another runtime."""
 
 import inspect
+import itertools
 import pathlib
+import random
 from typing import Annotated
 
 import typer
 
 from keras_sepvit.cli.common import (
+    Activation,
     Classes,
     Crop,
     ImageSize,
@@ -35,6 +38,8 @@ _CHECKS = {"error": True, "warn": "warn", "off": False}
 
 # More images than this change no range of an activation, and take long.
 _MAX_IMAGES = 500
+# Of `--calibration`, for the comparison: a share, and at most so many.
+_HELD_OUT = 0.2
 _COMPARED_IMAGES = 32
 
 
@@ -65,7 +70,7 @@ def export(
         typer.Option(
             metavar="FOLDER",
             help="Images to compare on.",
-            show_default="32 of --calibration, else synthetic ones",
+            show_default="up to 32 of --calibration, held out of it; else synthetic ones",
         ),
     ] = None,
     check: Annotated[
@@ -74,6 +79,7 @@ def export(
     labels: Labels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    activation: Activation = None,
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -102,8 +108,8 @@ def export(
 
     The exported model takes images of 0..255 (a model without a Normalization or
     Rescaling layer gets ImageNet's normalisation) and gives probabilities. It carries a
-    record of how photos go in; names of classes, crop and interpolation of a model in
-    its training folder are those of the training. Prints a report: size, operators,
+    record of how photos go in: names of classes, crop and interpolation are those of
+    the training where the model's file tells. Prints a report: size, operators,
     agreement with the model, latency. Nothing is written where the results disagree.
     """
     if format not in FORMATS:
@@ -114,7 +120,7 @@ def export(
     if format == "tftrt" and python is None:
         raise ValueError("--format tftrt needs --python, an environment with TensorFlow 2.17.")
     given = {"quantize": quantize, "opset": opset, "crop": crop, "interpolation": interpolation}
-    given["python"] = python
+    given |= {"python": python, "activation": activation}
     options |= {name: value for name, value in given.items() if value is not None}
     check_files_exist(labels)
     for option, folder in (("--calibration", calibration), ("--images", images)):
@@ -130,6 +136,7 @@ def export(
 
     from keras_sepvit import export as exporting
     from keras_sepvit.cli import classifiers
+    from keras_sepvit.export.images import MIN_CALIBRATION_IMAGES
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.scores import normalizes_images
 
@@ -140,18 +147,28 @@ def export(
         raise ValueError(f"`{argument}` is not for --format {format}. Leave it out.")
     model = classifiers.load_classifier(weights, variant, classes, size)
     height, width, channels = classifiers.image_shape(model, size)
-    options = {**classifiers.evaluation_of(weights), **options}
-    names = options.pop("labels", None)
     if labels is not None:
-        names = read_names(labels)
-    options |= {"class_names": names, "check": _CHECKS[check], "overwrite": overwrite}
+        options["class_names"] = read_names(labels)
+    options |= {"check": _CHECKS[check], "overwrite": overwrite}
     options["normalize"] = not normalizes_images(model) and channels == 3
-    how = {name: options[name] for name in ("crop", "interpolation") if name in options}
+    record = getattr(model, "record", None)
+    how = {n: options.get(n) or getattr(record, n, None) for n in ("crop", "interpolation")}
+    how = {name: value for name, value in how.items() if value is not None}
     if calibration is not None:
         pictures = _read_folder("--calibration", calibration, height, width, channels, how)
+        held_out = min(_COMPARED_IMAGES, int(_HELD_OUT * len(pictures)))
         options["images"] = pictures[:_COMPARED_IMAGES]
         if quantize in ("int8", "int8_float16", "full_int8"):
-            options["calibration_images"] = pictures
+            if len(pictures) - held_out < MIN_CALIBRATION_IMAGES:
+                held_out = 0
+            if not held_out and images is None:
+                typer.echo(
+                    f"Compared on images of the calibration itself: {len(pictures)} are too few to "
+                    "hold some out. Give more, or --images.",
+                    err=True,
+                )
+            options["images"] = pictures[: held_out or _COMPARED_IMAGES]
+            options["calibration_images"] = pictures[held_out:]
     if images is not None:
         options["images"] = _read_folder("--images", images, height, width, channels, how)
     report = to_format(model, output, verbose=False, **options)
@@ -175,7 +192,7 @@ def _batch_option(format, text):
 
 
 def _read_folder(option, folder, height, width, channels, how):
-    """The images in a folder and the folders in it, in the order of their paths."""
+    """Images in a folder and the folders in it, in an order that takes all classes in turn."""
     import numpy as np
 
     from keras_sepvit.runtime import read_image
@@ -183,6 +200,16 @@ def _read_folder(option, folder, height, width, channels, how):
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"{option}: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}.")
-    # Spread over the folder, where each class often has a part of its own.
-    chosen = np.linspace(0, len(paths) - 1, min(len(paths), _MAX_IMAGES)).astype(int)
-    return np.stack([read_image(paths[i], height, width, channels, **how) for i in chosen])
+    chosen = _classes_in_turn(folder, paths)[:_MAX_IMAGES]
+    return np.stack([read_image(path, height, width, channels, **how) for path in chosen])
+
+
+def _classes_in_turn(folder, paths):
+    """Shuffled paths (always alike), so that any first of them are of all classes: of the folders
+    in `folder`."""
+    shuffled = random.Random(0).sample(paths, len(paths))
+    classes = {}
+    for path in shuffled:
+        classes.setdefault(path.relative_to(folder).parts[:-1][:1], []).append(path)
+    turns = itertools.zip_longest(*classes.values())
+    return [path for turn in turns for path in turn if path is not None]

@@ -60,12 +60,12 @@ def predict(
     """Print the most probable classes of images.
 
     Images are resized and cropped at the centre as in the model's evaluation, where
-    the file tells (one that `export` wrote, a model in its training folder), else as in
-    that on ImageNet: bicubic, the crop keeps 87.5 % of the shorter side. A model
-    without a Normalization or Rescaling layer gets them normalised with ImageNet's mean
-    and standard deviation. Without --labels, the names are those in a .tflite or .onnx
-    file or in the training folder, and 1000 classes of other files are taken for those
-    of ImageNet. Images that cannot be read are told at the end, with exit code 1.
+    the file tells (one that `export` or `train` wrote), else as in that on ImageNet:
+    bicubic, the crop keeps 87.5 % of the shorter side. A model without a Normalization or
+    Rescaling layer gets them normalised with ImageNet's mean and standard deviation.
+    Without --labels, the names are those in the file, or in a classes.txt beside it, and
+    1000 classes of other files are taken for those of ImageNet. Images that cannot be read
+    are told at the end, with exit code 1.
     """
     if top < 1:
         raise ValueError(f"--top must be at least 1. Received: {top}.")
@@ -152,7 +152,7 @@ def _keras_predictor(weights, variant, classes, size, given):
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
     model = classifiers.load_classifier(weights, variant, classes, size)
-    return KerasPredictor(model, image_size=size, **{**classifiers.evaluation_of(weights), **given})
+    return KerasPredictor(model, image_size=size, **given)
 
 
 def _records(predictions):

@@ -58,6 +58,7 @@ class Agreement:
 
     max_error: float | None = None
     relative_error: float | None = None
+    compared: str | None = None
     top1_agreement: float | None = None
     images: int = 0
 
@@ -104,8 +105,9 @@ def compare(found, deployment, images, precision, check=True):
     if excess:
         top1 = agreement.top1_agreement
         message = (
-            f"The exported {precision} model disagrees with the Keras model: {excess}, on "
-            f"{len(images)} images" + ("." if top1 is None else f" (top-1 agreement {top1:.2%}).")
+            f"The exported {precision} model disagrees with the Keras model: {excess} of "
+            f"{agreement.compared}, on {len(images)} images"
+            + ("." if top1 is None else f" (top-1 agreement {top1:.2%}).")
         )
         if check is True:
             raise ExportError(f"{message} No file was left. To keep it, pass check='warn'.")
@@ -120,6 +122,7 @@ def measure_agreement(expected, found, deployment, precision):
             f"The exported model has the outputs {sorted(found)}. Expected: {sorted(expected)}."
         )
     max_error, squared_error, squared_norm = 0.0, 0.0, 0.0
+    as_logits = deployment.is_softmax and precision != "full_int8"
     for name, reference in expected.items():
         output = found[name]
         if output.shape != reference.shape:
@@ -131,7 +134,7 @@ def measure_agreement(expected, found, deployment, precision):
             raise ExportError(
                 f"The exported model's output '{name}' has values that are not finite."
             )
-        if deployment.is_softmax and precision != "full_int8":
+        if as_logits:
             output, reference = _logits(output), _logits(reference)
         difference = output.astype("float64") - reference
         max_error = max(max_error, np.abs(difference).max())
@@ -141,9 +144,11 @@ def measure_agreement(expected, found, deployment, precision):
     if deployment.is_classifier:
         ((reference, output),) = ((expected[name], found[name]) for name in expected)
         top1_agreement = float(np.mean(reference.argmax(axis=-1) == output.argmax(axis=-1)))
+    compared = {None: "features", "linear": "logits"}.get(deployment.activation, "probabilities")
     return Agreement(
         max_error=float(max_error),
         relative_error=float(np.sqrt(squared_error / max(squared_norm, 1e-12))),
+        compared="logits" if as_logits else compared,
         top1_agreement=top1_agreement,
         images=len(reference),
     )

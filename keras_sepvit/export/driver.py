@@ -30,13 +30,16 @@ class Options(TypedDict, total=False):
     """What every export takes beside the arguments of its own.
 
     Attributes:
-        probabilities: Give a classifier whose head has no activation a softmax, one of a
-            single class a sigmoid. True by default.
+        probabilities: Give a classifier of logits the activation that makes probabilities of
+            them. True by default.
         normalize: Put ImageNet's normalisation in front of a model that takes
             normalised images; the file then takes images of 0..255. False by default.
-        class_names: Optional names of the classes, in order, which the file then carries.
+        activation: What makes probabilities of a classifier's outputs: `"softmax"`,
+            `"sigmoid"`, or `"none"` where they are probabilities. By default the model tells.
+        class_names: Optional names of the classes, in order, which the file then carries. By
+            default, as the next two, those of the model's own record, if it has one.
         crop: Share of a photo's shorter side that the centre crop keeps in the model's
-            evaluation, above 0 and at most 1, for the file's record. Not known by default:
+            evaluation, above 0 and at most 1, for the file's record. Where it is not known,
             0.875 is taken.
         interpolation: `"bicubic"` (also where it is not known) or `"bilinear"`, of the
             resize there.
@@ -52,6 +55,7 @@ class Options(TypedDict, total=False):
 
     probabilities: bool
     normalize: bool
+    activation: str
     class_names: list
     crop: float
     interpolation: str
@@ -163,6 +167,7 @@ def export(
     *,
     probabilities=True,
     normalize=False,
+    activation=None,
     class_names=None,
     crop=None,
     interpolation=None,
@@ -188,11 +193,20 @@ def export(
         ValueError: for an argument out of range, or a model that cannot be exported.
     """
     check_mode(check)
+    own = getattr(model, "record", None)
+    if own is not None:
+        class_names = own.class_names if class_names is None else class_names
+        crop = own.crop if crop is None else crop
+        interpolation = interpolation or own.interpolation
     crop = None if crop is None else check_crop(crop)
     interpolation = interpolation and check_interpolation(interpolation)
     format.require()
     deployment = format.prepare(
-        model, probabilities=probabilities, normalize=normalize, class_names=class_names
+        model,
+        probabilities=probabilities,
+        normalize=normalize,
+        activation=activation,
+        class_names=class_names,
     )
     images = check_images(deployment, images)
     record = format.record(deployment, crop, interpolation)

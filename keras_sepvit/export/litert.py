@@ -14,10 +14,10 @@ from keras_sepvit.export.driver import (
     latency_by_threads,
     open_with_runtime,
 )
-from keras_sepvit.export.errors import require
 from keras_sepvit.export.litert_graph import inspect
 from keras_sepvit.export.litert_metadata import add_metadata
 from keras_sepvit.export.worker import convert_on
+from keras_sepvit.lazy import require
 
 QUANTIZATIONS = (None, "float16", "dynamic_int8", "int8", "full_int8")
 
@@ -77,9 +77,9 @@ class LiteRT(Format):
     calibrated = ("int8", "full_int8")
 
     def require(self):
-        require("ai_edge_litert.interpreter")
+        require("ai_edge_litert.interpreter", "export")
         if self.quantize == "int8":
-            require("ai_edge_quantizer.quantizer")
+            require("ai_edge_quantizer.quantizer", "export")
 
     def prepare(self, model, **options):
         deployment = super().prepare(model, **options)

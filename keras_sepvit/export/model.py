@@ -8,7 +8,7 @@ import numpy as np
 from keras_sepvit.classification.classifier import SepViTClassifier
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
-from keras_sepvit.scores import final_activation, normalizes_images
+from keras_sepvit.scores import activations, final_activation, normalizes_images
 
 # A dtype policy that computes in integers, made by `model.quantize`.
 _QUANTIZED_POLICIES = ("QuantizedDTypePolicy", "QuantizedFloat8DTypePolicy", "GPTQDTypePolicy")
@@ -62,7 +62,7 @@ class Deployment:
         return {name: np.asarray(output, "float32") for name, output in outputs.items()}
 
 
-def prepare(model, *, probabilities=True, normalize=False, class_names=None):
+def prepare(model, *, probabilities=True, normalize=False, activation=None, class_names=None):
     """A model in the form in which it is deployed.
 
     Models under any dtype policy are exported in float32: their weights are
@@ -73,11 +73,13 @@ def prepare(model, *, probabilities=True, normalize=False, class_names=None):
 
     Args:
         model: A built functional or sequential Keras model of one image input.
-        probabilities: Give a classifier whose head has no activation a softmax, one of a
-            single class a sigmoid.
+        probabilities: Give a classifier of logits the activation that makes probabilities of
+            them: what its record tells, else a softmax, of a single class a sigmoid.
         normalize: Put ImageNet's normalisation in front, for models that take
             normalised images (made with `include_preprocessing=False`, and
             backbones). The exported model then takes images of 0..255.
+        activation: What makes probabilities of a classifier's outputs: `"softmax"`,
+            `"sigmoid"`, or `"none"` where they are probabilities. By default the model tells.
         class_names: Optional names of the classes, in order.
 
     Returns:
@@ -87,7 +89,8 @@ def prepare(model, *, probabilities=True, normalize=False, class_names=None):
         TypeError: if `model` is no Keras model.
         ValueError: if it is not built, has not one image input of static height,
             width and channels, is quantised, has a normalisation already
-            (`normalize`), or another number of classes than names.
+            (`normalize`), is no classifier (`activation`, `class_names`), or has another
+            number of classes than names.
     """
     height, width, channels = _check_image_model(model)
     normalizes = normalizes_images(model)
@@ -100,7 +103,7 @@ def prepare(model, *, probabilities=True, normalize=False, class_names=None):
         raise ValueError(f"`normalize=True` does not suit the model `{model.name}`: {reason}.")
 
     with dtype_policy("float32"):
-        deployed, activation = _deployed(_in_float32(model), normalize, probabilities)
+        deployed, activation = _deployed(_in_float32(model), normalize, probabilities, activation)
     outputs = deployed.output
     return Deployment(
         model=deployed,
@@ -141,20 +144,22 @@ def _check_image_model(model):
     return image_shape
 
 
-def _deployed(model, normalize, probabilities):
+def _deployed(model, normalize, probabilities, activation):
     """The deployed model, and the activation of a classifier's output, None for others."""
     image = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="image")
     x = imagenet_normalization("normalization")(image) if normalize else image
     if hasattr(model, "pyramid_outputs") and not isinstance(model, SepViTClassifier):
         model = keras.Model(model.inputs, model.pyramid_outputs, name=model.name)
     outputs = model(x)
-    activation = None
-    if keras.utils.is_keras_tensor(outputs) and len(outputs.shape) == 2:
-        activation = final_activation(model)
-        if activation == "linear" and probabilities:
-            # A softmax of one logit would be 1, whatever it is.
-            activation = "sigmoid" if outputs.shape[-1] == 1 else "softmax"
-            outputs = keras.layers.Activation(activation, name=activation)(outputs)
+    scores = keras.utils.is_keras_tensor(outputs) and len(outputs.shape) == 2
+    if activation is not None and not scores:
+        raise ValueError("`activation` is for classifiers; this model gives no scores of classes.")
+    if scores and (activation or getattr(model, "record", None) or final_activation(model)):
+        activation, missing = activations(model, activation)
+        if missing != "none" and probabilities:
+            outputs = keras.layers.Activation(missing, name=missing)(outputs)
+        elif missing != "none":
+            activation = "linear"
     outputs = _named_outputs(outputs, activation)
     return keras.Model(image, outputs, name=f"{model.name}_deployed"), activation
 
@@ -166,6 +171,7 @@ def _in_float32(model):
         return model
     config = keras.saving.serialize_keras_object(model)
     copy = keras.saving.deserialize_keras_object(_with_float32_policies(config))
+    copy.record = getattr(model, "record", None)
     for weight, source in zip(copy.weights, model.weights, strict=True):
         # Copied: JAX would share the array, and `predict` of one model deletes it for both.
         value = keras.ops.convert_to_numpy(keras.ops.cast(source, weight.dtype))

@@ -13,12 +13,13 @@ from keras_sepvit.export.driver import (
     latency_by_threads,
     open_with_runtime,
 )
-from keras_sepvit.export.errors import ExportError, require
+from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import refuse_unused_calibration
 from keras_sepvit.export.onnx_quantize import to_float16, to_int8
 from keras_sepvit.export.quiet import quiet
 from keras_sepvit.export.torch_export import traceable
 from keras_sepvit.export.worker import convert_on
+from keras_sepvit.lazy import require
 from keras_sepvit.record import RECORD_NAME
 from keras_sepvit.runtime.onnx import CLASS_NAMES_KEY
 from keras_sepvit.validation import positive_int
@@ -92,8 +93,8 @@ class Onnx(Format):
         refuse_unused_calibration(self)
 
     def require(self):
-        require("onnx")
-        require("onnxruntime")
+        require("onnx", "export")
+        require("onnxruntime", "export")
         self._exporter = _find_exporter()
         oldest = MIN_OPSETS.get(self.quantize, MIN_OPSET)
         self.opset = _check_opset(self.opset, self._exporter, oldest)

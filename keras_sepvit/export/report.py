@@ -17,11 +17,12 @@ class ExportReport:
         operators: How often the graph has each operator, by name.
         not_delegated: Of these, how many the runtime's accelerator leaves to
             slower kernels, by name; None where the runtime does not tell.
-        max_error: Largest absolute difference from the Keras model's outputs; for
-            probabilities, of the logits that they stand for (see `check.compare`).
-            None if the file was not compared.
-        relative_error: Euclidean norm of these differences over that of the
-            outputs.
+        max_error: Largest absolute difference from what the Keras model gives; None if
+            the file was not compared.
+        relative_error: Euclidean norm of these differences over that of what Keras gives.
+        compared: What the errors are of: `"features"`, `"logits"` (also those that the
+            probabilities of a softmax stand for) or `"probabilities"` (of a sigmoid, and
+            of full-integer files; see `check.compare`).
         top1_agreement: Share of the images for which both give the same class;
             None for models that are no classifiers.
         images: How many images were compared.
@@ -37,6 +38,7 @@ class ExportReport:
     not_delegated: dict | None = None
     max_error: float | None = None
     relative_error: float | None = None
+    compared: str | None = None
     top1_agreement: float | None = None
     images: int = 0
     latency_ms: dict = dataclasses.field(default_factory=dict)
@@ -67,7 +69,8 @@ class ExportReport:
     def _comparison(self):
         if self.max_error is None:
             return "not compared"
-        parts = [f"max error {self.max_error:.2g}", f"relative error {self.relative_error:.2g}"]
+        parts = [f"{self.compared}: max error {self.max_error:.2g}"]
+        parts.append(f"relative error {self.relative_error:.2g}")
         if self.top1_agreement is not None:
             parts.append(f"top-1 agreement {self.top1_agreement:.2%}")
         return f"{', '.join(parts)}, on {_plural(self.images, 'image')}"

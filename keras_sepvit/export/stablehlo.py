@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
-from keras_sepvit.export.errors import require
 from keras_sepvit.export.worker import convert_on
+from keras_sepvit.lazy import require
 from keras_sepvit.validation import check_choice
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -28,6 +28,8 @@ def to_stablehlo(
     Keras:
 
     ```python
+    import jax.export
+
     exported = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes())
     probabilities = jax.jit(exported.call)(images)["probabilities"]
     stablehlo = exported.mlir_module_serialized  # portable bytecode, for other compilers
@@ -71,14 +73,14 @@ class StableHLO(Format):
             check_choice("platforms", platform, PLATFORMS)
 
     def require(self):
-        require("jax", extra="jax")
+        require("jax", "jax")
 
     def write(self, deployment, record, path):
         form = {"batch_size": self.batch_size, "platforms": self.platforms}
         self._operators = convert_on("jax", save_exported, deployment.model, path, **form)
 
     def open(self, path):
-        import jax
+        import jax.export
 
         exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
         call = jax.jit(exported.call)
@@ -94,7 +96,7 @@ class StableHLO(Format):
 
 def save_exported(model, output, batch_size, platforms):
     """Writes a deployed model to a path, and counts its operators by name. Runs on JAX."""
-    import jax
+    import jax.export
 
     def predict(image):
         return model(image, training=False)

@@ -1,6 +1,5 @@
 """Builds TensorRT engines from ONNX files, on a machine with an NVIDIA GPU."""
 
-import importlib
 import importlib.resources
 import json
 import os
@@ -12,9 +11,10 @@ import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
-from keras_sepvit.export.errors import ExportError, require
+from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import refuse_unused_calibration
 from keras_sepvit.export.onnx import CALIBRATED, QUANTIZE, Onnx, count_operators
+from keras_sepvit.lazy import require
 from keras_sepvit.runtime import open_model
 from keras_sepvit.validation import positive_int
 
@@ -173,17 +173,20 @@ def find_tensorrt():
 
     The error says which of the packages, their libraries, the version, or the GPU is missing.
     """
-    install = 'Install it with `pip install "keras-sepvit[tensorrt]"`.'
-    trt = _import("tensorrt", "TensorRT's Python package `tensorrt` is not installed.", install)
+    try:
+        trt = require("tensorrt", "tensorrt")
+        cuda = require("cuda.bindings.runtime", "tensorrt")
+    except ImportError as error:
+        raise ExportError(
+            f"{error} If only a library is not found, install those of the same version, or put "
+            f"their folder on LD_LIBRARY_PATH. {ONNX_ROUTE}"
+        ) from error
     version = tuple(map(int, trt.__version__.split(".")[:2]))
     if version < MIN_VERSION:
         raise ExportError(
-            f"TensorRT {trt.__version__} is too old: 10.0 or newer is needed. {install} "
-            f"{ONNX_ROUTE}"
+            f"TensorRT {trt.__version__} is too old: 10.0 or newer is needed. Install it with "
+            f'`pip install "keras-sepvit[tensorrt]"`. {ONNX_ROUTE}'
         )
-    cuda = _import(
-        "cuda.bindings.runtime", "CUDA's Python package `cuda-bindings` is not installed.", install
-    )
     error, count = cuda.cudaGetDeviceCount()
     if error != cuda.cudaError_t.cudaSuccess or not count:
         raise ExportError(
@@ -191,19 +194,6 @@ def find_tensorrt():
             f"kind of GPU that will run it. {ONNX_ROUTE}"
         )
     return trt, cuda
-
-
-def _import(name, missing, advice):
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ExportError(f"{missing} {advice} {ONNX_ROUTE}") from error
-    except (ImportError, OSError) as error:
-        raise ExportError(
-            f"The module `{name}` is installed, but a library of it is not found: {error}. "
-            f"Install the libraries of the same version, or put their folder on LD_LIBRARY_PATH. "
-            f"{ONNX_ROUTE}"
-        ) from error
 
 
 def build_engine(trt, onnx_path, path, batch_sizes, tf32):
@@ -321,8 +311,8 @@ class OnnxReference:
     """
 
     def __init__(self, path):
-        onnx = require("onnx")
-        require("onnxruntime")
+        onnx = require("onnx", "export")
+        require("onnxruntime", "export")
         if not pathlib.Path(path).is_file():
             raise FileNotFoundError(f"No such ONNX file: '{path}'.")
         try:

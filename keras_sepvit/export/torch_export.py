@@ -8,9 +8,9 @@ import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
-from keras_sepvit.export.errors import require
 from keras_sepvit.export.quiet import quiet
 from keras_sepvit.export.worker import convert_on
+from keras_sepvit.lazy import require
 from keras_sepvit.record import RECORD_NAME
 
 
@@ -46,7 +46,7 @@ class TorchExport(Format):
     suffix = ".pt2"
 
     def require(self):
-        require("torch", extra="torch")
+        require("torch", "torch")
 
     def write(self, deployment, record, path):
         extra_files = {RECORD_NAME: record.to_json()}

@@ -14,7 +14,8 @@ import tempfile
 
 import keras
 
-from keras_sepvit.export.errors import ExportError, require
+from keras_sepvit.export.errors import ExportError
+from keras_sepvit.lazy import require
 from keras_sepvit.processes import last_lines, run_module
 
 # For processes that export: a GPU may be full of this process's arrays, and conversion needs none.
@@ -36,15 +37,22 @@ def convert_on(backend, function, model, output, **arguments):
 
     Raises:
         ImportError: if the backend is not installed, naming the extra.
-        ExportError: if the process fails, with its message.
+        ExportError: if the process fails, with its message, or the model cannot be saved.
     """
     if keras.config.backend() == backend:
         return function(model, str(output), **arguments)
     if importlib.util.find_spec(backend) is None:
-        require(backend, extra=backend)
+        require(backend, backend)
     with tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder:
         folder = pathlib.Path(folder)
-        model.save(folder / "model.keras")
+        try:
+            model.save(folder / "model.keras")
+        except Exception as error:  # of a layer's own code
+            raise ExportError(
+                f"The model cannot be saved ({type(error).__name__}: {error}), by which it goes to "
+                f"the process that converts on {backend}. Convert it with KERAS_BACKEND={backend}, "
+                "where no process is needed."
+            ) from error
         job = {
             "module": function.__module__,
             "function": function.__qualname__,

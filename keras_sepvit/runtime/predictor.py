@@ -60,7 +60,16 @@ class ImageClassifier:
         class_names: The name of each class.
         crop: Share of a photo's shorter side that the centre crop keeps.
         interpolation: `"bicubic"` or `"bilinear"`, of the resize of photos.
+        record: The model's `Record`; None if it has none.
     """
+
+    def _follow(self, record, crop, interpolation):
+        """Reads photos as given, else as a record says, else as in the evaluation on ImageNet."""
+        self.record = record
+        self.crop = check_crop(_first(crop, record and record.crop, CROP))
+        self.interpolation = check_interpolation(
+            _first(interpolation, record and record.interpolation, INTERPOLATION)
+        )
 
     def predict(self, images):
         """Probabilities of the classes.
@@ -176,17 +185,14 @@ class Predictor(ImageClassifier):
         self._model = open_model(path, threads, providers, delegates)
         self._batch_size, self.image_shape, self._classes = _signature(self._model, path)
         self.class_names = _class_names(labels, self._model.class_names, self._classes, path)
-        self.record = record = self._model.record
+        record = self._model.record
         if record is not None and record.activation not in ("softmax", "sigmoid"):
             raise ValueError(
                 f"{path} gives {'logits' if record.activation else 'features'}, no probabilities. "
                 "Export a classifier with `probabilities=True`, which adds a softmax."
             )
         self._pixels = _checked_pixels(pixels, record, path, self.image_shape[-1])
-        self.crop = check_crop(_first(crop, record and record.crop, CROP))
-        self.interpolation = check_interpolation(
-            _first(interpolation, record and record.interpolation, INTERPOLATION)
-        )
+        self._follow(record, crop, interpolation)
 
     def _probabilities(self, images):
         if self._pixels == "imagenet":

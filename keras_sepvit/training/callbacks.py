@@ -99,8 +99,8 @@ class Validation(keras.callbacks.Callback):
         evaluate: Function without arguments that gives a dict of results.
         best: The result to choose by; the higher the better.
         save: Function without arguments that saves the model.
-        progress: Dict with the highest result so far as `best`, or None, kept here, with its rank
-            among all.
+        progress: Dict whose `rank`, kept here, begins with the highest result so far; None
+            before there is one.
         averaged: Whether both happen with the averaged weights, which the optimiser keeps.
     """
 
@@ -117,9 +117,9 @@ class Validation(keras.callbacks.Callback):
             results = self.evaluate()
             # Of equal results the one with the lower loss.
             rank = [results[self.best], -(results.get("loss") or 0.0)]
-            if self.progress["best"] is None or rank > self.progress["rank"]:
+            if self.progress["rank"] is None or rank > self.progress["rank"]:
                 self.save()
-                self.progress.update(best=results[self.best], rank=rank)
+                self.progress["rank"] = rank
         logs.update({f"val_{name}": value for name, value in results.items()})
 
 

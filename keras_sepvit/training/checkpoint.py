@@ -88,7 +88,7 @@ def _as_format_2(arrays, progress, model):
     arrays = {name: array for name, array in arrays.items() if not name.startswith("metrics.")}
     metrics = {f"metrics.{i}": np.zeros(v.shape) for i, v in enumerate(model.metrics_variables)}
     best = 100 * progress.pop("best_accuracy")
-    progress |= {"best": best, "rank": [best]} if best >= 0 else {"best": None}
+    progress["rank"] = [best] if best >= 0 else None
     progress["history"] = [{**logs, "epoch": logs["epoch"] + 1} for logs in progress["history"]]
     return {**arrays, **metrics}, progress
 

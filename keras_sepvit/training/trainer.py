@@ -93,7 +93,7 @@ class Trainer:
             self.model = self._build_model()
             self.distribution.connect(self.model)
             self.distribution.vary_seeds(self.model)
-        self.progress = {"epoch": 0, "step": 0, "history": [], "best": None}
+        self.progress = {"epoch": 0, "step": 0, "history": [], "rank": None}
 
     @property
     def network(self):
@@ -143,7 +143,7 @@ class Trainer:
         return TrainingResult(
             folder=str(self.folder),
             epochs=self.progress["epoch"],
-            best=self.progress["best"],
+            best=self.progress["rank"] and self.progress["rank"][0],
             history=self.progress["history"],
             unreadable=self.report.unreadable,
             unreadable_names=self.report.names,

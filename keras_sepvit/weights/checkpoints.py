@@ -4,11 +4,11 @@ No code in a checkpoint is run.
 """
 
 import contextlib
-import importlib
 import pickle
 import re
 import zipfile
 
+from keras_sepvit.lazy import require
 from keras_sepvit.weights.files import (
     SAFETENSORS_KIND,
     TORCH_KIND,
@@ -55,7 +55,7 @@ def _plain_dict(*_):
 
 def _load_with_stand_ins(path):
     """What `torch.load` gives of a file, without running any code of it."""
-    torch = import_optional("torch", path)
+    torch = require("torch", "convert", f"'{path}'")
     is_zip, stand_ins = zipfile.is_zipfile(path), {}
     while True:
         allowed = [(stand_in, name) for name, stand_in in stand_ins.items()]
@@ -74,7 +74,7 @@ def _load_with_stand_ins(path):
 
 def load_checkpoint(path):
     """The tensors of a checkpoint by key, read from the file when they are used."""
-    import_optional("torch", path)
+    require("torch", "convert", f"'{path}'")
     try:
         checkpoint = _load_with_stand_ins(path)
     except Exception as error:  # torch raises many kinds for damaged files
@@ -149,7 +149,7 @@ def _stored_tensor(key, tensor, part):
 @contextlib.contextmanager
 def open_safetensors(path):
     """Opens a safetensors file: its tensors by key, read when they are used."""
-    safetensors = import_optional("safetensors", path)
+    safetensors = require("safetensors", "convert", f"'{path}'")
     try:
         file = safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
@@ -167,15 +167,3 @@ def open_safetensors(path):
                 lambda key=key: file.get_tensor(key),
             )
         yield tensors
-
-
-def import_optional(module, path):
-    """An optional module, or an error that says what to install."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f"'{path}' needs {package}, which is not installed. Install it with "
-            "`pip install keras-sepvit[convert]`."
-        ) from error

@@ -81,7 +81,9 @@ def load_pretrained(
     """Loads what the `weights` argument of a model's constructor stands for.
 
     Warns where weights were resized, left at their initial values or not used;
-    an unused head alone, with `include_top=False`, is no reason.
+    an unused head alone, with `include_top=False`, is no reason. Of a file with other layers
+    behind the backbone than the model has, such as `Sequential([backbone, Dense(5)])`, the
+    backbone is loaded.
 
     Args:
         model: A SepViT model.
@@ -99,8 +101,8 @@ def load_pretrained(
         FileNotFoundError: if there is no such file.
         OSError: if the download fails.
     """
-    with local_file(weights) as path:
-        report = load_weights(model, path, skip_head_mismatch=skip_head_mismatch)
+    with local_file(weights) as path, open_weights(path) as arrays:
+        report = assign_weights(model, arrays, path, skip_head_mismatch, skip_other_head=True)
     if report.resized or report.new or report.unused != report.unused_head:
         warn(str(report))
     return report
@@ -170,7 +172,9 @@ def open_weights(source):
         yield arrays
 
 
-def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=False):
+def assign_weights(
+    model, arrays, source, skip_head_mismatch=False, partial=False, skip_other_head=False
+):
     """`load_weights` from an open file; see there.
 
     Args:
@@ -178,6 +182,8 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
         arrays: Dict of `StoredArray`s by variable path.
         source: Path of the file, for messages.
         skip_head_mismatch, partial: As for `load_weights`.
+        skip_other_head: `skip_head_mismatch` where the file has layers behind its backbone
+            that the model lacks.
 
     Returns:
         A `LoadReport`.
@@ -185,7 +191,7 @@ def assign_weights(model, arrays, source, skip_head_mismatch=False, partial=Fals
     variables = _variables_by_path(model)
     arrays = named_by(model, variables, arrays)
     plan = Plan(model, variables, arrays)
-    if skip_head_mismatch:
+    if skip_head_mismatch or (skip_other_head and plan.has_other_head):
         plan.skip_head()
     if partial:
         plan.skip_all()

@@ -129,6 +129,11 @@ class Plan:
             else:
                 self.differences.append(Difference(path, stored.shape, None))
 
+    @property
+    def has_other_head(self):
+        """Whether the file has layers behind its backbone that the model lacks."""
+        return any(d.model_shape is None and parse(d.path).is_head for d in self.differences)
+
     def skip_head(self):
         """Lets the model keep its head where the file has another one, or none."""
         for difference in list(self.differences):

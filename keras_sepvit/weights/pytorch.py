@@ -11,8 +11,9 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit.files import replacing
+from keras_sepvit.lazy import require
 from keras_sepvit.names import WeightName, parse
-from keras_sepvit.weights.checkpoints import import_optional, load_checkpoint, open_safetensors
+from keras_sepvit.weights.checkpoints import load_checkpoint, open_safetensors
 from keras_sepvit.weights.files import PYTORCH_SUFFIXES, check_file, suffix_of
 
 # Variables of a layer: (name in PyTorch, name in Keras, axes of the PyTorch array
@@ -149,9 +150,9 @@ def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
             f"{', '.join(PYTORCH_SUFFIXES)}."
         )
     if suffix == ".safetensors":
-        from_numpy = import_optional("safetensors.numpy", path).save_file
+        from_numpy = require("safetensors.numpy", "convert", f"'{path}'").save_file
     else:
-        torch = import_optional("torch", path)
+        torch = require("torch", "convert", f"'{path}'")
     arrays = to_pytorch(model)
     with replacing(path) as temporary:
         if suffix == ".safetensors":
