@@ -32,12 +32,14 @@ from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.training.sources.scenes import DigitScenes
 
 CLASSES = 11  # the ground and ten digits
+# XLA compiles for minutes on CPUs, and JAX has nothing else.
+JIT_COMPILE = keras.backend.backend() == "jax"
 
 
-def build_segmenter():
+def build_segmenter(config=DIGITS_CONFIG, weights="digits"):
     """Images of 0..255, (batch, height, width, 3), to logits (batch, height, width, classes)."""
     backbone = keras_sepvit.SepViTBackbone.from_variant(
-        DIGITS_CONFIG, (None, None, 3), weights="digits", dense=True, include_preprocessing=True
+        config, (None, None, 3), weights, dense=True, include_preprocessing=True
     )
     levels = [
         layers.UpSampling2D(2**number)(layers.Conv2D(32, 1)(level))
@@ -56,7 +58,7 @@ def scenes(split, count, image_size=(64, 64)):
     return arrays["images"], arrays["class_maps"]
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,13 +68,14 @@ def main():
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("outputs/own_head.keras")
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     keras.utils.set_random_seed(0)
     segmenter = build_segmenter()
     segmenter.compile(
         keras.optimizers.AdamW(2e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=JIT_COMPILE,
     )
     segmenter.fit(*scenes("train", options.scenes), batch_size=16, epochs=options.epochs)
 
