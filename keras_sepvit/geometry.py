@@ -4,6 +4,8 @@ import itertools
 import math
 import operator
 
+import numpy as np
+
 STRIDES = (4, 2, 2, 2)  # of the patch embeddings, by stage
 
 
@@ -39,6 +41,19 @@ def map_sizes(image_size, patch_embedding):
             image_size = tuple(side // stride for side in image_size)
         sizes.append(image_size)
     return sizes
+
+
+def interpolation(side, new_side):
+    """Between which places of an axis those of a resized one lie.
+
+    As in PyTorch with `align_corners=False`: places are centres of areas.
+
+    Returns:
+        NumPy arrays (new_side,): the place before, the place behind, and the latter's share.
+    """
+    place = np.maximum((np.arange(new_side) + 0.5) * (side / new_side) - 0.5, 0)
+    low = np.minimum(place.astype("int32"), side - 1)
+    return low, np.minimum(low + 1, side - 1), (place - low).astype("float32")
 
 
 def scale_windows(window_sizes, image_size, height, width):
