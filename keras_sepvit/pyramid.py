@@ -20,8 +20,9 @@ from keras_sepvit.validation import check_map, positive_int
 def pyramid_backbone(
     backbone: str | SepViTConfig | keras.Model,
     levels: Sequence[str],
-    image_shape: ImageShape,
-    **options: Any,
+    image_shape: ImageShape | None,
+    drop_path_rate: float | None,
+    dtype: keras.DTypePolicy,
 ) -> keras.Model:
     """The backbone of a task model, from a variant or a model.
 
@@ -29,16 +30,29 @@ def pyramid_backbone(
         backbone: The name of a variant or a `SepViTConfig`, for a `SepViTBackbone` in the dense
             form that takes images of 0..255; or a model with `pyramid_outputs`.
         levels: The levels that it must have.
-        image_shape: Of a variant's images.
-        **options: Other arguments of `SepViTBackbone.from_variant`, for a variant.
+        image_shape: Of a variant's images; None for any size.
+        drop_path_rate: Of a variant; None for its own.
+        dtype: Policy of a variant.
 
     Raises:
-        ValueError: for a model in the classification form, or without one of the levels.
+        ValueError: for a model in the classification form or without one of the levels, and
+            for a model with what is for a variant.
     """
     if not isinstance(backbone, keras.Model):
         return SepViTBackbone.from_variant(
-            backbone, image_shape, dense=True, include_preprocessing=True, **options
+            backbone,
+            (None, None, 3) if image_shape is None else image_shape,
+            drop_path_rate=drop_path_rate,
+            dense=True,
+            include_preprocessing=True,
+            dtype=dtype,
         )
+    for name, value in (("image_shape", image_shape), ("drop_path_rate", drop_path_rate)):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` goes with the name of a variant as `backbone`. Received: "
+                f"{name}={value!r}, and the model `{backbone.name}`. Build that model with it."
+            )
     check_pyramid(backbone, levels)
     return backbone
 

@@ -25,11 +25,12 @@ class SemanticFPN(Segmenter):
             for `"P2"` to `"P5"`, such as a `SepViTBackbone` in the dense form or one of KerasHub.
             One made from a name normalises its images itself.
         num_classes: Number of classes, at most 255.
-        image_shape: (height, width, 3) of the images, of which height and width may be None. For
-            a name as `backbone`, as are the next two.
+        image_shape: (height, width, 3) of the images, for a name as `backbone`; any size by
+            default.
         weights: None, or what the `weights` of `SepViT` take: of a segmenter, a backbone or a
             classifier. A warning tells what the file does not have, and what was not used.
-        drop_path_rate: By default that of the variant's recipe for classification.
+        drop_path_rate: For a name as `backbone`; by default that of the variant's recipe for
+            classification.
         neck_channels: Channels of the FPN.
         head_channels: Channels of the head.
         dropout: Probability of dropping a channel before the last layer in training, in [0, 1).
@@ -63,7 +64,7 @@ class SemanticFPN(Segmenter):
         self,
         backbone: str | SepViTConfig | keras.Model,
         num_classes: int,
-        image_shape: ImageShape = (None, None, 3),
+        image_shape: ImageShape | None = None,
         weights: str | os.PathLike[str] | None = None,
         drop_path_rate: float | None = None,
         neck_channels: int = 256,
@@ -74,9 +75,7 @@ class SemanticFPN(Segmenter):
     ) -> None:
         check_arguments(num_classes, weights)
         policy = keras.dtype_policies.get(dtype)  # None is the global policy
-        backbone = pyramid_backbone(
-            backbone, LEVELS, image_shape, drop_path_rate=drop_path_rate, dtype=policy
-        )
+        backbone = pyramid_backbone(backbone, LEVELS, image_shape, drop_path_rate, policy)
         neck = FPN(neck_channels, dtype=policy, name="neck")
         head = FPNHead(num_classes, head_channels, dropout, dtype=policy, name="decode_head")
         logits = head(neck([backbone.pyramid_outputs[level] for level in LEVELS]))

@@ -45,7 +45,7 @@ class UPerNet(Segmenter):
         self,
         backbone: str | SepViTConfig | keras.Model,
         num_classes: int,
-        image_shape: ImageShape = (None, None, 3),
+        image_shape: ImageShape | None = None,
         weights: str | os.PathLike[str] | None = None,
         drop_path_rate: float | None = None,
         head_channels: int = 512,
@@ -56,9 +56,7 @@ class UPerNet(Segmenter):
     ) -> None:
         check_arguments(num_classes, weights)
         policy = keras.dtype_policies.get(dtype)  # None is the global policy
-        backbone = pyramid_backbone(
-            backbone, LEVELS, image_shape, drop_path_rate=drop_path_rate, dtype=policy
-        )
+        backbone = pyramid_backbone(backbone, LEVELS, image_shape, drop_path_rate, policy)
         features = [backbone.pyramid_outputs[level] for level in LEVELS]
         head = UPerHead(num_classes, head_channels, dropout, dtype=policy, name="decode_head")
         auxiliary_head = FCNHead(
