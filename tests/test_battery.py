@@ -10,6 +10,7 @@ from helpers import BACKEND, SMALL, images, randomize, run, symbolic
 
 from keras_sepvit import SepViT, SepViTBackbone
 from keras_sepvit.export import to_litert, to_onnx, to_torch
+from keras_sepvit.export.litert_graph import inspect
 from keras_sepvit.segmentation import SemanticFPN, UPerNet
 
 
@@ -166,3 +167,6 @@ def test_exports_agree(export, suffix, backend, network, tmp_path):
     randomize(model)
     report = export(model, tmp_path / f"model.{suffix}", batch_size=2, verbose=False)
     assert report.max_error < 1e-4 and report.images > 0
+    if suffix == "tflite":
+        graph = inspect(tmp_path / "model.tflite")
+        assert graph.max_rank <= 4 and graph.partitions == 1 and not graph.not_delegated

@@ -246,6 +246,13 @@ def test_bad_arguments_are_told():
     for wrong in (maps[:, 1:], maps[..., None]):
         with pytest.raises(ValueError, match=r"Class maps must be .* Received: \(2, "):
             segmentation_losses(wrong, logits)
+    for number in (5, -1):  # told in one way or another, not counted as ignored
+        try:
+            loss = segmentation_losses(np.full((2, 50, 75), number), logits)["decode_loss"][0]
+        except Exception as error:
+            assert BACKEND != "jax", error
+        else:
+            assert np.isnan(to_numpy(loss))
     with pytest.raises(ValueError, match="`num_classes` must be at most 255.* num_classes=256"):
         semantic_fpn(classes=256)
     classifier = SepViTBackbone.from_variant(SMALL, (64, 64, 3))

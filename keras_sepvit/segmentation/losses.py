@@ -21,6 +21,7 @@ def segmentation_losses(class_maps, outputs):
     Returns:
         Dict of `"decode_loss"`, and `"auxiliary_loss"` where there are its logits, to the sum
         over the pixels and their number, float32 scalars. The auxiliary head's counts 0.4.
+        NaN for classes that the logits have not, if the backend does not refuse them itself.
 
     Raises:
         ValueError: for maps of another size than the logits.
@@ -46,4 +47,7 @@ def _cross_entropy(class_maps, logits):
         ops.where(counted, labels, 0), ops.cast(logits, "float32"), from_logits=True
     )
     values = ops.where(counted, values, 0.0)
+    # JAX takes them for pixels without a class.
+    unknown = counted & ((labels < 0) | (labels >= logits.shape[-1]))
+    values = ops.where(unknown, float("nan"), values)
     return ops.sum(values), ops.cast(ops.size(values), "float32")

@@ -175,12 +175,13 @@ def _adaptive_averages(x):
     shares = ops.cast(ops.concatenate(shares, axis=1), x.dtype)
     rows = ops.transpose(ops.reshape(x, (-1, height * width, channels)), (0, 2, 1))
     bins = ops.transpose(ops.matmul(rows, shares), (0, 2, 1))
-    ends = np.cumsum([scale**2 for scale in POOL_SCALES])[:-1].tolist()
-    parts = ops.split(bins, ends, axis=1)
-    return [
-        ops.reshape(part, (-1, scale, scale, channels))
-        for part, scale in zip(parts, POOL_SCALES, strict=True)
-    ]
+    maps, start = [], 0
+    for scale in POOL_SCALES:
+        end = start + scale**2
+        # Not `split`: by unequal parts it divides the graph on mobile delegates.
+        maps.append(ops.reshape(bins[:, start:end], (-1, scale, scale, channels)))
+        start = end
+    return maps
 
 
 def _bins(side, count):
