@@ -104,11 +104,11 @@ def _task_to_keras(key):
 
 
 def _task_to_pytorch(path):
-    """The key of a variable of a neck or head."""
+    """The key of a variable of a neck or head; None of one that PyTorch's have not."""
     layer, _, variable = path.rpartition("/")
     names = _TASK_NORM if layer.endswith("/bn") else _TASK_LAYER
-    key = next(theirs for theirs, ours in names.items() if ours == variable)
-    return re.sub(r"_(?=\d+(?:[._]|$))", ".", layer.replace("/", ".")) + f".{key}"
+    key = next((theirs for theirs, ours in names.items() if ours == variable), None)
+    return key and re.sub(r"_(?=\d+(?:[._]|$))", ".", layer.replace("/", ".")) + f".{key}"
 
 
 def to_pytorch(model):
@@ -163,10 +163,9 @@ def to_pytorch(model):
         arrays["head.weight"] = np.zeros((_DENSE_FORM_CLASSES, channels), dtype)
         arrays["head.bias"] = np.zeros(_DENSE_FORM_CLASSES, dtype)
     arrays = dict(sorted(arrays.items(), key=lambda item: _authors_order(item[0])))
-    # In task models what stands here is the backbone, and the rest is in their modules' order.
-    return (
-        {**{f"backbone.{key}": array for key, array in arrays.items()}, **task} if task else arrays
-    )
+    if task:
+        arrays = {f"backbone.{key}": array for key, array in arrays.items()}
+    return {**arrays, **task}  # necks and heads in the order of the model's layers
 
 
 def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
