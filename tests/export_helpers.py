@@ -7,7 +7,7 @@ import sys
 
 import keras
 import numpy as np
-from helpers import TINY, randomize, tiny_backbone
+from helpers import SMALL, randomize, tiny_backbone
 
 from keras_sepvit import SepViT
 
@@ -17,7 +17,7 @@ IMAGE_SHAPE = (64, 64, 3)
 
 def tiny_classifier(**kwargs):
     """A classifier with all kinds of blocks, whose weights are all random."""
-    model = SepViT(TINY, input_shape=IMAGE_SHAPE, **{"classes": CLASSES, **kwargs})
+    model = SepViT(SMALL, input_shape=IMAGE_SHAPE, **{"classes": CLASSES, **kwargs})
     randomize(model)
     return model
 

@@ -27,6 +27,9 @@ from keras_sepvit.benchmark.worker import Refused
 
 pytest.importorskip("keras_hub")
 
+# Keras's networks are the same on JAX, where they take longest to compile.
+graphs_alike = pytest.mark.skipif(BACKEND == "jax", reason="as with TensorFlow")
+
 
 def run_speed(*arguments):
     return CliRunner().invoke(speed.app, [*map(str, arguments)])
@@ -53,6 +56,7 @@ def test_networks_beside_each_other(tmp_path):
 
 
 @pytest.mark.slow
+@graphs_alike
 def test_peak_memory_is_of_a_process_of_its_own(monkeypatch, capfd):
     memory = importlib.import_module("memory")
     options = ["sepvit_lite", "--backends", BACKEND, "--batch-size", "2", "--image-size", "64"]
@@ -87,6 +91,7 @@ def test_a_graph_that_cannot_be_counted_leaves_the_times(monkeypatch):
 
 
 @pytest.mark.slow
+@graphs_alike
 @pytest.mark.parametrize("name", ["deit_s", "hf_pvt_v2_b2"])
 def test_a_training_step_lowers_the_loss(name):
     if BACKEND not in CATALOGUE[name].backends:
@@ -102,6 +107,7 @@ def small(name):
 
 
 @pytest.mark.slow
+@graphs_alike
 @pytest.mark.parametrize(
     "name", [name for name in CATALOGUE if BACKEND in CATALOGUE[name].backends]
 )

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from export_helpers import tiny_classifier
-from helpers import BACKEND, TINY, randomize, tiny_backbone
+from helpers import BACKEND, SMALL, randomize, tiny_backbone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -90,7 +90,7 @@ def test_graph_has_standard_operators_and_no_trace_of_the_machine(classifier):
     assert {node.domain for node in model.graph.node} == {""}
     # A norm for each stage's embedding, two a block, one a block with several windows
     # (where windows are counted), and the last.
-    blocks = sum(TINY.depths)
+    blocks = sum(SMALL.depths)
     assert report.operators["LayerNormalization"] >= 4 + 2 * blocks + 1
     assert report.operators["Gelu"] >= blocks
     assert "Erf" not in report.operators

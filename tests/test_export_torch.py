@@ -38,6 +38,6 @@ def test_file_runs_in_plain_torch_with_any_batch(tmp_path, capsys):
         path
     ).state_dict  # beside the constants, weights would be there twice
     assert report.max_error < 1e-4 and report.size_bytes == path.stat().st_size
-    assert report.operators["scaled_dot_product_attention"] == 10  # 6 of DSA, 4 of PSA
+    assert report.operators["scaled_dot_product_attention"] == 7  # 4 of DSA, 3 of PSA
     assert not {"to", "_assert_tensor_metadata"} & set(report.operators)
     assert "format        torch, float32" in capsys.readouterr().out

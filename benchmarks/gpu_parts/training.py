@@ -143,10 +143,14 @@ def through_tf_data(sizes, precision, batch_size):
     labels = rng.integers(0, CLASSES, len(pixels))
     source = ArraySource("generated", "train", pixels, labels, classes=CLASSES)
     task.open_source = lambda *arguments: source
+    variant = sizes.networks[sizes.main]
+    if not isinstance(variant, str):  # recipes know names alone
+        task.DIGITS_CONFIG, variant = variant, task.DIGITS_VARIANT
     recipe = load_recipe(
         "imagenet_t",
         [
             "data.name=generated",
+            f"model.variant={variant}",
             "data.validation_split=null",
             f"model.image_size={sizes.image_size}",
             f"batch_size={batch_size}",
