@@ -4,8 +4,6 @@ import itertools
 import math
 import operator
 
-import numpy as np
-
 STRIDES = (4, 2, 2, 2)  # of the patch embeddings, by stage
 
 
@@ -51,6 +49,8 @@ def interpolation(side, new_side):
     Returns:
         NumPy arrays (new_side,): the place before, the place behind, and the latter's share.
     """
+    import numpy as np  # whose import the rest does without
+
     place = np.maximum((np.arange(new_side) + 0.5) * (side / new_side) - 0.5, 0)
     low = np.minimum(place.astype("int32"), side - 1)
     return low, np.minimum(low + 1, side - 1), (place - low).astype("float32")
