@@ -67,22 +67,23 @@ def accuracy(labels, logits):
 
 
 @pytest.mark.slow
-def test_agrees_with_mmseg(network):
+@pytest.mark.parametrize("size", [(96, 160), SIZE], ids=["96x160", "125x167"])
+def test_agrees_with_mmseg(size, network):
     name, model = network
     outputs = {"logits": model.get_layer("decode_head").output, "resized": model.output}
     if name == "semantic_fpn":
         levels = enumerate(model.get_layer("neck").output, start=2)
         outputs.update({f"neck{level}": output for level, output in levels})
-    found = run(keras.Model(model.inputs, outputs), inputs(3, (2, *SIZE, 3)))
-    size = (int(1.5 * SIZE[0]), int(1.25 * SIZE[1]))
-    found["rescaled"] = run(lambda x: resize_bilinear(x, size), found["resized"])
+    found = run(keras.Model(model.inputs, outputs), inputs(3, (2, *size, 3)))
+    photo_size = (int(1.5 * size[0]), int(1.25 * size[1]))
+    found["rescaled"] = run(lambda x: resize_bilinear(x, photo_size), found["resized"])
 
-    expected = load_expected(f"official_{name}_tiny_{SIZE[0]}x{SIZE[1]}")
+    expected = load_expected(f"official_{name}_tiny_{size[0]}x{size[1]}")
     for key, value in found.items():
         assert value.shape == tuple(expected[f"{key}_shape"])
         assert_close(sample_level(value), expected[key], key)
         assert_close(value.mean(dtype="float64"), expected[f"{key}_mean"], key)
-    labels = class_maps(SIZE)
+    labels = class_maps(size)
     assert (labels == 255).sum() == expected["n_ignored"] and labels.sum() == expected["labels_sum"]
     losses = to_numpy(losses_by_name(labels, keras.ops.convert_to_tensor(found["resized"])))
     assert losses.keys() == {"decode_loss"}
