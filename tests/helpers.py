@@ -134,7 +134,7 @@ def loss_and_gradients(model, x, labels, training=True, loss=pooled_cross_entrop
         value = loss(labels, model(x, training=training))
         value.backward()
         gradients = [weight.value.grad for weight in weights]
-    return float(value), {
+    return float(to_numpy(value)), {
         weight.path: None if gradient is None else to_numpy(gradient)
         for weight, gradient in zip(weights, gradients, strict=True)
     }
