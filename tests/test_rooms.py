@@ -13,7 +13,7 @@ DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy",
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "windows", "initializers", "layers", "attention", "block", "backbone"),
-    "classification.classifier",
+    *("pyramid", "classification.classifier"),
 }
 BESIDE = {"policy", "scores", "processes"}
 
@@ -23,8 +23,9 @@ ALLOWED = {
     **dict.fromkeys(BESIDE, DATA),
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
-    "conversion": {*WEIGHTS, *NETWORK},
-    "runtime": {"configs", "record", "warn", "runtime"},
+    "segmentation": {*WEIGHTS, *NETWORK, "runtime", "segmentation"},
+    "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
+    "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {*DATA, *BESIDE, "classification.classifier", "runtime"},
     "visualize": {"fonts"},
     "detection": {*DATA, "detection"},
@@ -37,7 +38,7 @@ ALLOWED = {
         *BESIDE,
         *("functional", "layers", "classification.classifier", "runtime", "export"),
     },
-    "hub": {*DATA, *BESIDE, "backbone", "detection", "runtime", "hub"},
+    "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {
