@@ -261,6 +261,9 @@ def test_exported_files_are_evaluated_like_the_model(tmp_path):
     assert results[0]["images"] == 6 and results[0]["image_size"] == [32, 32]
     for other in results[1:]:
         assert other.pop("loss") == pytest.approx(results[0]["loss"], rel=1e-4)
+        for found, expected in zip(other.pop("mistakes"), results[0]["mistakes"], strict=True):
+            assert found.pop("probability") == pytest.approx(expected["probability"], rel=1e-4)
+            assert found.items() <= expected.items()
         assert other.items() <= results[0].items()
 
 
