@@ -25,7 +25,7 @@ ALLOWED = {
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
     "conversion": {*WEIGHTS, *NETWORK},
     "runtime": {"configs", "record", "warn", "runtime"},
-    "inference": {*DATA, *BESIDE, "classification.classifier", "runtime"},
+    "inference": {*WEIGHTS, *BESIDE, "classification.classifier", "runtime"},
     "visualize": {"fonts"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
