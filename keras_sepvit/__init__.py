@@ -57,7 +57,10 @@ _MODULES = {
     "save_pytorch": "weights.pytorch",
 }
 
-_PACKAGES = ("complexity", "detection", "export", "hub", "runtime", "training", "weights")
+_PACKAGES = (
+    *("complexity", "detection", "export", "hub", "runtime", "segmentation", "training"),
+    "weights",
+)
 
 __all__ = [*_MODULES]
 

@@ -11,10 +11,14 @@ from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.configs import SepViTConfig
 from keras_sepvit.files import replacing
 from keras_sepvit.record import attach, read_record
+from keras_sepvit.segmentation.semantic_fpn import SemanticFPN
+from keras_sepvit.segmentation.upernet import UPerNet
 from keras_sepvit.weights.files import PYTORCH_SUFFIXES
 from keras_sepvit.weights.load import LoadReport, assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
 from keras_sepvit.weights.pytorch import save_pytorch
+
+_SEG_KERNEL = "decode_head/conv_seg/kernel"  # which all segmenters have
 
 
 def convert(
@@ -32,8 +36,8 @@ def convert(
         source: A file that `load_weights` takes: of Keras, or a checkpoint of the
             authors' PyTorch code.
         destination: `.weights.h5`, `.keras` (a whole model, which takes images of
-            0..255 in the classification form, with the record of `source`), or for
-            the authors' PyTorch code `.pth`, `.pt`, `.bin` or `.safetensors`. It is
+            0..255, but for a bare backbone; with the record of `source`), or for the
+            authors' PyTorch code `.pth`, `.pt`, `.bin` or `.safetensors`. It is
             replaced only when all is written.
         variant: Name of the variant or a `SepViTConfig`; by default told by the
             shapes in the file.
@@ -42,7 +46,8 @@ def convert(
             takes any size.
         classes: Number of classes of the new model; by default those of the
             file. With another number, the new head has random weights.
-        dense: True for the dense form; by default that of the file.
+        dense: True for the dense form, of a segmenter its backbone; by default that of the
+            file, and the whole segmenter.
         partial: As for `load_weights`.
 
     Returns:
@@ -72,9 +77,9 @@ def _load(source, variant, image_size, classes, dense, partial):
         skip_head = classes is not None
         if variant is None:
             variant = _variant(summary, source)
-        if dense is None:
-            dense = summary is not None and summary.dense
-        if dense:
+        if dense is None and _SEG_KERNEL in arrays:
+            model = _segmenter(variant, arrays, image_size, classes)
+        elif dense or (dense is None and summary is not None and summary.dense):
             model = _dense_model(variant, image_size, classes)
         else:
             if classes is None and summary is not None:
@@ -106,6 +111,22 @@ def _variant(summary, source):
             f"{summary or 'no weights of SepViT'}. Give the configuration of their model."
         )
     return summary.variant
+
+
+def _segmenter(variant, arrays, image_size, classes):
+    """A segmenter of the kind and the channels that a file's arrays give away."""
+    if image_size is not None:
+        raise ValueError(
+            f"Segmenters take images of any size. Received: image_size={image_size!r}. Leave it "
+            "out."
+        )
+    channels, file_classes = arrays[_SEG_KERNEL].shape[-2:]
+    options = {"num_classes": classes or file_classes, "head_channels": channels}
+    if (neck := arrays.get("neck/fpn_convs_0/conv/kernel")) is not None:
+        return SemanticFPN(variant, neck_channels=neck.shape[-1], **options)
+    if (auxiliary := arrays.get("auxiliary_head/conv_seg/kernel")) is not None:
+        options["auxiliary_channels"] = auxiliary.shape[-2]
+    return UPerNet(variant, **options)
 
 
 def _dense_model(variant, image_size, classes):

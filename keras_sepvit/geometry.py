@@ -47,6 +47,21 @@ def map_sizes(image_size, patch_embedding):
     return sizes
 
 
+def interpolation(side, new_side):
+    """Between which places of an axis those of a resized one lie.
+
+    As in PyTorch with `align_corners=False`: places are centres of areas.
+
+    Returns:
+        NumPy arrays (new_side,): the place before, the place behind, and the latter's share.
+    """
+    import numpy as np  # whose import the rest does without
+
+    place = np.maximum((np.arange(new_side) + 0.5) * (side / new_side) - 0.5, 0)
+    low = np.minimum(place.astype("int32"), side - 1)
+    return low, np.minimum(low + 1, side - 1), (place - low).astype("float32")
+
+
 def scale_windows(window_sizes, image_size, height, width):
     """Windows that give another image size the same grid of windows.
 

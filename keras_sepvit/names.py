@@ -19,6 +19,10 @@ _PATTERNS = {
     part: re.compile(re.sub(r"{(\w+)}", r"(?P<\1>\\d+)", layer)) for part, layer in LAYERS.items()
 }
 
+# Necks and heads of task models. Their weights have the names of mmsegmentation and mmdetection,
+# by a rule: `decode_head/scale_heads_2_0/bn/gamma` is `decode_head.scale_heads.2.0.bn.weight`.
+TASK_PARTS = ("neck", "decode_head", "auxiliary_head")
+
 # In files of Keras: (rows, columns) of a block's windows, beside the tokens of the windows.
 WINDOW_GRID = "window_grid"
 
@@ -45,6 +49,11 @@ class WeightName:
     @property
     def is_head(self):
         return self.part == "head"
+
+    @property
+    def is_task_part(self):
+        """Whether it is of the neck or a head of a task model."""
+        return self.is_head and self.inner.partition("/")[0] in TASK_PARTS
 
     @property
     def is_window_token(self):

@@ -14,14 +14,17 @@ RECIPES = types.MappingProxyType({**classification.RECIPES})
 # By the key `task`, which files of version 0.1.0 lack.
 _CLASSES = {"classification": classification.ClassificationRecipe}
 
+# The recipe of a folder that takes a recipe's place.
+_OF_FOLDERS = "photos"
+
 
 def load_recipe(source, overrides=()):
     """A recipe by name or from a YAML file, with changes.
 
     Args:
-        source: A name in `RECIPES`, the path of a YAML file whose keys are those of the task's
-            recipe, or a `Recipe`. A YAML file may start from a named recipe with the key
-            `recipe`.
+        source: A name in `RECIPES`; the path of a YAML file whose keys are those of the task's
+            recipe, and which may start from a named recipe with the key `recipe`; a folder of
+            class folders, for the recipe `photos` of it; or a `Recipe`.
         overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`.
 
     Returns:
@@ -34,12 +37,16 @@ def load_recipe(source, overrides=()):
     """
     if isinstance(source, Recipe):
         return changed_recipe(source, overrides=overrides)
+    if is_folder(source, overrides):
+        overrides = [f"data.name=folder:{source}", *overrides]
+        return changed_recipe(RECIPES[_OF_FOLDERS], overrides=overrides, name=_OF_FOLDERS)
     if source in RECIPES:
         return changed_recipe(RECIPES[source], overrides=overrides, name=source)
     path = pathlib.Path(source)
     if not path.is_file():
         raise FileNotFoundError(
-            f"Unknown recipe: {str(source)!r} is neither a file nor one of {', '.join(RECIPES)}."
+            f"Unknown recipe: {str(source)!r} is neither a file or folder nor one of "
+            f"{', '.join(RECIPES)}."
         )
     settings = read_settings(path)
     name = settings.pop("recipe", None)
@@ -55,3 +62,13 @@ def load_recipe(source, overrides=()):
             f"{', '.join(RECIPES)}."
         )
     return changed_recipe(base, settings, overrides, name=str(source))
+
+
+def is_folder(source, overrides=()):
+    """Whether what `load_recipe` takes is a folder of class folders.
+
+    Names of recipes come first, but for that of folders without any other data.
+    """
+    named = any(text.startswith("data.name=") for text in overrides)
+    taken = source in RECIPES and (source != _OF_FOLDERS or named)
+    return not taken and pathlib.Path(source).expanduser().is_dir()

@@ -47,7 +47,7 @@ def run(function, x, **kwargs):
 
     Compiled on JAX, where compiling each operation by itself takes far longer.
     """
-    x = ops.convert_to_tensor(x)
+    x = keras.tree.map_structure(ops.convert_to_tensor, x)
     if BACKEND != "jax":
         return to_numpy(function(x, **kwargs))
 
@@ -107,44 +107,46 @@ def weights_by_name(layer):
     }
 
 
-def loss_and_gradients(model, x, labels, training=True):
-    """Mean cross-entropy of a model's logits, and its gradients by weight path.
+def pooled_cross_entropy(labels, outputs):
+    """Mean cross-entropy of logits, pooled over positions where they are a map."""
+    outputs = ops.cast(outputs, "float32")
+    logits = ops.mean(outputs, axis=tuple(range(1, len(outputs.shape) - 1)))
+    return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
-    Pooled over positions where the output is a map. Each backend differentiates
-    in its own way.
+
+def loss_and_gradients(model, x, labels, training=True, loss=pooled_cross_entropy):
+    """`loss(labels, outputs)` of a model, and its gradients by weight path.
+
+    Each backend differentiates in its own way. The model's state is updated.
     """
     weights = model.trainable_variables
-
-    def loss_of(outputs):
-        outputs = ops.cast(outputs, "float32")
-        logits = ops.mean(outputs, axis=tuple(range(1, len(outputs.shape) - 1)))
-        return ops.mean(
-            keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-        )
 
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            loss = loss_of(model(x, training=training))
-        gradients = tape.gradient(loss, [weight.value for weight in weights])
+            value = loss(labels, model(x, training=training))
+        gradients = tape.gradient(value, [weight.value for weight in weights])
     elif BACKEND == "jax":
         import jax
 
-        others = [variable.value for variable in model.non_trainable_variables]
+        others = model.non_trainable_variables
 
-        def loss_of_weights(values):
-            outputs, _ = model.stateless_call(values, others, x, training=training)
-            return loss_of(outputs)
+        def loss_of_weights(values, states):
+            outputs, states = model.stateless_call(values, states, x, training=training)
+            return loss(labels, outputs), states
 
-        values = [weight.value for weight in weights]
-        loss, gradients = jax.jit(jax.value_and_grad(loss_of_weights))(values)
+        values, states = ([v.value for v in variables] for variables in (weights, others))
+        differentiate = jax.jit(jax.value_and_grad(loss_of_weights, has_aux=True))
+        (value, states), gradients = differentiate(values, states)
+        for variable, state in zip(others, states, strict=True):
+            variable.assign(state)
     else:
         model.zero_grad()
-        loss = loss_of(model(x, training=training))
-        loss.backward()
+        value = loss(labels, model(x, training=training))
+        value.backward()
         gradients = [weight.value.grad for weight in weights]
-    return float(loss), {
+    return float(to_numpy(value)), {
         weight.path: None if gradient is None else to_numpy(gradient)
         for weight, gradient in zip(weights, gradients, strict=True)
     }

@@ -12,6 +12,15 @@ the map after the stage's last block (before the final norm), sampled by
 
 `official_dense_tiny_{224x224,250x333}.npz`, on `inputs(1, (1, H, W, 3))`: for
 levels 2 to 5 `Pk_shape`, `Pk`, sampled by `sample_level`, `Pk_mean` and `Pk_std`.
+
+`official_{semantic_fpn,upernet}_tiny_{96x160,125x167}.npz` was computed with mmsegmentation
+0.30.0 around the authors' dense backbone, on `inputs(3, (2, H, W, 3))` and
+`class_maps((H, W))`: maps sampled by `sample_level`, with `_shape` and `_mean`: `neck2` to
+`neck5`; `ppm`, UperNet's pyramid pooling; `logits` at stride 4, `aux_logits` at 16; `resized` to
+the image, `rescaled` from there to (int(1.5 H), int(1.25 W)). `eval_loss_ce` and `eval_acc_seg`
+(%); `train_...` in training mode, the auxiliary loss times 0.4; `gradient_norms` of its total in
+`gradient_keys`; `bn_means_after_one_step`, means of the moving statistics `bn_keys`.
+`state_dict_shapes_tasks.json` holds the keys beside the backbone's.
 """
 
 import functools
@@ -47,11 +56,24 @@ def state_dict(form, variant):
     }
 
 
+def task_state_dict(name):
+    """The seeded weights of `"semantic_fpn"` or `"upernet"` on the tiny backbone, as mmseg's."""
+    shapes = json.loads((DATA / "state_dict_shapes_tasks.json").read_text())[name]
+    backbone = {f"backbone.{key}": v for key, v in state_dict("dense", "tiny").items()}
+    return {**backbone, **{key: seeded_value(key, tuple(shape)) for key, shape in shapes.items()}}
+
+
 def seeded_value(key, shape):
     """The array of one key of a state dict, in PyTorch's layout."""
+    if key.endswith("num_batches_tracked"):
+        return np.array(0)
     noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
     noise = noise.astype("float32")
-    if "norm" in key and key.endswith("weight"):
+    if key.endswith("running_var"):
+        value = 1 + 0.1 * abs(noise)
+    elif key.endswith("running_mean"):
+        value = 0.1 * noise
+    elif ("norm" in key or ".bn." in key) and key.endswith("weight"):
         value = 1 + 0.1 * noise
     elif key.endswith("bias"):
         value = 0.1 * noise
@@ -65,6 +87,16 @@ def seeded_value(key, shape):
 def inputs(seed, shape):
     """Seeded normalised images of shape (batch, height, width, 3), float32."""
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def class_maps(size):
+    """Seeded classes of 150, (2, height, width), a tenth of them 255; blocks of 16 pixels."""
+    height, width = size
+    rng = np.random.default_rng(4)
+    maps = rng.integers(0, 150, (2, math.ceil(height / 16), math.ceil(width / 16)))
+    maps = maps.repeat(16, 1).repeat(16, 2)[:, :height, :width]
+    maps[rng.random((2, height, width)) < 0.1] = 255
+    return maps
 
 
 def load_expected(name):
@@ -82,4 +114,5 @@ def sample_stage(stage_map):
 def sample_level(level_map):
     """The positions and channels of a pyramid level that the dense files hold."""
     _, height, width, channels = level_map.shape
-    return level_map[:, :: max(height // 7, 1), :: max(width // 9, 1), :: channels // 16]
+    steps = (max(side // count, 1) for side, count in ((height, 7), (width, 9), (channels, 16)))
+    return level_map[(slice(None), *(slice(None, None, step) for step in steps))]

@@ -10,6 +10,8 @@ from helpers import BACKEND, SMALL, images, randomize, run, symbolic
 
 from keras_sepvit import SepViT, SepViTBackbone
 from keras_sepvit.export import to_litert, to_onnx, to_torch
+from keras_sepvit.export.litert_graph import inspect
+from keras_sepvit.segmentation import SemanticFPN, UPerNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +44,20 @@ def hub_backbone(image_shape):
     return hub.SepViTBackbone.from_variant(SMALL, image_shape, dense=True)
 
 
+def semantic_fpn(image_shape):
+    return SemanticFPN(SMALL, 5, image_shape, neck_channels=8, head_channels=8)
+
+
+def upernet(image_shape):
+    return UPerNet(SMALL, 5, image_shape, head_channels=8, auxiliary_channels=8)
+
+
 NETWORKS = {
     "classifier": Network(classifier, odd=(50, 75), any_size=False),
     "backbone": Network(backbone, odd=(61, 77), any_size=True),
     "hub backbone": Network(hub_backbone, odd=(61, 77), any_size=True),
+    "semantic fpn": Network(semantic_fpn, odd=(61, 77), any_size=True),
+    "upernet": Network(upernet, odd=(61, 77), any_size=True),
 }
 
 SHAPE = (64, 64, 3)
@@ -72,7 +84,7 @@ def expected(model):
 
 def outputs(model, x):
     """All that a model gives, by name: a pyramid's levels, too."""
-    levels = getattr(model, "pyramid_outputs", {})
+    levels = getattr(getattr(model, "backbone", model), "pyramid_outputs", {})
     whole = keras.Model(model.inputs, {**levels, "output": model.output})
     return run(symbolic(whole) if None in model.input_shape[1:3] else whole, x)
 
@@ -155,3 +167,6 @@ def test_exports_agree(export, suffix, backend, network, tmp_path):
     randomize(model)
     report = export(model, tmp_path / f"model.{suffix}", batch_size=2, verbose=False)
     assert report.max_error < 1e-4 and report.images > 0
+    if suffix == "tflite":
+        graph = inspect(tmp_path / "model.tflite")
+        assert graph.max_rank <= 4 and graph.partitions == 1 and not graph.not_delegated

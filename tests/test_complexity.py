@@ -1,6 +1,7 @@
 """Complexity of SepViT: the formulas against built models and the published figures."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -37,6 +38,33 @@ def assert_parameters_of(model, result):
 def test_parameters_of_the_variants(variant, dense):
     cost = complexity.sepvit(variant, dense=dense).cost
     assert cost.parameters == PARAMETERS[variant, dense]
+
+
+# Trainable parameters, and G MACs at 512 x 2048, as the authors' configurations give them.
+SEGMENTERS = {
+    ("semantic_fpn", "sepvit_t"): (38_028_534, 181.73),
+    ("semantic_fpn", "sepvit_s"): (54_595_830, 244.29),
+    ("semantic_fpn", "sepvit_b"): (93_709_078, 367.21),
+    ("upernet", "sepvit_t"): (66_076_556, 940.68),
+    ("upernet", "sepvit_s"): (82_643_852, 1003.24),
+    ("upernet", "sepvit_b"): (123_747_756, 1128.24),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("network", "variant"), SEGMENTERS)
+def test_segmenters_of_the_paper(network, variant):
+    result = getattr(complexity, network)(variant, (512, 2048), num_classes=150)
+    config, on_padding = VARIANTS[variant], 0
+    # The authors crop padding before a block's projection, and so do their figures.
+    for stage, windows in zip(result.stages, config.window_sizes, strict=False):
+        height, width, channels = stage.output_shape
+        for window in windows:
+            padded = window**2 * math.ceil(height / window) * math.ceil(width / window)
+            on_padding += (padded - height * width) * channels**2
+    parameters, macs = SEGMENTERS[network, variant]
+    assert result.cost.parameters == parameters
+    assert (result.cost.macs - on_padding) / 1e9 == pytest.approx(macs, rel=0.005)
 
 
 @pytest.mark.once

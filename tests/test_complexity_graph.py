@@ -1,6 +1,7 @@
 """MACs counted in a model's graph: SepViT's against its formulas, and each kind of operator."""
 
 import dataclasses
+import math
 
 import keras
 import pytest
@@ -9,6 +10,7 @@ from keras import layers, ops
 
 from keras_sepvit import SepViT, SepViTBackbone, complexity
 from keras_sepvit.complexity.graph import traced_macs
+from keras_sepvit.segmentation import SemanticFPN, UPerNet
 
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="a graph of TensorFlow")
 ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="a graph of JAX")
@@ -39,6 +41,16 @@ def test_dense_form(window_tokens):
     model = SepViTBackbone.from_variant(config, (70, 111, 3), dense=True)
     result = complexity.sepvit(config, (70, 111), dense=True)
     assert traced_macs(model, (70, 111, 3)) == products(result)
+
+
+@pytest.mark.parametrize("network", [SemanticFPN, UPerNet])
+def test_segmenters(network):
+    model = network(TINY, 5, (70, 111, 3), head_channels=12)
+    formula = {SemanticFPN: complexity.semantic_fpn, UPerNet: complexity.upernet}[network]
+    result = formula(TINY, (70, 111), 5, head_channels=12)
+    assert traced_macs(model, (70, 111, 3)) == products(result)
+    weights = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    assert result.cost.parameters == weights
 
 
 def test_padded_windows():

@@ -32,13 +32,18 @@ import sys
 import numpy as np
 from helpers import BACKEND, TINY, images, randomize, to_numpy
 from keras_sepvit import SepViT
+from keras_sepvit.segmentation import UPerNet
 folder, other_backend = sys.argv[1:]
 assert BACKEND == other_backend
 model = SepViT(TINY, classes=5, classifier_activation=None)
 randomize(model, 3)
 model.save_weights(f"{folder}/model.weights.h5")
+segmenter = UPerNet(TINY, 5, head_channels=8, auxiliary_channels=8)
+randomize(segmenter, 3)
+segmenter.save(f"{folder}/segmenter.keras")
 if BACKEND != "jax":  # which would compile each operation for one use
     np.save(f"{folder}/logits.npy", to_numpy(model(127 + 50 * images((2, 64, 64, 3)))))
+    np.save(f"{folder}/maps.npy", to_numpy(segmenter(127 + 50 * images((2, 50, 75, 3)))))
 """
 
 
@@ -57,11 +62,13 @@ def test_weights_of_another_backend_load_and_give_the_same_outputs(other, tmp_pa
     )
     model = classifier(classifier_activation=None, weights=tmp_path / "model.weights.h5")
     assert_same(values(model), values(classifier(seed=3)))
+    segmenter = keras.saving.load_model(tmp_path / "segmenter.keras")
     if other == {"tensorflow": "torch", "jax": "tensorflow", "torch": "tensorflow"}[BACKEND]:
-        expected = np.load(tmp_path / "logits.npy")
-        assert np.abs(expected).max() > 0.1
-        actual = to_numpy(model(127 + 50 * images((2, 64, 64, 3))))
-        np.testing.assert_allclose(actual, expected, atol=1e-4)
+        for name, network, size in (("logits", model, (64, 64)), ("maps", segmenter, (50, 75))):
+            expected = np.load(tmp_path / f"{name}.npy")
+            assert np.abs(expected).max() > 0.1
+            actual = to_numpy(network(127 + 50 * images((2, *size, 3))))
+            np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.once

@@ -19,6 +19,7 @@ from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.trainer import Trainer
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_run.py")
+SEGMENTER_SCRIPT = SCRIPT.with_name("segmenter_run.py")
 EPOCHS = 2
 LAUNCHER_VARIABLES = (
     distribution.KERAS,
@@ -81,12 +82,10 @@ def free_port():
 
 
 class Runs:
-    """Training runs on one data set, each in processes of its own."""
+    """Training runs on the data in a folder, each in processes of its own."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        for split, per_class in (("train", 11), ("validation", 4)):
-            write_folder(folder / "data" / split, "abc", per_class, seed=per_class)
+    def __init__(self, folder, script=SCRIPT):
+        self.folder, self.script = folder, script
 
     def start(
         self, name, command=(sys.executable,), devices=1, killed=None, changes=(), **variables
@@ -99,7 +98,7 @@ class Runs:
             "killed": killed,
         }
         return subprocess.Popen(
-            [*command, str(SCRIPT), json.dumps(settings)],
+            [*command, str(self.script), json.dumps(settings)],
             env=environment(**variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -152,6 +151,8 @@ def finish(*processes):
 def runs(tmp_path_factory):
     """Has trained on one device."""
     runs = Runs(tmp_path_factory.mktemp("runs"))
+    for split, per_class in (("train", 11), ("validation", 4)):
+        write_folder(runs.folder / "data" / split, "abc", per_class, seed=per_class)
     finish(runs.start("one"))
     return runs
 
@@ -201,6 +202,25 @@ def test_processes_equal_one_device_after_a_kill(runs):
         assert seeds
         assert all(first[name][0] != second[name][0] for name in seeds)
     assert (runs.folder / "some" / "last.keras").exists()
+
+
+@pytest.mark.slow
+def test_a_segmenter_on_two_devices_equals_one_device(tmp_path):
+    """Losses over all pixels, and batch norm over all images: weights and moving averages."""
+    runs = Runs(tmp_path, SEGMENTER_SCRIPT)
+    finish(runs.start("one"))
+    if BACKEND == "torch":
+        finish(*runs.start_processes("two", 2))
+    else:
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        finish(runs.start("two", devices=2, **({"XLA_FLAGS": flags} if BACKEND == "jax" else {})))
+    one, two = runs.state("one"), runs.state("two")
+    histories = (json.loads(str(state.pop("history")))[0] for state in (one, two))
+    for losses in zip(*(history["loss"] for history in histories), strict=True):
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert any("moving_variance" in name for name in one)
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.slow

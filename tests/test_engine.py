@@ -118,6 +118,9 @@ class Closeness(Scores):
         return {"images": self.images}
 
 
+open_levels = Brightness.open
+
+
 def recipe(**changes):
     settings = {"epochs": 30, "batch_size": 4, "checkpoint_steps": 0, "precision": "float32"}
     optimizer = OptimizerRecipe(
@@ -184,6 +187,43 @@ def test_a_run_is_counted_in_updates_and_resumes_in_its_short_last_epoch(tmp_pat
     assert "Going on after step 2 of epoch 2 of 2." in told
     for name in ("square", "absolute", "val_accuracy", "learning_rate"):
         assert [e[name] for e in resumed.history] == [e[name] for e in whole.history]
+
+
+def test_a_run_ends_when_patience_does_and_a_stop_between_changes_nothing(tmp_path, capsys):
+    """At a rate of zero no epoch is better than the first."""
+
+    def settings(**changes):
+        still = recipe(epochs=9, patience=3, **changes)
+        still.optimizer.learning_rate = still.optimizer.warmup_learning_rate = 1e-30
+        return still
+
+    whole = Trainer(settings(), tmp_path / "whole").train()
+    assert (whole.epochs, whole.best_epoch) == (4, 1)
+    told = capsys.readouterr().out
+    assert "Stopped after epoch 4 of 9: the best was epoch 1, and patience is 3." in told
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(settings(), tmp_path / "stopped", callbacks=[Stop()]).train(verbose=0)
+    resumed = Trainer(settings(), tmp_path / "stopped").train(verbose=0)
+    assert [logs["square"] for logs in resumed.history] == [e["square"] for e in whole.history]
+
+    capsys.readouterr()
+    assert Trainer(settings(), tmp_path / "whole").train().epochs == 4
+    assert "Going on" not in capsys.readouterr().out
+    patient = settings()
+    patient.patience = 5
+    assert Trainer(patient, tmp_path / "whole").train(verbose=0).epochs == 6
+
+
+def test_patience_needs_something_to_wait_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(Brightness, "open", lambda self: (open_levels(self)[0], None))
+    with pytest.raises(ValueError, match="patience=3 waits .* Set patience=0"):
+        Trainer(recipe(patience=3), tmp_path)
 
 
 def test_a_recipe_may_change_where_the_training_does_not(tmp_path):

@@ -1,5 +1,6 @@
 """Accuracy on validation sets: numbers that can be told beforehand."""
 
+import csv
 import dataclasses
 import json
 import pathlib
@@ -9,10 +10,11 @@ import keras
 import numpy as np
 import pytest
 import training_data
+from PIL import Image
 from typer.testing import CliRunner
 
 from keras_sepvit import SepViT
-from keras_sepvit.classification import evaluate
+from keras_sepvit.classification import ClassificationReport, evaluate
 from keras_sepvit.cli import app
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.training.sources.labelled import open_source
@@ -156,8 +158,16 @@ def test_command(digits_model, tmp_path):
     assert record["top1"] == pytest.approx(99.72, abs=0.01)
     assert (record["image_size"], record["unreadable_names"]) == ([32, 32], [])
     assert (record["data"], record["split"]) == ("digits", "validation")
-    result = CliRunner().invoke(app, ["evaluate", "digits", "--data", "digits"])
+    (row,) = [row for row in record["classes"] if row["recall"] < 100]
+    (mistake,) = record["mistakes"]
+    assert (row["class"], row["taken_for"]) == (mistake["class"], mistake["taken_for"])
+
+    files = ["--output", str(tmp_path / "report"), "--csv", str(tmp_path / "table.csv")]
+    result = CliRunner().invoke(app, ["evaluate", "digits", "--data", "digits", *files])
     assert "top-1   99.72 %" in result.stdout and "360 images" in result.stdout
+    assert (tmp_path / "report" / "mistakes.png").exists()
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == list("0123456789")
 
     training_data.write_folder(tmp_path / "images", ("a", "b"), 1)
     for wrong, message in (
@@ -171,6 +181,72 @@ def test_command(digits_model, tmp_path):
         assert result.stderr.startswith("Error: ") and message in result.stderr
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "none.keras")])
     assert (result.exit_code, "File not found" in result.stderr) == (2, True)
+
+
+def test_a_report_tells_what_each_class_is_taken_for(tmp_path):
+    """In two parts, as of two processes: rows, files, and the surest of the mistakes."""
+    names = ("größe", "猫", "a$b")
+    labels, found = np.array([0, 0, 0, 1, 1, 1, 1, 1]), np.array([0, 1, 1, 1, 1, 2, 0, 0])
+    sureness = np.array([0.9, 0.6, 0.7, 0.8, 0.5, 0.95, 0.4, 0.55])
+    answers = np.repeat((1 - sureness[:, None]) / 2, 3, axis=1)
+    answers[np.arange(8), found] = sureness
+    images = np.arange(8, dtype="uint8")[:, None, None, None] * np.ones((1, 4, 4, 3), "uint8")
+    parts = []
+    for rows in (slice(0, 5), slice(5, 8)):
+        parts.append(ClassificationReport(3, names))
+        files = np.array([f"x/{row}.jpg".encode() for row in range(8)][rows])
+        examples = {"label": labels[rows], "image": images[rows], "name": files}
+        parts[-1].update(answers[rows], examples)
+    report = ClassificationReport(3, names)
+    report.merge([part.state() for part in parts])
+    np.testing.assert_array_equal(report.matrix, [[1, 2, 0], [2, 2, 1], [0, 0, 0]])
+    assert report.result()["top1"] == pytest.approx(100 * 3 / 8)
+    grosse, cat, empty = report.record()["classes"]
+    assert grosse == {
+        **{"class": "größe", "images": 3, "recall": pytest.approx(100 / 3)},
+        **{"precision": pytest.approx(100 / 3), "taken_for": "猫", "count": 2},
+    }
+    assert (cat["recall"], cat["precision"], cat["taken_for"]) == (40, 50, "größe")
+    assert (empty["recall"], empty["precision"], empty["taken_for"]) == (None, 0, None)
+    mistakes = report.record()["mistakes"]
+    assert [told["image"] for told in mistakes] == [f"x/{row}.jpg" for row in (5, 2, 1, 7, 6)]
+    assert [image[0, 0, 0] for _, image, _ in report.mistakes.items] == [5, 2, 1, 7, 6]
+    assert mistakes[0] == {
+        **{"image": "x/5.jpg", "class": "猫", "taken_for": "a$b"},
+        "probability": pytest.approx(0.95),
+    }
+    head, _, second, third = report.text().splitlines()[-4:]
+    assert head.index("recall") + 6 == second.index("40.00") + 5 + 1  # 猫 is two columns wide
+    assert third.split() == ["a$b", "0", "-", "0.00", "-", "0"]
+
+    report.write(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["classes"][1] == cat
+    with open(tmp_path / "confusion.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["", *names],
+            ["größe", "1", "2", "0"],
+            ["猫", "2", "2", "1"],
+            ["a$b", "0", "0", "0"],
+        ]
+    for picture in ("confusion.png", "mistakes.png"):
+        assert (tmp_path / picture).stat().st_size > 5000
+    ClassificationReport(3, names).write(tmp_path)
+    assert not (tmp_path / "mistakes.png").exists()  # of another model
+
+
+def test_reports_of_many_classes_show_the_worst(tmp_path):
+    report = ClassificationReport(1000)
+    labels = np.arange(1000)
+    answers = np.eye(1000, dtype="float32")
+    answers[700] = answers[3]
+    images = np.zeros((1000, 2, 2, 3), "uint8")
+    report.update(answers, {"label": labels, "image": images, "name": np.full(1000, b"x")})
+    lines = report.text().splitlines()
+    assert lines[5].split()[:4] == ["class", "700", "1", "0.00"]
+    assert lines[-1] == "(30 of 1,000 classes, of the lowest recall)" and len(lines) < 40
+    report.write(tmp_path)
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert max(picture.size) < 2000
 
 
 def test_exported_files_are_evaluated_like_the_model(tmp_path):

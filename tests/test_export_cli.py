@@ -1,6 +1,7 @@
 """`keras-sepvit export`."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -151,6 +152,32 @@ def test_options_become_arguments(folder, monkeypatch):
     result = run("linear.keras", "--format", "tensorrt", "--batch-size", "1,8", "--check", "off")
     assert result.exit_code == 0, result.output
     assert (found["batch_sizes"], found["check"]) == ((1, 8), False)
+
+
+def test_calibration_goes_on_after_a_bad_picture(folder, tmp_path, monkeypatch):
+    found = {}
+
+    def exporter(model, path, *, quantize=None, calibration_images=None, **options):
+        found["pictures"] = calibration_images
+        return ExportReport("x", "x", "int8", 1, {})
+
+    monkeypatch.setattr("keras_sepvit.export.to_onnx", exporter, raising=False)
+    shutil.copytree(folder / "photos", tmp_path / "photos")
+    (tmp_path / "photos" / "0.png").write_bytes(b"")
+    (tmp_path / "photos" / "deep" / "bad.jpg").write_text("no picture")
+    arguments = [folder / "linear.keras", "--format", "onnx", "--quantize", "int8"]
+    arguments += ["--calibration", tmp_path / "photos", "--output", tmp_path / "linear.onnx"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert len(found["pictures"]) == 31
+    left_out = [line for line in result.stderr.splitlines() if line.startswith("Left out: ")]
+    assert len(left_out) == 2 and "0.png: " in left_out[0] and "bad.jpg: " in left_out[1]
+
+    for picture in (tmp_path / "photos").glob("*.png"):  # 17 of 33 with deep/bad.jpg
+        picture.write_bytes(b"")
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: --calibration: 17 of 33 images in" in result.stderr
 
 
 def test_registered_weights_have_a_name(tmp_path):

@@ -48,6 +48,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
             exec(compile(block, "README.md", "exec"), names)
     np.testing.assert_allclose(names["probabilities"].sum(axis=-1), 1, atol=1e-5)
     assert list(names["features"]) == ["P2", "P3", "P4", "P5"]
+    assert [found.shape for found in names["maps"]] == [(224, 224)] * len(names["images"])
 
 
 def command_lines(text):

@@ -13,7 +13,7 @@ DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy",
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "windows", "initializers", "layers", "attention", "block", "backbone"),
-    "classification.classifier",
+    *("pyramid", "classification.classifier"),
 }
 BESIDE = {"policy", "scores", "processes"}
 
@@ -23,21 +23,22 @@ ALLOWED = {
     **dict.fromkeys(BESIDE, DATA),
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
-    "conversion": {*WEIGHTS, *NETWORK},
-    "runtime": {"configs", "record", "warn", "runtime"},
+    "segmentation": {*WEIGHTS, *NETWORK, "runtime", "segmentation"},
+    "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
+    "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {*WEIGHTS, *BESIDE, "classification.classifier", "runtime"},
     "visualize": {"fonts"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
-    "classification": {*DATA, "inference", "runtime", "training", "classification"},
+    "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
     "recipes": {"training", "classification"},
     "export": {
         *DATA,
         *BESIDE,
         *("functional", "layers", "classification.classifier", "runtime", "export"),
     },
-    "hub": {*DATA, *BESIDE, "backbone", "detection", "runtime", "hub"},
+    "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {

@@ -202,10 +202,14 @@ def test_frozen_stages_keep_their_weights(tmp_path):
 
 
 def test_images_of_training_are_not_validated_on(tmp_path):
-    training_data.write_folder(tmp_path, ("cat", "dog"), 2)
-    settings = load_recipe("imagenet_lite", [f"data.name=folder:{tmp_path}", "batch_size=2"])
-    with pytest.raises(ValueError, match=r"validation_split=null"):
-        Trainer(settings, tmp_path / "run")
+    training_data.write_folder(tmp_path, ("cat", "dog"), 5)
+    settings = [f"data.name=folder:{tmp_path}", "batch_size=2", "data.train_split=train-fold1"]
+    with pytest.raises(ValueError, match=r"6 images .* in common.*validation_split=null"):
+        load_recipe(
+            "imagenet_lite", [*settings, "data.validation_split=train-fold2"]
+        ).make_task().open()
+    training, validation = load_recipe("imagenet_lite", settings[:2]).make_task().open()
+    assert (training.size, validation.size) == (8, 2)
 
 
 @pytest.mark.slow

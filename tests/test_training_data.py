@@ -20,7 +20,7 @@ from keras_sepvit.training.pipeline import (
     training_stream,
 )
 from keras_sepvit.training.report import DataReport
-from keras_sepvit.training.sources.labelled import open_source
+from keras_sepvit.training.sources.labelled import open_source, open_splits
 from keras_sepvit.training.sources.source import ArraySource, Shard
 from keras_sepvit.training.tensorflow import tf
 
@@ -111,6 +111,42 @@ def test_digit_folds_are_disjoint_and_of_the_same_classes():
         assert len(fold) in (359, 360)
         assert np.all(abs(labels - len(everything) / 50) < 2)
     assert sorted(fold_images("train-fold3")[0] + folds[3][0]) == sorted(everything)
+
+
+def test_a_folder_without_validation_holds_out_a_fifth_of_each_class(tmp_path):
+    """Fifths are disjoint, make up the whole, and images that are added move few others."""
+    counts = {"ant": 1, "bee": 2, "cat": 11, "dog": 40}
+    for name, count in counts.items():
+        training_data.write_folder(tmp_path / "train", (name,), count, seed=count)
+    training_data.write_folder(tmp_path / "test", ("cat",), 1)
+
+    def by_class(source):
+        labels = np.array([path.split("/")[0] for path in source.paths])
+        return {str(name): int((labels == name).sum()) for name in np.unique(labels)}
+
+    train, validation = open_splits(f"folder:{tmp_path}", "train", "validation")
+    assert (train.split, validation.split) == ("train-fold0", "validation-fold0")
+    assert by_class(train) == {"ant": 1, "bee": 1, "cat": 9, "dog": 32}
+    assert by_class(validation) == {"bee": 1, "cat": 2, "dog": 8}
+    assert "held out for validation: 11 images, a fifth of each class" in str(train)
+    assert "no images to validate on in ant" in str(validation)
+    assert train.class_names == validation.class_names == tuple(counts)
+
+    folds = [open_source(str(tmp_path), f"validation-fold{fold}") for fold in range(5)]
+    paths = sum((fold.paths for fold in folds), [])
+    assert len(set(paths)) == len(paths) == 53 and "ant/0.jpg" not in paths
+    rest = open_source(str(tmp_path), "train-fold3").paths
+    assert sorted(rest + folds[3].paths) == sorted(["ant/0.jpg", *paths])
+    with pytest.raises(ValueError, match="'train-fold0' to 'train-fold4'"):
+        open_source(str(tmp_path), "train-fold5")
+
+    (tmp_path / "train" / "dog" / "new.jpg").write_bytes(training_data.encoded_image(1))
+    later = open_source(str(tmp_path), "validation-fold0")
+    assert len(set(later.paths) ^ set(validation.paths)) <= 2
+    (tmp_path / "val").mkdir()
+    training_data.write_folder(tmp_path / "val", ("cat",), 3)
+    sources = open_splits(f"folder:{tmp_path}", "train", "validation")
+    assert [(source.split, source.size) for source in sources] == [("train", 55), ("validation", 3)]
 
 
 def test_class_folders_are_numbered_alike_in_all_splits(tmp_path):

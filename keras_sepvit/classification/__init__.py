@@ -9,6 +9,7 @@ _MODULES = {
     "BatchAugmentation": "mixing",
     "Classification": "task",
     "ClassificationRecipe": "recipes",
+    "ClassificationReport": "report",
     "ClassificationScores": "scores",
     "EvalTransform": "images",
     "TrainTransform": "images",

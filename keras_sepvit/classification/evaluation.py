@@ -24,6 +24,7 @@ def evaluate(
     interpolation=None,
     activation=None,
     class_names=None,
+    details=None,
     report=None,
     verbose=0,
 ):
@@ -48,6 +49,8 @@ def evaluate(
             or `"none"` where they are probabilities. By default the record or the model tells.
         class_names: Names of the model's classes in order; by default the record's. Where the
             source has names too, classes are matched by them, not by their numbers.
+        details: A `ClassificationReport` of the source's classes that images are added to; of
+            images with one label each.
         report: A `DataReport` that unreadable images are added to.
         verbose: 1 for a progress bar, 0 for none.
 
@@ -91,7 +94,7 @@ def evaluate(
         batch_size=batch_size,
         report=report,
     )
-    accuracy = ClassificationScores(source.multi_label)
+    accuracy = ClassificationScores(source.multi_label) if details is None else details
     results = run(predict, batches, accuracy, report=report, verbose=verbose)
     return {**results, **accuracy.counts(), "unreadable": report.unreadable - known}
 

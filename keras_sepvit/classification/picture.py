@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_sepvit.fonts import legible
-from keras_sepvit.training.picture import draw_images
+from keras_sepvit.training.picture import draw_images, short
 
 
 def draw_classes(path, images, targets, class_names=None):
@@ -27,4 +27,4 @@ def _title(target, class_names):
     best = np.argsort(target)[::-1][:2]
     if target[best[1]] < target.min() + 0.01:
         best = best[:1]
-    return "\n".join(f"{class_names[i][:24]} {target[i]:.0%}" for i in best)
+    return "\n".join(f"{short(class_names[i])} {target[i]:.0%}" for i in best)

@@ -23,7 +23,8 @@ class ModelRecipe:
     Attributes:
         variant: `sepvit_lite`, `sepvit_t`, `sepvit_s`, `sepvit_b`, or `sepvit_digits`, the
             small one of the embedded digits set.
-        image_size: Height and width of the images in pixels.
+        image_size: Height and width of the images in pixels; null for the weights' or, from
+            random ones, 224 on accelerators and 128 without.
         drop_path_rate: Drop path rate of the last block, in [0, 1); null for the variant's own
             (paper, section 4.1: 0.2, 0.3 and 0.5 for T, S and B).
         weights: Weights to start from: a file, an https:// address with its SHA-256, or a
@@ -36,7 +37,7 @@ class ModelRecipe:
     """
 
     variant: str = "sepvit_t"
-    image_size: int = 224
+    image_size: int | None = 224
     drop_path_rate: float | None = None
     weights: str | None = None
     pad_windows: bool = False
@@ -54,7 +55,8 @@ class DataRecipe:
             the name of a TensorFlow Datasets set such as `imagenet2012`.
         data_dir: Where TensorFlow Datasets keeps prepared sets; null for its default.
         train_split: Split to train on.
-        validation_split: Split to evaluate on; null for none.
+        validation_split: Split to evaluate on; null for none. Where a folder has none, a fifth of
+            each class is held out of what is trained on.
         validation_crop: Share of the shorter side that the centre crop of evaluation keeps.
         interpolation: `bicubic` or `bilinear`; of evaluation, and of training where
             `augmentation.interpolation` is null.
@@ -114,10 +116,14 @@ class AugmentationRecipe:
 class ClassificationRecipe(Recipe):
     """All settings of the training of a classifier.
 
+    `batch_size`, `model.image_size` and `optimizer.learning_rate` may be null: they are decided by
+    the device, its memory, the number of images, and whether the weights are trained ones.
+
     Attributes:
         model, data, augmentation: See their classes.
     """
 
+    AUTOMATIC = ("batch_size", "model.image_size", "optimizer.learning_rate")
     MAY_CHANGE = (*Recipe.MAY_CHANGE, "data.data_dir")
 
     task: str = "classification"
@@ -144,7 +150,8 @@ class ClassificationRecipe(Recipe):
             except ValueError as error:
                 raise ValueError(f"augmentation.auto_augment: {error}") from error
         check("data.validation_crop", crop, 0 < crop <= 1, "above 0 and at most 1")
-        check("model.image_size", model.image_size, model.image_size >= 1, "at least 1")
+        size = model.image_size
+        check("model.image_size", size, size is None or size >= 1, "at least 1")
         check_choice("model.frozen_stages", model.frozen_stages, range(5))
         check_rate("model.drop_path_rate", model.drop_path_rate)
         check_rate("augmentation.label_smoothing", augmentation.label_smoothing)
@@ -227,6 +234,27 @@ _FROZEN_BACKBONE = ClassificationRecipe(
     batch_size=128,
 )
 
+# Own photos, few of them, from any weights or none: a small network, mild augmentation, and an end
+# as soon as nothing gets better. Our choice, tried on folders of 40 photos a class.
+_PHOTOS = ClassificationRecipe(
+    model=ModelRecipe(variant="sepvit_lite", image_size=None),
+    data=DataRecipe(name="???", validation_crop=1.0),
+    augmentation=AugmentationRecipe(
+        crop_scale=(0.4, 1.0),
+        auto_augment=None,
+        color_jitter=0.3,
+        erase_rate=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+    ),
+    optimizer=OptimizerRecipe(
+        learning_rate=None, reference_batch=None, warmup_epochs=5, final_learning_rate=1e-6
+    ),
+    epochs=100,
+    patience=25,
+    batch_size=None,
+)
+
 # The embedded set of 8 x 8 scans, with everything of the large recipe in small doses. Digits
 # are not flipped.
 _DIGITS = ClassificationRecipe(
@@ -258,5 +286,6 @@ RECIPES = types.MappingProxyType(
         "finetune_384": _FINETUNE_384,
         "finetune": _FINETUNE,
         "frozen_backbone": _FROZEN_BACKBONE,
+        "photos": _PHOTOS,
     }
 )

@@ -3,16 +3,18 @@
 import functools
 
 from keras_sepvit import __version__
+from keras_sepvit.classification.automatic import decided
 from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.classification.images import EvalTransform, TrainTransform
 from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
 from keras_sepvit.classification.mixing import BatchAugmentation, draw_erasing, draw_mixing
 from keras_sepvit.classification.picture import draw_classes
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
+from keras_sepvit.classification.report import ClassificationReport
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.record import RUN_RECORD_NAME, Record
-from keras_sepvit.training.sources.labelled import open_source
+from keras_sepvit.training.sources.labelled import open_splits
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 
@@ -31,17 +33,26 @@ class Classification(Task):
 
     def open(self):
         data = self.recipe.data
-        self.source = open_source(data.name, data.train_split, data.data_dir)
+        self.source, self.validation_source = open_splits(
+            data.name, data.train_split, data.validation_split, data.data_dir
+        )
         if self.source.multi_label:
             raise ValueError(
                 f"{self.source.name} has sets of labels, which serve for evaluation only. Train on "
                 "a data set with one label an image."
             )
-        self.validation_source = None
-        if data.validation_split is not None:
-            self.validation_source = open_source(data.name, data.validation_split, data.data_dir)
+        if self.source.classes < 2:
+            raise ValueError(
+                f"One class is nothing to tell apart: {self.source}. Train on two or more; of "
+                "pictures in a folder, each class has a folder of its own in it."
+            )
+        if self.validation_source is not None:
             _check_validation(self.source, self.validation_source)
         return self.source, self.validation_source
+
+    def decide(self, devices):
+        self.recipe, chosen = decided(self.recipe, self.source.size, devices)
+        return chosen
 
     @functools.cached_property
     def _transform(self):
@@ -114,6 +125,9 @@ class Classification(Task):
     def scores(self):
         return ClassificationScores()
 
+    def report(self):
+        return ClassificationReport(self.source.classes, self.source.class_names)
+
     def files(self):
         names = self.source.class_names
         texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
@@ -176,11 +190,13 @@ def labelled(source, example, image):
 def _check_validation(training, validation):
     folder = getattr(training, "folder", None)
     if folder is not None and folder == getattr(validation, "folder", None):
-        raise ValueError(
-            f"'{folder}' holds class folders and no folders of splits, so training and "
-            "validation would have the same images. Put the class folders into "
-            "'train' and 'validation' folders, or set data.validation_split=null."
-        )
+        both = set(training.paths) & set(validation.paths)
+        if both:
+            raise ValueError(
+                f"Training and validation would have {len(both):,} images of '{folder}' in common. "
+                "Hold out a fifth with data.train_split=train-fold0 "
+                "data.validation_split=validation-fold0, or set data.validation_split=null."
+            )
     if validation.multi_label:
         raise ValueError(
             f"{validation} has sets of labels. Use it with `keras-sepvit evaluate`, and "

@@ -1,5 +1,6 @@
 """`keras-sepvit evaluate`: the accuracy of a classifier on a data set."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -26,10 +27,15 @@ from keras_sepvit.cli.common import (
 def evaluate(
     weights: Weights,
     data: Annotated[
-        str,
-        typer.Option(help="A folder of class folders, digits, or the name of a TFDS data set."),
-    ] = "imagenet2012",
-    split: Annotated[str, typer.Option(help="The part of the data.")] = "validation",
+        str | None,
+        typer.Option(
+            help="A folder of class folders, digits, or the name of a TFDS data set.",
+            show_default="the validation data of a model in its training folder, else imagenet2012",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The part of the data.", show_default="validation")
+    ] = None,
     data_dir: Annotated[
         pathlib.Path | None,
         typer.Option(help="Where TFDS keeps its data.", show_default="~/tensorflow_datasets"),
@@ -48,6 +54,17 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
     variant: Variant = None,
     classes: Classes = None,
+    output: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where tables and pictures go: confusion.png, mistakes.png, classes.csv...",
+        ),
+    ] = None,
+    csv: Annotated[
+        pathlib.Path | None,
+        typer.Option("--csv", metavar="FILE", help="Where the table by class goes."),
+    ] = None,
     as_json: Json = False,
 ):
     """Measure a classifier's accuracy; that of exported files (.tflite, .onnx), too.
@@ -58,7 +75,8 @@ def evaluate(
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
     interpolation are the model's where its file tells: one that `export` or `train`
     wrote. Classes are matched by name where both the data and the model, or
-    --labels, have names.
+    --labels, have names. Prints a table by class; --output draws the confusion matrix and
+    the surest mistakes.
     """
     check_files_exist(labels)
     size = parse_image_size(image_size) if image_size else None
@@ -67,10 +85,11 @@ def evaluate(
 
     from keras_sepvit import runtime
     from keras_sepvit.classification.evaluation import evaluate as measure
+    from keras_sepvit.classification.report import ClassificationReport
     from keras_sepvit.cli import classifiers
     from keras_sepvit.runtime.labels import read_names
+    from keras_sepvit.training.by_class import write_rows
     from keras_sepvit.training.report import DataReport
-    from keras_sepvit.training.sources.labelled import open_source
 
     keras.config.disable_interactive_logging()
     if weights.lower().endswith(runtime.SUFFIXES):
@@ -84,9 +103,14 @@ def evaluate(
     else:
         model = classifiers.load_classifier(weights, variant, classes, size)
         height, width, channels = classifiers.image_shape(model, size)
-    source = open_source(data, split, data_dir)
+    source = _source(weights, data, split, data_dir)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
+    details = None
+    if not source.multi_label:
+        details = ClassificationReport(source.classes, source.class_names)
+    elif output or csv:
+        raise ValueError(f"{source} has sets of labels and no table by class: no --output, --csv.")
     report = DataReport()
     result = measure(
         model,
@@ -97,6 +121,7 @@ def evaluate(
         interpolation=interpolation,
         activation=activation,
         class_names=None if labels is None else read_names(labels),
+        details=details,
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )
@@ -105,22 +130,55 @@ def evaluate(
         "split": source.split,
         "image_size": (height, width),
         **result,
+        **(details.record() if details else {}),
         "unreadable_names": report.names,
     }
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        details.write(output)
+    if csv is not None:
+        write_rows(csv, record["classes"])
     typer.echo(
         json.dumps(record, indent=2, ensure_ascii=False)
         if as_json
-        else _as_text(source, result, report)
+        else _as_text(source, result, details, report)
     )
 
 
-def _as_text(source, result, report):
+def _source(weights, data, split, data_dir):
+    """What to evaluate on; tells where a model was trained on it."""
+    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.training.sources.labelled import open_source, open_splits
+
+    recipe = pathlib.Path(weights).parent / "recipe.yaml"
+    run = None
+    if pathlib.Path(weights).is_file() and recipe.is_file():
+        run = load_recipe(recipe).data
+    if data is None and split is None and run and run.validation_split:
+        splits = run.train_split, run.validation_split
+        return open_splits(run.name, *splits, data_dir or run.data_dir)[1]
+    name = data or (run.name if run else "imagenet2012")
+    source = open_source(name, split or "validation", data_dir or (run and run.data_dir))
+    if run and hasattr(source, "folder") and run.name.startswith("folder:"):
+        with contextlib.suppress(ValueError, OSError):  # the run's data may be gone
+            trained = open_splits(run.name, run.train_split, run.validation_split)[0]
+            both = set(trained.paths) & set(source.paths)
+            if both and trained.folder.resolve() == source.folder.resolve():
+                typer.echo(
+                    f"Note: {len(both):,} of {source.size:,} images were trained on. What was held "
+                    "out is evaluated without --data and --split.",
+                    err=True,
+                )
+    return source
+
+
+def _as_text(source, result, details, report):
     lines = [f"{source.name} ({source.split}), {result['images']:,} images"]
-    lines.append(f"  top-1  {result['top1']:6.2f} %")
-    if "top5" in result:
+    if details is not None:
+        lines.append(details.text())
+    else:
+        lines.append(f"  top-1  {result['top1']:6.2f} %")
         lines.append(f"  top-5  {result['top5']:6.2f} %")
-    if result["loss"] is not None:
-        lines.append(f"  loss   {result['loss']:6.4f}")
     if result["unlabelled"]:
         lines.append(f"  {result['unlabelled']:,} images without labels left out")
     if result["unreadable"]:

@@ -192,7 +192,10 @@ def _batch_option(format, text):
 
 
 def _read_folder(option, folder, height, width, channels, how):
-    """Images in a folder and the folders in it, in an order that takes all classes in turn."""
+    """Images in a folder and the folders in it, in an order that takes all classes in turn.
+
+    Those that cannot be read are told and left out, unless they are the most.
+    """
     import numpy as np
 
     from keras_sepvit.runtime import read_image
@@ -201,7 +204,19 @@ def _read_folder(option, folder, height, width, channels, how):
     if not paths:
         raise ValueError(f"{option}: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}.")
     chosen = _classes_in_turn(folder, paths)[:_MAX_IMAGES]
-    return np.stack([read_image(path, height, width, channels, **how) for path in chosen])
+    pictures, bad = [], []
+    for path in chosen:
+        try:
+            pictures.append(read_image(path, height, width, channels, **how))
+        except (ValueError, OSError) as error:
+            bad.append(path)
+            typer.echo(f"Left out: {path}: {' '.join(str(error).split())}", err=True)
+    if len(bad) > len(pictures):
+        raise ValueError(
+            f"{option}: {len(bad)} of {len(chosen)} images in {folder} cannot be read, such as "
+            f"{bad[0]}. Give a folder of pictures."
+        )
+    return np.stack(pictures)
 
 
 def _classes_in_turn(folder, paths):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 from typing import Annotated
 
 import typer
@@ -13,9 +14,10 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE",
+            metavar="RECIPE|FOLDER",
             help="digits, imagenet_lite, imagenet_t, imagenet_s, imagenet_b, finetune_384, "
-            "finetune, frozen_backbone, or a YAML file.",
+            "finetune, frozen_backbone, photos, or a YAML file; a folder with one folder of "
+            "photos a class is trained on by photos.",
         ),
     ] = "digits",
     changes: Annotated[
@@ -30,7 +32,7 @@ def train(
         pathlib.Path | None,
         typer.Option(
             help="The run's folder. A stopped run in it is gone on with.",
-            show_default="runs/RECIPE",
+            show_default="runs/RECIPE, runs/FOLDER",
         ),
     ] = None,
     dry_run: Annotated[
@@ -43,13 +45,15 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: Json = False,
 ):
-    """Train by a recipe.
+    """Train by a recipe, or on a folder of photos.
 
     The folder gets the models best.keras and last.keras, history.csv, TensorBoard
     logs, a picture of an augmented batch, the recipe, and a checkpoint: the same
-    command goes on with a run that was stopped, at whatever moment.
+    command goes on with a run that was stopped, at whatever moment. At the end it gets
+    what best.keras makes of the validation data, by class, the confusion matrix and the
+    surest mistakes.
     """
-    from keras_sepvit.recipes import load_recipe
+    from keras_sepvit.recipes import is_folder, load_recipe
     from keras_sepvit.training.recipe import recipe_yaml
 
     settings = load_recipe(recipe, changes or ())
@@ -61,7 +65,9 @@ def train(
     from keras_sepvit.training.trainer import Trainer
 
     if output is None:
-        output = pathlib.Path("runs") / pathlib.Path(recipe).stem
+        path = pathlib.Path(recipe).expanduser()
+        folder = is_folder(recipe, changes or ())
+        output = pathlib.Path("runs") / (path.resolve().name if folder else path.stem)
     trainer = Trainer(settings, output)
     if dry_run:
         description = describe(trainer)
@@ -82,14 +88,40 @@ def train(
             kept = "There is no checkpoint yet: the same command begins anew"
         typer.echo(f"Stopped. {kept} in {trainer.folder}.", err=True)
         raise typer.Exit(130) from error
+    details = trainer.evaluate_best()
     if as_json:
-        typer.echo(json.dumps(vars(result), indent=2, ensure_ascii=False))
+        record = {**vars(result), **(details.record() if details else {})}
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
         return
-    best = "" if result.best is None else f"; best {trainer.task.best} {result.best:.2f} %"
+    best = ""
+    if result.best is not None:
+        best = f"; best {trainer.task.best} {result.best:.2f} % after epoch {result.best_epoch}"
     typer.echo(f"{result.epochs} epochs in {result.folder}{best}")
+    if details is not None:
+        typer.echo(f"best.keras on {trainer.validation_source}:")
+        typer.echo(details.text())
+    typer.echo(_what_next(trainer))
     if result.unreadable:
         names = ", ".join(result.unreadable_names)
         typer.echo(f"{result.unreadable} times an image could not be read: {names}")
+
+
+def _what_next(trainer):
+    """Where to look, and commands that go on from the run's folder."""
+    folder, source = trainer.folder, trainer.validation_source or trainer.source
+    pictures = ("curves.png", "confusion.png", "mistakes.png")
+    there = [str(folder / name) for name in pictures if (folder / name).exists()]
+    model = folder / ("last.keras" if trainer.validation_source is None else "best.keras")
+    photos = [source.folder / path for path in getattr(source, "paths", ())]
+    # Names may be any bytes, which terminals do not take.
+    photo = next((path for path in map(str, photos) if path.isprintable()), "PHOTO.jpg")
+    exported = model.with_suffix(".tflite")
+    commands = (
+        ("predict", model, photo),
+        ("export", model, "--format", "litert", "--output", exported),
+    )
+    lines = [shlex.join(map(str, ("keras-sepvit", *arguments))) for arguments in commands]
+    return "\n".join((f"Pictures: {', '.join(there)}", "Go on with:", *lines))
 
 
 def _as_text(description):

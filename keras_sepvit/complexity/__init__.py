@@ -1,6 +1,6 @@
 """Parameters and multiply-accumulates (MACs) by closed formulas: shapes in, costs out.
 
-For SepViT (arXiv 2203.15380), its blocks and kinds of attention. MACs are those of one
+For SepViT (arXiv 2203.15380), its blocks, kinds of attention and segmenters. MACs are those of one
 image, in two conventions:
 
 - `macs`: layers with weights only (convolutions and dense layers), which is
@@ -32,6 +32,7 @@ from keras_sepvit.complexity.costs import (
     patch_embedding,
 )
 from keras_sepvit.complexity.models import sepvit
+from keras_sepvit.complexity.segmentation import semantic_fpn, upernet
 
 __all__ = [
     "Complexity",
@@ -45,7 +46,9 @@ __all__ = [
     "mlp",
     "patch_embedding",
     "psa",
+    "semantic_fpn",
     "sepvit",
     "sepvit_block",
     "transformer_block",
+    "upernet",
 ]

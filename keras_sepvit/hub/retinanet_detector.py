@@ -13,6 +13,7 @@ from keras_sepvit.hub.backbone import SepViTBackbone
 from keras_sepvit.hub.dense import check_multiples_of_32
 from keras_sepvit.hub.detection import BOX_FORMATS, ClassWiseNonMaxSuppression
 from keras_sepvit.policy import dtype_policy
+from keras_sepvit.pyramid import check_pyramid
 from keras_sepvit.validation import check_choice, positive_int, positive_number
 
 DEFAULT_SHAPE = (512, 512, 3)
@@ -166,19 +167,7 @@ def _image_encoder(backbone, image_shape, weights):
             "`weights` goes with the name of a variant. Received a model as `backbone`: load its "
             "weights first, with `keras_sepvit.load_weights`."
         )
-    if not getattr(backbone, "dense", True):
-        raise ValueError(
-            f"`backbone` is `{backbone.name}` in the classification form, which takes one image "
-            "size and has no norms behind its stages. Build it in the dense form: "
-            "`SepViTBackbone.from_variant(..., dense=True)`."
-        )
-    levels = {f"P{level}" for level in range(MIN_LEVEL, 6)}
-    missing = levels - set(getattr(backbone, "pyramid_outputs", {}))
-    if missing:
-        raise ValueError(
-            "`backbone` must be a model with `pyramid_outputs` for the levels P3, P4 and P5. "
-            f"`{backbone.name}` lacks {', '.join(sorted(missing))}."
-        )
+    check_pyramid(backbone, [f"P{level}" for level in range(MIN_LEVEL, 6)])
     return backbone
 
 

@@ -1,8 +1,12 @@
-"""Photos on canvases of a fixed size, and the way back for boxes."""
+"""Photos on canvases, and the way back for boxes and class maps."""
 
 import dataclasses
 
 import numpy as np
+
+from keras_sepvit.geometry import interpolation
+
+_BAND = 64  # rows of a photo whose logits are in memory at once
 
 # ImageNet's mean colour: zero once normalised.
 MEAN_COLOUR = (124, 116, 104)
@@ -54,6 +58,33 @@ class Placement:
         )
         return np.clip(boxes, 0, np.float32([width, height, width, height]))
 
+    def class_map(self, logits):
+        """The photo's classes, uint8 (height, width), from the canvas's logits.
+
+        Logits are interpolated bilinearly to the photo's own size first.
+
+        Args:
+            logits: Array of shape (canvas height, canvas width, classes).
+        """
+        height, width = self.size
+        rows, columns = (
+            interpolation(side, photo_side)
+            for side, photo_side in zip(self.size, self.photo_size, strict=True)
+        )
+        logits = np.asarray(logits)[:height, :width]
+        classes = np.empty(self.photo_size, "uint8")
+        for start in range(0, len(classes), _BAND):
+            low, high, share = (values[start : start + _BAND] for values in rows)
+            band = _between(logits[low], logits[high], share[:, np.newaxis, np.newaxis])
+            low, high, share = columns
+            band = _between(band[:, low], band[:, high], share[:, np.newaxis])
+            classes[start : start + _BAND] = band.argmax(axis=-1)
+        return classes
+
+
+def _between(before, behind, share):
+    return before + share * (behind - before)
+
 
 def fit_into(photo_size, canvas_size):
     """The largest `Placement` of a photo on a canvas that keeps its proportions.
@@ -65,5 +96,19 @@ def fit_into(photo_size, canvas_size):
     scale = min(
         canvas_side / side for side, canvas_side in zip(photo_size, canvas_size, strict=True)
     )
-    size = tuple(max(int(side * scale + 0.5), 1) for side in photo_size)
-    return Placement(tuple(photo_size), size, tuple(canvas_size))
+    return Placement(tuple(photo_size), _scaled(photo_size, scale), tuple(canvas_size))
+
+
+def fit_sides(photo_size, short, long):
+    """The `Placement` of a photo that fills its canvas: as large as two sides allow.
+
+    Args:
+        photo_size: (height, width) of the photo in pixels.
+        short, long: The most that the photo's shorter and longer side may become.
+    """
+    size = _scaled(photo_size, min(short / min(photo_size), long / max(photo_size)))
+    return Placement(tuple(photo_size), size, size)
+
+
+def _scaled(photo_size, scale):
+    return tuple(max(int(side * scale + 0.5), 1) for side in photo_size)

@@ -99,18 +99,20 @@ class Validation(keras.callbacks.Callback):
         evaluate: Function without arguments that gives a dict of results.
         best: The result to choose by; the higher the better.
         save: Function without arguments that saves the model.
-        progress: Dict whose `rank`, kept here, begins with the highest result so far; None
-            before there is one.
+        progress: Dict whose `rank`, kept here, begins with the highest result so far, None
+            before there is one; and whose `best_epoch`, from 1, is its epoch.
         averaged: Whether both happen with the averaged weights, which the optimiser keeps.
+        stop: Function of the number of epochs trained that says whether `fit` ends.
     """
 
-    def __init__(self, evaluate, best, save, progress, averaged=False):
+    def __init__(self, evaluate, best, save, progress, averaged=False, stop=lambda epoch: False):
         super().__init__()
         self.evaluate = evaluate
         self.best = best
         self.save = save
         self.progress = progress
         self.averaged = averaged
+        self.stop = stop
 
     def on_epoch_end(self, epoch, logs=None):
         with deployed_weights(self.model, self.averaged):
@@ -119,8 +121,10 @@ class Validation(keras.callbacks.Callback):
             rank = [results[self.best], -(results.get("loss") or 0.0)]
             if self.progress["rank"] is None or rank > self.progress["rank"]:
                 self.save()
-                self.progress["rank"] = rank
+                self.progress.update(rank=rank, best_epoch=epoch + 1)
         logs.update({f"val_{name}": value for name, value in results.items()})
+        if self.stop(epoch + 1):
+            self.model.stop_training = True
 
 
 class Snapshots(keras.callbacks.Callback):

@@ -89,6 +89,7 @@ def _as_format_2(arrays, progress, model):
     metrics = {f"metrics.{i}": np.zeros(v.shape) for i, v in enumerate(model.metrics_variables)}
     best = 100 * progress.pop("best_accuracy")
     progress["rank"] = [best] if best >= 0 else None
+    progress["best_epoch"] = progress["epoch"]  # not known: patience begins anew
     progress["history"] = [{**logs, "epoch": logs["epoch"] + 1} for logs in progress["history"]]
     return {**arrays, **metrics}, progress
 

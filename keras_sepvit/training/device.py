@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 import keras
@@ -80,6 +81,46 @@ def use_deterministic_operations():
 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def memory():
+    """Whether there is an accelerator, and how many bytes of memory are free there, else here.
+
+    None where that is not known, as with TensorFlow on GPUs.
+    """
+    backend = keras.config.backend()
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return True, torch.cuda.mem_get_info()[0]
+    elif backend == "jax":
+        import jax
+
+        if jax.default_backend() != "cpu":
+            statistics = jax.local_devices()[0].memory_stats() or {}
+            return True, statistics.get("bytes_limit")
+    else:
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"):
+            return True, None
+    return False, _free_memory_of_machine()
+
+
+def _free_memory_of_machine():
+    """In bytes, within the limit of a container; None on systems that do not tell."""
+    meminfo = pathlib.Path("/proc/meminfo")  # Linux only
+    if not meminfo.exists():
+        return None
+    available = 1024 * int(re.search(r"MemAvailable: +(\d+)", meminfo.read_text())[1])
+    limit, used = (
+        path.read_text().strip() if path.exists() else "max"
+        for path in map(pathlib.Path("/sys/fs/cgroup").joinpath, ("memory.max", "memory.current"))
+    )
+    if limit.isdecimal() and used.isdecimal():
+        available = min(available, int(limit) - int(used))
+    return available
 
 
 def peak_memory():

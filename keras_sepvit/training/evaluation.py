@@ -30,7 +30,7 @@ def evaluate(predict, batches, scores, *, report=None, gather=None, verbose=0):
     images = 0
     with report.raising():
         for examples in batches.as_numpy_iterator():
-            answers = predict(examples.pop("image"))
+            answers = predict(examples["image"])
             counts = examples.pop("counts")
             images += int(counts.sum())
             scores.update(_rows(answers, counts), _rows(examples, counts))
@@ -42,4 +42,6 @@ def evaluate(predict, batches, scores, *, report=None, gather=None, verbose=0):
 
 
 def _rows(arrays, chosen):
+    if chosen.all():
+        return arrays
     return keras.tree.map_structure(lambda array: array[chosen], arrays)

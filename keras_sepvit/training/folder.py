@@ -1,6 +1,8 @@
 """The folder of a run: its files, whose it is, and the state to go on from."""
 
+import copy
 import dataclasses
+import functools
 import pathlib
 
 from keras_sepvit.files import remove_leftovers, replacing
@@ -14,6 +16,9 @@ class RunFolder:
     Args:
         path: The folder; need not exist.
         recipe: The `Recipe` of the run.
+
+    Attributes:
+        recipe: The same, with what was decided for a stopped run that goes on.
 
     Raises:
         ValueError: if the folder is a file, or has the checkpoint of a run that a recipe has
@@ -38,6 +43,23 @@ class RunFolder:
     def checkpoint(self):
         """The file with the state to go on from."""
         return self.path / "checkpoint.npz"
+
+    def check_apart(self, *sources):
+        """Refuses a folder among the class folders of data, where its pictures would be a class.
+
+        Args:
+            sources: `Source`s, or None.
+
+        Raises:
+            ValueError: naming both folders.
+        """
+        for source in sources:
+            data = getattr(source, "folder", None)
+            if data is not None and self.path.resolve().is_relative_to(data.resolve()):
+                raise ValueError(
+                    f"The output folder '{self}' lies among the class folders of '{data}': its "
+                    "pictures would be a class. Give an output folder elsewhere."
+                )
 
     def prepare(self, texts):
         """Makes the folder, with the recipe and other texts (dict of file name to text)."""
@@ -68,6 +90,14 @@ class RunFolder:
 
     def _check_recipe(self):
         old = read_recipe(self.path / "recipe.yaml", type(self.recipe))
+        self.recipe = copy.deepcopy(self.recipe)
+        for key in self.recipe.AUTOMATIC:
+            *parents, name = key.split(".")
+            new_part, old_part = (
+                functools.reduce(getattr, parents, recipe) for recipe in (self.recipe, old)
+            )
+            if getattr(new_part, name) is None:
+                setattr(new_part, name, getattr(old_part, name))
         differing = [
             key for key in _differences(old, self.recipe) if key not in self.recipe.MAY_CHANGE
         ]

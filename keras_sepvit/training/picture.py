@@ -1,10 +1,13 @@
-"""Pictures of a run: learning curves, and images in a grid."""
+"""Pictures of a run: learning curves, images in a grid, confusion matrices."""
 
 import numpy as np
 
 from keras_sepvit.files import replacing
+from keras_sepvit.fonts import legible
 
 SHOWN = 16
+_CLASSES = 40  # of a confusion matrix that can be read
+_LETTERS = 24  # of a name
 
 
 def draw_images(path, images, titles, font=None):
@@ -19,7 +22,7 @@ def draw_images(path, images, titles, font=None):
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-    images = np.clip(images[:SHOWN], 0, 255).astype("uint8")
+    images = np.clip(np.asarray(images[:SHOWN]), 0, 255).astype("uint8")
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
@@ -64,3 +67,56 @@ def draw_curves(path, history, results):
     shares.set_ylim(0, 102)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
+
+
+def draw_confusion(path, matrix, class_names):
+    """Draws a confusion matrix: numbers, and the share of each row as colour.
+
+    Of many classes those with the most mistakes are shown, and the title says so.
+
+    Args:
+        path: The PNG file to write.
+        matrix: Ints (classes, classes): how many of a class, by row, were taken for one, by column.
+        class_names: Names of the classes.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    shown, title = np.arange(len(matrix)), ""
+    if len(matrix) > _CLASSES:
+        wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+        mistakes = wrong.sum(axis=0) + wrong.sum(axis=1)
+        shown = np.sort(np.argsort(-mistakes, kind="stable")[:_CLASSES])
+        title = f"the {_CLASSES} of {len(matrix):,} classes with the most mistakes"
+    counts = matrix[np.ix_(shown, shown)]
+    shares = counts / np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)
+    class_names, font = legible(class_names)
+    names = [short(class_names[number]) for number in shown]
+    side = 1.5 + max(2.5, 0.36 * len(shown)) + 0.07 * max(map(len, names))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{counts[row, column]:,}"
+        size = min(9, 26 / len(text))
+        axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    ticks = np.arange(len(shown))
+    label = {"font": FontProperties(fname=font, size=8), "parse_math": False}
+    axis.set_xticks(ticks, names, rotation=90, **label)
+    axis.set_yticks(ticks, names, **label)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("true class")
+    axis.set_title(title, fontsize=10)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def short(name):
+    """A name as pictures show it: in one line, without its middle where it is long."""
+    return shortened(" ".join(name.split()), _LETTERS)
+
+
+def shortened(text, length):
+    """A text without its middle where it is longer: names often differ at their ends."""
+    return text if len(text) <= length else f"{text[: length // 2 - 2]}...{text[1 - length // 2 :]}"

@@ -125,8 +125,8 @@ def evaluation_batches(source, transform, *, batch_size, shard=ONE_PROCESS, repo
         report: A `DataReport` that unreadable images are added to.
 
     Returns:
-        `tf.data.Dataset` of dicts of the example's tensors, stacked, and of `"counts"`,
-        bool (batch,).
+        `tf.data.Dataset` of dicts of the example's tensors, stacked, of `"name"`, the
+        strings that tell the images, and of `"counts"`, bool (batch,).
 
     Raises:
         ValueError: while it runs, through `DataReport.raising`: if an example has a fault.
@@ -136,7 +136,8 @@ def evaluation_batches(source, transform, *, batch_size, shard=ONE_PROCESS, repo
 
     def finish(batch):
         with tf.control_dependencies([_inspect(batch, 0, source, report)]):
-            return {**_examples(batch), "counts": tf.identity(batch["readable"])}
+            counts = tf.identity(batch["readable"])
+            return {**_examples(batch), "name": batch["name"], "counts": counts}
 
     elements = source.elements(0, seed=0, shuffle=False, shard=shard, block=batch_size)
     dataset = _batches(elements, source, lambda example, element: transform(example), batch_size)

@@ -29,7 +29,7 @@ class OptimizerRecipe:
     Attributes:
         learning_rate: Peak rate at a global batch of `reference_batch`; scaled in proportion to
             `batch_size`.
-        reference_batch: Global batch that `learning_rate` is meant for.
+        reference_batch: Global batch that `learning_rate` is meant for; null for `batch_size`.
         schedule: `cosine`, `polynomial` or `steps`; see `keras_sepvit.training.schedule`.
         warmup_epochs: Epochs of linear warm-up (paper: 5, and 20 for SepViT-B).
         warmup_steps: Updates of linear warm-up, in the place of `warmup_epochs`.
@@ -49,8 +49,8 @@ class OptimizerRecipe:
             between it and the head; 1 for the same rate everywhere (BEiT, arXiv 2106.08254).
     """
 
-    learning_rate: float = 1e-3
-    reference_batch: int = 1024
+    learning_rate: float | None = 1e-3
+    reference_batch: int | None = 1024
     schedule: str = "cosine"
     warmup_epochs: float = 5
     warmup_steps: int | None = None
@@ -81,6 +81,8 @@ class Recipe:
         optimizer: See `OptimizerRecipe`.
         epochs: Passes over the training split.
         steps: Updates of the whole run, in the place of `epochs`; its last epoch may be shorter.
+        patience: Epochs without a better result on the validation data after which the run ends; 0
+            for none.
         batch_size: Images of one update, over all devices and processes.
         accumulate: Parts that a batch is divided into; gradients are summed over them before an
             update, for batches that do not fit in memory.
@@ -99,8 +101,11 @@ class Recipe:
         distribution: `auto` uses all devices and processes, `none` one device.
     """
 
-    # Keys that may change between a stop and going on: they do not change the training.
-    MAY_CHANGE = ("checkpoint_steps", "snapshot_epochs", "jit_compile", "distribution")
+    # Keys that may be null: the task decides them, by the machine and the data.
+    AUTOMATIC = ()
+
+    # Keys that may change between a stop and going on: they do not change the steps.
+    MAY_CHANGE = ("patience", "checkpoint_steps", "snapshot_epochs", "jit_compile", "distribution")
 
     task: str = ""
     model: Any = None
@@ -109,7 +114,8 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     epochs: int = 300
     steps: int | None = None
-    batch_size: int = 1024
+    patience: int = 0
+    batch_size: int | None = 1024
     accumulate: int = 1
     precision: str = "auto"
     ema_decay: float | None = None
@@ -122,7 +128,11 @@ class Recipe:
 
     def peak_learning_rate(self):
         """The highest learning rate: `optimizer.learning_rate` scaled to `batch_size`."""
-        return self.optimizer.learning_rate * self.batch_size / self.optimizer.reference_batch
+        reference = self.optimizer.reference_batch or self.batch_size
+        return self.optimizer.learning_rate * self.batch_size / reference
+
+    def _may_be_null(self, key):
+        return key in ("steps", "optimizer.reference_batch", *self.AUTOMATIC)
 
     def make_task(self):
         """The `Task` that this recipe sets up."""
@@ -146,7 +156,8 @@ class Recipe:
             ("accumulate", self.accumulate),
             ("optimizer.reference_batch", optimizer.reference_batch),
         ):
-            check(key, value, value is None or value >= 1, "at least 1")
+            valid = self._may_be_null(key) if value is None else value >= 1
+            check(key, value, valid, "at least 1")
         for key, value in (
             ("ema_decay", self.ema_decay),
             ("optimizer.beta_1", optimizer.beta_1),
@@ -159,8 +170,10 @@ class Recipe:
             ("optimizer.power", optimizer.power),
             ("optimizer.factor", optimizer.factor),
         ):
-            check(key, value, value > 0, "above 0")
+            valid = self._may_be_null(key) if value is None else value > 0
+            check(key, value, valid, "above 0")
         for key, value in (
+            ("patience", self.patience),
             ("checkpoint_steps", self.checkpoint_steps),
             ("snapshot_epochs", self.snapshot_epochs),
             ("seed", self.seed),
@@ -180,7 +193,7 @@ class Recipe:
         check(
             "accumulate",
             self.accumulate,
-            self.batch_size % self.accumulate == 0,
+            self.batch_size is None or self.batch_size % self.accumulate == 0,
             f"a divisor of batch_size ({self.batch_size})",
         )
         if self.steps is None and optimizer.warmup_steps is None:

@@ -35,6 +35,17 @@ class Task(abc.ABC):
     def open(self):
         """The training `Source` and that of validation, or None, checked against each other."""
 
+    def decide(self, devices):
+        """Decides, for data that are open, what the recipe leaves to that: its `AUTOMATIC` keys.
+
+        Args:
+            devices: Number of devices that share a batch.
+
+        Returns:
+            Dict of key to what it is now, and why, as text.
+        """
+        return {}
+
     @abc.abstractmethod
     def transform(self, example, seed):
         """An example to train on, from what a source loads and a stateless seed, int32 (2,)."""
@@ -92,6 +103,10 @@ class Task(abc.ABC):
     def scores(self):
         """New `Scores` of the validation data."""
 
+    def report(self):
+        """A new `Report` on the best model; None for a task that has none."""
+        return None
+
     @abc.abstractmethod
     def files(self):
         """What else the run's folder gets: dict of file name to text."""
@@ -106,7 +121,7 @@ class Scores(abc.ABC):
 
     @abc.abstractmethod
     def update(self, answers, examples):
-        """Adds images: `answers` of the network, and their `examples` without the images."""
+        """Adds images: `answers` of the network, and their `examples` with names (bytes)."""
 
     @abc.abstractmethod
     def state(self):
@@ -123,3 +138,26 @@ class Scores(abc.ABC):
     @abc.abstractmethod
     def counts(self):
         """Dict of numbers of images by name: those that the results are of, and those left out."""
+
+
+class Report(Scores):
+    """Scores that are told by class, with pictures.
+
+    `keras_sepvit.training.by_class` has what reports are made of.
+    """
+
+    @abc.abstractmethod
+    def text(self):
+        """The results as lines for a terminal."""
+
+    @abc.abstractmethod
+    def record(self):
+        """What the results by class are, as values that JSON can hold: a dict."""
+
+    @abc.abstractmethod
+    def write(self, folder):
+        """Writes tables and pictures into a folder that is there, and takes old ones away.
+
+        Returns:
+            The paths of the files.
+        """

@@ -1,6 +1,5 @@
 """A training run: recipe and folder in, models and history out."""
 
-import dataclasses
 import functools
 import sys
 
@@ -23,30 +22,8 @@ from keras_sepvit.training.pipeline import (
 )
 from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.report import DataReport
+from keras_sepvit.training.result import TrainingResult
 from keras_sepvit.training.sources.source import Shard
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingResult:
-    """The end of a run.
-
-    Attributes:
-        folder: The run's folder.
-        epochs: Epochs trained.
-        best: Highest validation result, such as the top-1 accuracy in percent; None without
-            validation.
-        history: For each epoch a dict of its number from 1, losses, `val_...` results,
-            `learning_rate` and `images_per_second`.
-        unreadable: How often an image could not be read and another took its place.
-        unreadable_names: The first such images.
-    """
-
-    folder: str
-    epochs: int
-    best: float | None
-    history: list
-    unreadable: int
-    unreadable_names: list
 
 
 class Trainer:
@@ -80,9 +57,9 @@ class Trainer:
                 "`recipe` must be a Recipe, such as keras_sepvit.training.load_recipe('digits'). "
                 f"Received: {recipe!r}."
             )
-        self.recipe = recipe
         self.callbacks = callbacks
         self.folder = RunFolder(folder, recipe)
+        recipe = self.folder.recipe
         if recipe.deterministic:
             device.use_deterministic_operations()
         keras.utils.set_random_seed(recipe.seed)
@@ -93,7 +70,7 @@ class Trainer:
             self.model = self._build_model()
             self.distribution.connect(self.model)
             self.distribution.vary_seeds(self.model)
-        self.progress = {"epoch": 0, "step": 0, "history": [], "rank": None}
+        self.progress = {"epoch": 0, "step": 0, "history": [], "rank": None, "best_epoch": 0}
 
     @property
     def network(self):
@@ -122,10 +99,14 @@ class Trainer:
             compiled = "compiled" if self.model.jit_compile else "not compiled"
             print(f"Training on {self.distribution} in {self.precision}, {compiled}.")
             print(f"Data: {self.source}; validation: {self.validation_source}.")
+            if self.decisions:
+                decisions = ", ".join(f"{key}={value}" for key, value in self.decisions.items())
+                print(f"Decided: {decisions}.")
         if self.distribution.is_chief:
             self._prepare_folder()
         self._resume()
-        if verbose and self.progress["epoch"] + self.progress["step"]:
+        begun = self.progress["epoch"] + self.progress["step"]
+        if verbose and begun and not self._ended(self.progress["epoch"]):
             print(
                 f"Going on after step {self.progress['step']} of epoch "
                 f"{self.progress['epoch'] + 1} of {self.epochs}."
@@ -136,6 +117,11 @@ class Trainer:
             if self.distribution.is_chief and self.progress["history"]:
                 curves = self.folder / "curves.png"
                 draw_curves(curves, self.progress["history"], self.task.curves)
+        if verbose and self.progress["epoch"] < self.epochs:
+            print(
+                f"Stopped after epoch {self.progress['epoch']} of {self.epochs}: the best was "
+                f"epoch {self.progress['best_epoch']}, and patience is {self.recipe.patience}."
+            )
         # Averaged weights: `fit` has put them in place, unless it was stopped just then.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         if self.distribution.is_chief and not (self.folder / "last.keras").exists():
@@ -144,10 +130,31 @@ class Trainer:
             folder=str(self.folder),
             epochs=self.progress["epoch"],
             best=self.progress["rank"] and self.progress["rank"][0],
+            best_epoch=self.progress["best_epoch"],
             history=self.progress["history"],
             unreadable=self.report.unreadable,
             unreadable_names=self.report.names,
         )
+
+    def evaluate_best(self):
+        """What `best.keras` makes of the validation data, by class.
+
+        Tables and pictures of it go into the run's folder.
+
+        Returns:
+            The task's `Report`; None without validation, in a task that has none, and in a run
+            of several processes.
+        """
+        if self.validation_source is None or self.distribution.processes > 1:
+            return None
+        results = self.task.report()
+        if results is not None:
+            with self.distribution.local():
+                self._deployed.load_weights(self.folder / "best.keras")
+                predict = self._deployed.predict_on_batch
+                evaluate(predict, self.validation_data, results, report=self.report)
+            results.write(self.folder.path)
+        return results
 
     def first_batch(self):
         """The run's first batch of examples, a dict of NumPy arrays."""
@@ -183,9 +190,19 @@ class Trainer:
         return self.task.deployed()
 
     def _open_data(self):
-        recipe, distribution = self.recipe, self.distribution
+        distribution = self.distribution
         self.report = DataReport()
         self.source, self.validation_source = self.task.open()
+        self.decisions = self.task.decide(distribution.devices)
+        # All processes as the first one, whatever memory each has.
+        recipe = self.recipe = self.task.recipe = distribution.gather(self.task.recipe)[0]
+        self.folder.recipe = recipe
+        self.folder.check_apart(self.source, self.validation_source)
+        if recipe.patience and self.validation_source is None:
+            raise ValueError(
+                f"patience={recipe.patience} waits for a better result on validation data, and "
+                "there are none. Set patience=0."
+            )
         parts = recipe.accumulate * distribution.devices
         if recipe.batch_size % parts:
             raise ValueError(
@@ -285,11 +302,15 @@ class Trainer:
             return self.epochs - 1
         return self.epochs
 
+    def _ended(self, epoch):
+        """Whether the run is at its end after so many epochs, or has been patient enough."""
+        patience = self.recipe.patience
+        return epoch >= self.epochs or 0 < patience <= epoch - self.progress["best_epoch"]
+
     def _fit_to_the_end(self, verbose):
-        while self.progress["epoch"] < self.epochs:
-            until = self._next_stop()
-            self._fit(until, verbose)
-            if until < self.epochs:
+        while not self._ended(self.progress["epoch"]):
+            self._fit(self._next_stop(), verbose)
+            if not self._ended(self.progress["epoch"]):
                 # Keras ends `fit` by putting averaged weights in place.
                 self._resume()
 
@@ -322,6 +343,7 @@ class Trainer:
                     lambda: self.save("best.keras"),
                     progress,
                     averaged,
+                    self._ended,
                 )
             )
         if recipe.snapshot_epochs:

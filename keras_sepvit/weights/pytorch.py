@@ -44,6 +44,18 @@ TABLE = (
     ("head", "head", "head/", _DENSE),
 )
 
+# Of necks and heads: names of variables in PyTorch and in Keras, of norms and of other layers;
+# and the axes of arrays by their rank, those of transposed convolutions too.
+_TASK_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_TASK_LAYER = {"weight": "kernel", "bias": "bias"}
+_TASK_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
+_BATCHES = "num_batches_tracked"  # PyTorch's norms count batches, which nothing uses
+
 _PREFIX = re.compile(r"^(?:(?:module|backbone|_orig_mod)\.)+")
 
 # Classes of the head that the authors' dense form carries without using it.
@@ -81,16 +93,35 @@ def to_keras(key):
     return name.path, axes
 
 
+def _task_to_keras(key):
+    """The variable path of a key of a neck or head; None of any other.
+
+    A number belongs to the name before it: `neck.lateral_convs.0.conv.weight` is
+    `neck/lateral_convs_0/conv/kernel`.
+    """
+    layer, _, variable = re.sub(r"\.(?=\d+\.)", "_", key).replace(".", "/").rpartition("/")
+    name = (_TASK_NORM if layer.endswith("/bn") else _TASK_LAYER).get(variable)
+    return f"{layer}/{name}" if name and parse(layer + "/").is_task_part else None
+
+
+def _task_to_pytorch(path):
+    """The key of a variable of a neck or head; None of one that PyTorch's have not."""
+    layer, _, variable = path.rpartition("/")
+    names = _TASK_NORM if layer.endswith("/bn") else _TASK_LAYER
+    key = next((theirs for theirs, ours in names.items() if ours == variable), None)
+    return key and re.sub(r"_(?=\d+(?:[._]|$))", ".", layer.replace("/", ".")) + f".{key}"
+
+
 def to_pytorch(model):
     """The weights of a model as the state dict of the authors' code.
 
     A model of the classification form with its head loads in the authors' code
     with `strict=True`. So does one of the dense form: the authors' dense state
     dict also holds a `norm` and a `head` that are never used, and they are
-    written as ones and zeros.
+    written as ones and zeros. So does a segmenter, in mmsegmentation's model.
 
     Args:
-        model: A SepViT classifier or `SepViTBackbone`.
+        model: A SepViT classifier, `SepViTBackbone` or segmenter.
 
     Returns:
         Dict of NumPy arrays in PyTorch's layout, in the authors' order. Values
@@ -100,10 +131,13 @@ def to_pytorch(model):
         ValueError: if the model has weights that the authors' code does not,
             such as those of `window_tokens="depthwise_conv"`.
     """
-    arrays, foreign = {}, []
+    arrays, task, foreign = {}, {}, []
     for variable in model.weights:
         name = parse(variable.path)
-        key, axes = _FROM_KERAS.get((name.part, name.inner), (None, None))
+        if name.is_task_part:
+            key, axes = _task_to_pytorch(name.path), _TASK_AXES.get(len(variable.shape))
+        else:
+            key, axes = _FROM_KERAS.get((name.part, name.inner), (None, None))
         if key is None:
             foreign.append(variable.path)
             continue
@@ -113,7 +147,9 @@ def to_pytorch(model):
             array = array.astype("float32")
         if axes is not None:
             array = array.transpose(np.argsort(axes))
-        arrays[key] = np.ascontiguousarray(array)
+        (task if name.is_task_part else arrays)[key] = np.ascontiguousarray(array)
+        if key.endswith("running_var"):
+            task[key.replace("running_var", _BATCHES)] = np.array(0)
     if foreign:
         raise ValueError(
             f"Model `{model.name}` has {len(foreign)} weights that the authors' PyTorch code has "
@@ -127,14 +163,17 @@ def to_pytorch(model):
         arrays["norm.bias"] = np.zeros(channels, dtype)
         arrays["head.weight"] = np.zeros((_DENSE_FORM_CLASSES, channels), dtype)
         arrays["head.bias"] = np.zeros(_DENSE_FORM_CLASSES, dtype)
-    return dict(sorted(arrays.items(), key=lambda item: _authors_order(item[0])))
+    arrays = dict(sorted(arrays.items(), key=lambda item: _authors_order(item[0])))
+    if task:
+        arrays = {f"backbone.{key}": array for key, array in arrays.items()}
+    return {**arrays, **task}  # necks and heads in the order of the model's layers
 
 
 def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Writes the weights of a model for the authors' PyTorch code.
 
     Args:
-        model: A SepViT classifier or `SepViTBackbone`; see `to_pytorch`.
+        model: A SepViT classifier, `SepViTBackbone` or segmenter; see `to_pytorch`.
         path: A `.pth`, `.pt` or `.bin` file (needs torch), or `.safetensors`.
             It is replaced only when all is written.
 
@@ -171,8 +210,8 @@ def open_pytorch(path):
     that all keys share. No code in a checkpoint is run.
 
     Yields:
-        Dict of `StoredArray`s by variable path; a key that the authors' state
-        dict does not have stays as it is.
+        Dict of `StoredArray`s by variable path, those of necks and heads of mmsegmentation too;
+        any other key stays as it is.
 
     Raises:
         ValueError: if the file is damaged or holds something else.
@@ -195,7 +234,11 @@ def _by_variable_path(tensors, path):
     shared = _shared_prefix(tensors)
     for key, stored in tensors.items():
         plain_key = _PREFIX.sub("", key[len(shared) :])
+        if plain_key.endswith(_BATCHES):
+            continue
         variable, axes = to_keras(plain_key) or (plain_key, None)
+        if task := _task_to_keras(plain_key):
+            variable, axes = task, _TASK_AXES.get(len(stored.shape))
         if variable in arrays:
             raise ValueError(
                 f"The weights file '{path}' has two values for '{plain_key}': "

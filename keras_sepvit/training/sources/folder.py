@@ -1,8 +1,10 @@
 """Image files in folders of classes."""
 
 import collections
+import hashlib
 import os
 import pathlib
+import re
 
 from keras_sepvit.files import IMAGE_SUFFIXES
 from keras_sepvit.training.sources.source import IndexedSource
@@ -13,6 +15,9 @@ SPLIT_FOLDERS = {
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
+# Of each class, one part is held out: `"train-fold0"` and `"validation-fold0"` to "...-fold4".
+FOLDS = 5
+
 # What systems put into folders, in lower case; so are names that start with a dot.
 _SERVICE_NAMES = (
     *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
@@ -25,6 +30,7 @@ class FolderSource(IndexedSource):
 
     Attributes:
         folder: The folder that holds the class folders.
+        paths: The files as paths from there, in the order of the classes.
         skipped: What in it is not read, and why; a tuple of strings, empty if all is read.
     """
 
@@ -32,15 +38,16 @@ class FolderSource(IndexedSource):
         self.folder = folder
         self.skipped = tuple(skipped)
         files = [files.get(class_name, []) for class_name in class_names]
+        self.paths = [path for names in files for path in names]
         super().__init__(
             name,
             split,
-            size=sum(map(len, files)),
+            size=len(self.paths),
             classes=len(class_names),
             class_names=tuple(class_names),
         )
         # As bytes: a file's name may be no UTF-8.
-        self._files = tf.constant([os.fsencode(file) for names in files for file in names])
+        self._files = tf.constant([os.fsencode(path) for path in self.paths])
         self._labels = tf.repeat(tf.range(len(files)), [len(names) for names in files])
 
     def __str__(self):
@@ -56,8 +63,57 @@ class FolderSource(IndexedSource):
 
 def open_folder(path, split):
     """The `FolderSource` of a split; see `open_source`."""
+    name = f"folder:{pathlib.Path(path).expanduser()}"
+    match = re.fullmatch(r"(train|validation)-fold(\d+)", split)
+    if match is None:
+        return FolderSource(name, split, *_open(path, split))
+    if int(match[2]) >= FOLDS:
+        raise ValueError(
+            f"A folder has no split {split!r}. Fifths that are held out are "
+            f"'{match[1]}-fold0' to '{match[1]}-fold{FOLDS - 1}'."
+        )
+    folder, class_names, files, skipped = _open(path, "train")
+    wanted = match[1] == "validation"
+    kept = {
+        class_name: [
+            path for path, held_out in _held_out(paths, int(match[2])) if held_out == wanted
+        ]
+        for class_name, paths in files.items()
+    }
+    count = sum(map(len, files.values())) - sum(map(len, kept.values()))
+    if not wanted:
+        skipped = [*skipped, f"held out for validation: {count:,} images, a fifth of each class"]
+    elif without := [class_name for class_name in class_names if not kept.get(class_name)]:
+        skipped = [*skipped, f"no images to validate on in {_some(without)}"]
+    return FolderSource(name, split, folder, class_names, kept, skipped)
+
+
+def has_validation(path):
+    """Whether a folder has one for the split `"validation"` in it."""
+    return "validation" in _layout(path, "validation")[2]
+
+
+def _held_out(paths, fold):
+    """Pairs of an image's path and whether it is held out, in their order.
+
+    Checksums of the paths decide, so that images that are added later move few others. Of two
+    images and more, at least one is held out in fold 0; none is of a single one.
+    """
+    order = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
+    count = len(order)
+    start, end = (max(round(count * n / FOLDS), min(n, count)) for n in (fold, fold + 1))
+    held_out = set(order[start:end] if count > 1 else ())
+    return [(path, path in held_out) for path in paths]
+
+
+def _layout(path, split):
+    """Where the folders of splits or classes are, and what is there.
+
+    Returns:
+        Folder; names of the folders in it; those of splits, dict of split to list; those that
+        have a split's name and no folders in them.
+    """
     path = pathlib.Path(path).expanduser()
-    name = f"folder:{path}"
     if not path.is_dir():
         raise FileNotFoundError(
             f"There is no folder '{path}' (looked for in '{path.absolute().parent}')."
@@ -76,6 +132,12 @@ def open_folder(path, split):
             present.setdefault(key, []).append(folder)
         elif key:
             flat.append(folder)
+    return path, folders, present, flat
+
+
+def _open(path, split):
+    """Folder, names of classes, files by class, and what is not read, of a split."""
+    path, folders, present, flat = _layout(path, split)
     if present and len(present.get(split, ())) != 1:
         problem = "several folders" if split in present else "no folder"
         raise ValueError(
@@ -111,7 +173,7 @@ def open_folder(path, split):
             f"image files ({', '.join(IMAGE_SUFFIXES)}) inside. It has: "
             f"{_some(sum(_list(folder), [])) or 'nothing'}."
         )
-    return FolderSource(name, split, folder, class_names, found, skipped + more)
+    return folder, class_names, found, skipped + more
 
 
 def _split_of(folder, split):

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from keras_sepvit.training.sources.digits import BRIGHTEST, load_digits_split
-from keras_sepvit.training.sources.folder import open_folder
+from keras_sepvit.training.sources.folder import FolderSource, has_validation, open_folder
 from keras_sepvit.training.sources.source import ArraySource
 from keras_sepvit.training.sources.tfds import open_tfds
 from keras_sepvit.training.tensorflow import keep_off_gpus, tf
@@ -29,8 +29,10 @@ def open_source(name, split, data_dir=None):
             splits such as `"train[:10%]"`. A folder is searched for a folder of that
             name in any case (`"val"` and `"valid"` will do for validation), with the
             class folders inside; if it has no such folders, it holds the class folders
-            itself, and serves for every split. Images in folders of a class folder are
-            the class's. `str` of the source tells what is not read, and why.
+            itself, and serves for every split. Of a folder's `"train"`, too,
+            `"train-fold2"` and `"validation-fold2"` hold out a fifth of each class. Images
+            in folders of a class folder are the class's. `str` of the source tells what
+            is not read, and why.
         data_dir: Where TFDS keeps its data; by default `~/tensorflow_datasets`, or
             the environment variable `TFDS_DATA_DIR`.
 
@@ -58,6 +60,34 @@ def open_source(name, split, data_dir=None):
     if name.startswith((".", "~", os.sep)):
         raise FileNotFoundError(f"There is no folder '{name}'.")
     return open_tfds(name, split, data_dir)
+
+
+def open_splits(name, train_split, validation_split, data_dir=None):
+    """Opens what to train and what to validate on.
+
+    Where a folder has none for `"validation"`, a fifth of each class of `"train"` is held out:
+    they are `"train-fold0"` and `"validation-fold0"`.
+
+    Args:
+        name, data_dir: As for `open_source`.
+        train_split: Split to train on.
+        validation_split: Split to validate on; None for none.
+
+    Returns:
+        Two `Source`s; the second is None without a `validation_split`.
+
+    Raises:
+        As `open_source`.
+    """
+    source = open_source(name, train_split, data_dir)
+    if validation_split is None:
+        return source, None
+    splits = train_split, validation_split
+    if isinstance(source, FolderSource) and splits == ("train", "validation"):
+        if not has_validation(source.name.removeprefix("folder:")):
+            splits = "train-fold0", "validation-fold0"
+            source = open_source(name, splits[0])
+    return source, open_source(name, splits[1], data_dir)
 
 
 def _open_digits(split):

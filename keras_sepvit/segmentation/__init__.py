@@ -1,0 +1,17 @@
+"""Semantic segmentation: networks, their loss, and class maps of photos.
+
+Names are imported at their first use, as in `keras_sepvit.classification`.
+"""
+
+from keras_sepvit.lazy import lazy_names
+
+_MODULES = {
+    "SemanticFPN": "semantic_fpn",
+    "UPerNet": "upernet",
+    "segment": "prediction",
+    "segmentation_losses": "losses",
+}
+
+__all__ = [*_MODULES]
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,0 +1,161 @@
+"""What the segmenters share: the model around backbone and heads, and heads' last layers."""
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from keras_sepvit import functional
+from keras_sepvit.layers import CompositeLayer, dtype_config
+from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
+from keras_sepvit.validation import check_rate, positive_int
+from keras_sepvit.weights import check_pretrained, load_pretrained
+
+LEVELS = ("P2", "P3", "P4", "P5")
+
+
+class Segmenter(keras.Model):
+    """A functional model from images to logits of their size, with its loss.
+
+    Args:
+        backbone: A model with `pyramid_outputs`.
+        logits: Keras tensor on it: the decode head's, of any size.
+        auxiliary: The same of a head that is there in training only, or None.
+        weights: As for `load_pretrained`, or None.
+        policy: Dtype policy of the heads.
+        config: The arguments of the subclass's heads, by name.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+    """
+
+    def __init__(self, backbone, logits, auxiliary, weights, policy, config, **kwargs):
+        (images,) = backbone.inputs
+        # In float32 at least, as losses and answers are.
+        dtype = keras.backend.result_type(policy.compute_dtype, "float32")
+        logits = ResizeTo(dtype=dtype, name="logits")([logits, images])
+        super().__init__(inputs=images, outputs=logits, **kwargs)
+        self.dtype_policy = policy
+        self.backbone = backbone
+        self._config = config
+        self._call_in_training = super().call
+        if auxiliary is not None:
+            self.auxiliary_head = auxiliary._keras_history.operation
+            auxiliary = ResizeTo(dtype=dtype, name="auxiliary")([auxiliary, images])
+            outputs = {"logits": logits, "auxiliary": auxiliary}
+            # Its method alone is kept: as an attribute the model would be part of files.
+            self._call_in_training = keras.Model(images, outputs).__call__
+        if weights is not None:
+            load_pretrained(self, weights, skip_head_mismatch=True)
+
+    def call(self, inputs, training=None, mask=None):
+        if training:
+            return self._call_in_training(inputs, training=True)
+        return super().call(inputs, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if self.loss is not None or sample_weight is not None:
+            raise ValueError(
+                f"`{self.name}` has its own loss, the cross-entropy of all pixels with a class. "
+                "Compile it without `loss`, give no sample or class weights, and mark pixels that "
+                f"are to be ignored by the class {IGNORED}."
+            )
+        pairs = segmentation_losses(y, y_pred).values()
+        # Keras adds up the gradients of TensorFlow's replicas.
+        return sum(total / weight for total, weight in pairs) / functional.replicas()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
+        return super().compute_metrics(x, y, logits, sample_weight)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": dtype_config(self),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **self._config,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**{**config, "backbone": backbone})
+
+
+def check_arguments(num_classes, weights):
+    """Refuses what can be told before a segmenter is built."""
+    if positive_int("num_classes", num_classes) > IGNORED:
+        raise ValueError(
+            f"`num_classes` must be at most {IGNORED}: in class maps {IGNORED} marks pixels "
+            f"without a class. Received: num_classes={num_classes}."
+        )
+    check_pretrained(weights)
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class ResizeTo(layers.Layer):
+    """A map at the height and width of another, bilinear as in PyTorch (no aligned corners).
+
+    Args:
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input shape: two maps `(batch, height, width, channels)`; float.
+
+    Output shape: that of the second, with the channels of the first.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, inputs):
+        x, like = inputs
+        return functional.resize_bilinear(x, ops.shape(like)[1:3])
+
+    def compute_output_shape(self, input_shape):
+        x, like = input_shape
+        return (*like[:-1], x[-1])
+
+
+class Head(CompositeLayer):
+    """What heads have in common: whole channels are dropped, then classified place by place.
+
+    Args:
+        num_classes: Number of classes.
+        channels: Channels of the head.
+        dropout: Probability of dropping a channel in training, in [0, 1).
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: int, dropout: float = 0.1, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = positive_int("num_classes", num_classes)
+        self.channels = positive_int("channels", channels)
+        self.dropout_rate = check_rate("dropout", dropout)
+        self.dropout = self.part(layers.Dropout, self.dropout_rate, (None, 1, 1, None))
+        self.conv_seg = self.part(
+            layers.Conv2D,
+            self.num_classes,
+            1,
+            padding="same",
+            data_format="channels_last",
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            name="conv_seg",
+        )
+
+    def build(self, input_shape):
+        self.conv_seg.build((None, None, None, self.channels))
+
+    def classify(self, x, training):
+        return functional.same_conv(self.conv_seg, self.dropout(x, training=training))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "channels": self.channels,
+            "dropout": self.dropout_rate,
+        }

@@ -1,0 +1,28 @@
+"""What a run tells at its end."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """The end of a run.
+
+    Attributes:
+        folder: The run's folder.
+        epochs: Epochs trained.
+        best: Highest validation result, such as the top-1 accuracy in percent; None without
+            validation.
+        best_epoch: The epoch of `best.keras`, from 1; 0 without validation.
+        history: For each epoch a dict of its number from 1, losses, `val_...` results,
+            `learning_rate` and `images_per_second`.
+        unreadable: How often an image could not be read and another took its place.
+        unreadable_names: The first such images.
+    """
+
+    folder: str
+    epochs: int
+    best: float | None
+    best_epoch: int
+    history: list
+    unreadable: int
+    unreadable_names: list
