@@ -216,7 +216,10 @@ def test_registered_weights_have_a_name(tmp_path):
         (["linear.keras", "--format", "onnx", "--opset", "3"], "Received: --opset 3"),
         (["linear.keras", "--format", "litert", "--variant", "sepvit_t"], "is a whole model"),
         (["digits", "--format", "litert", "--classes", "3"], "leave out --variant and --classes"),
-        (["linear.keras", "--format", "litert", "--labels", "photos"], "File not found: photos"),
+        (
+            ["linear.keras", "--format", "litert", "--labels", "photos"],
+            "photos is a folder. Expected a file",
+        ),
     ],
 )
 def test_wrong_options_are_refused(folder, monkeypatch, arguments, message):
