@@ -17,6 +17,7 @@ from keras_sepvit.record import RUN_RECORD_NAME, Record
 from keras_sepvit.training.sources.labelled import open_splits
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
+from keras_sepvit.weights import check_pretrained
 
 
 class Classification(Task):
@@ -32,6 +33,7 @@ class Classification(Task):
     curves = ("top1",)
 
     def open(self):
+        check_pretrained(self.recipe.model.weights)  # before data are prepared
         data = self.recipe.data
         self.source, self.validation_source = open_splits(
             data.name, data.train_split, data.validation_split, data.data_dir
