@@ -1,6 +1,5 @@
 """The SepViT backbone: four stages of blocks, with their pyramid of features."""
 
-import contextlib
 import inspect
 import os
 from collections.abc import Sequence
@@ -25,9 +24,8 @@ from keras_sepvit.layers import (
     PatchEmbedding,
     dtype_config,
     imagenet_normalization,
-    one_draw,
 )
-from keras_sepvit.names import stage_of
+from keras_sepvit.stages import StagesMixin
 from keras_sepvit.validation import (
     check_channels_last,
     check_choice,
@@ -47,57 +45,6 @@ def _argument(name):
     return property(
         lambda backbone: backbone._config[name], doc=f"`{name}`, as `SepViTBackbone` takes it."
     )
-
-
-class StagesMixin:
-    """What models of the four stages share, with a head or without.
-
-    The pyramid, freezing, and one draw of a step for the drop paths of all blocks. Stands in
-    front of `keras.Model` among the bases of a class.
-    """
-
-    layers: list[keras.Layer]
-    _shape_argument = "image_shape"  # of the constructor
-
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        check_images(self, inputs)
-        return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
-
-    def call(
-        self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
-    ) -> Any:
-        with contextlib.ExitStack() as stack:
-            if training:
-                blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
-                # Each for the two branches of its block.
-                stack.enter_context(one_draw([block.drop_path for block in blocks], calls=2))
-            return super().call(  # type: ignore[misc]
-                inputs, training=training, mask=mask, **kwargs
-            )
-
-    def freeze(self, stages: int) -> None:
-        """Keeps the weights of the first stages as they are in training, and trains the others.
-
-        Call it before `compile`.
-
-        Args:
-            stages: How many stages, from 0 to 4; 0 undoes it.
-
-        Raises:
-            ValueError: for another number.
-        """
-        check_choice("stages", stages, range(len(STRIDES) + 1))
-        for layer in self.layers:
-            stage = stage_of(layer.name)
-            if stage is not None:
-                layer.trainable = stage > stages
-
-    @property
-    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
-        """The stages' outputs: `KerasTensor`s by level, `"P2"` to `"P5"`."""
-        stages = ((stage_of(layer.name), layer) for layer in self.layers)
-        # A stage's last layer, since later ones replace earlier ones.
-        return {f"P{stage + 1}": layer.output for stage, layer in stages if stage is not None}
 
 
 class BackboneMixin(StagesMixin):
@@ -383,43 +330,6 @@ def check_image_shape(image_shape, name="image_shape"):
             f"{name}={shape}. Write {name}={(*sides, channels)}."
         )
     return shape
-
-
-def check_images(model, images):
-    """Refuses images, arrays or tensors, of another shape than a model's."""
-    expected, shape = getattr(model, "input_shape", None), getattr(images, "shape", None)
-    # Other inputs and unknown ranks are left to Keras.
-    if not isinstance(expected, tuple) or shape is None or getattr(shape, "rank", 0) is None:
-        return
-    shape = tuple(shape)
-    differing = [
-        axis
-        for axis, (side, other) in enumerate(zip(expected, shape, strict=False))
-        if None not in (side, other) and side != other
-    ]
-    if len(shape) == len(expected) and not differing:
-        return
-    channels = expected[-1]
-    if shape == expected[1:]:
-        advice = "Put the axis of the batch in front: images[None]."
-    elif len(shape) != len(expected):
-        advice = "The axes are (batch, height, width, channels)."
-    elif shape[1] == channels != shape[-1]:
-        advice = "Move the channels to the end: keras.ops.moveaxis(images, 1, -1)."
-    elif shape[-1] == 1 and channels == 3:
-        advice = "Make RGB of grey: keras.ops.repeat(images, 3, axis=-1)."
-    elif shape[-1] == 4 and channels == 3:
-        advice = "Leave out the channel of transparency: images[..., :3]."
-    elif shape[-1] == channels and None not in shape[1:]:
-        advice = (
-            f"Resize them with keras.layers.Resizing{expected[1:3]}, or build the model with "
-            f"{model._shape_argument}={shape[1:]}."
-        )
-    else:
-        advice = "The axes are (batch, height, width, channels)."
-    raise ValueError(
-        f"Model `{model.name}` takes images of shape {expected}. Received: {shape}. {advice}"
-    )
 
 
 def imagenet_preprocessing(image_shape):

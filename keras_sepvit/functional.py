@@ -11,8 +11,6 @@ import math
 import keras
 from keras import ops
 
-from keras_sepvit.geometry import interpolation
-
 _traced_for_litert = contextvars.ContextVar("traced_for_litert", default=False)
 
 
@@ -287,119 +285,6 @@ def _torch_conv(x, kernel, bias, **options):
     kernel = ops.transpose(kernel, (3, 2, 0, 1))
     bias = None if bias is None else ops.convert_to_tensor(bias)
     return conv2d(x.permute(0, 3, 1, 2), kernel, bias, **options).permute(0, 2, 3, 1)
-
-
-def resize_bilinear(x, size):
-    """A map between whose positions is interpolated, at another size.
-
-    As in PyTorch with `align_corners=False`: pixels are areas, and nothing is smoothed where
-    the map gets smaller. Computed in float32 at least.
-
-    Args:
-        x: Tensor of shape (batch, height, width, channels).
-        size: The new (height, width), ints or scalar tensors.
-
-    Returns:
-        Tensor of shape (batch, *size, channels), of the dtype of `x`.
-    """
-    if all(isinstance(side, int) for side in size) and tuple(size) == tuple(x.shape[1:3]):
-        return x
-    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    backend = keras.config.backend()
-    if backend == "torch":
-        return ops.cast(_torch_resize(wide, size, "bilinear"), x.dtype)
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return ops.cast(tf.image.resize(wide, ops.stack(size), "bilinear"), x.dtype)
-    for axis, new_side in enumerate(size, start=1):
-        # Not as products with matrices, as JAX does it: they would be the most of a head's work.
-        low, high, share = interpolation(x.shape[axis], new_side)
-        share = share.reshape([-1 if axis == 1 else 1, -1 if axis == 2 else 1, 1])
-        start = ops.take(wide, low, axis=axis)
-        wide = start + share * (ops.take(wide, high, axis=axis) - start)
-    return ops.cast(wide, x.dtype)
-
-
-def resize_nearest(x, size):
-    """A map at another size, with the value of place `floor(i * old / new)` at each place i.
-
-    So PyTorch's "nearest" does it; Keras's takes the place below a new place's centre.
-
-    Args:
-        x: Tensor of shape (batch, height, width, channels).
-        size: The new (height, width), ints or scalar tensors.
-
-    Returns:
-        Tensor of shape (batch, *size, channels).
-    """
-    if keras.config.backend() == "torch":
-        return _torch_resize(x, size, "nearest")
-    _, *old_size, channels = ops.shape(x)
-    sides = [*zip(old_size, size, strict=True)]
-    if all(isinstance(n, int) and n in (2 * o - 1, 2 * o) for o, n in sides):
-        # As the levels of a pyramid are: doubled and cropped. Mobile delegates know no gathers.
-        height, width = old_size
-        x = ops.reshape(x, (-1, 1, width * channels))
-        x = ops.reshape(ops.concatenate([x, x], axis=1), (-1, 1, channels))
-        x = ops.reshape(ops.concatenate([x, x], axis=1), (-1, 2 * height, 2 * width, channels))
-        return x[:, : size[0], : size[1]]
-    for axis, (old_side, new_side) in enumerate(sides, start=1):
-        x = ops.take(x, ops.arange(new_side) * old_side // new_side, axis=axis)
-    return x
-
-
-def _torch_resize(x, size, mode):
-    from torch.nn.functional import interpolate
-
-    return interpolate(x.permute(0, 3, 1, 2), tuple(size), mode=mode).permute(0, 2, 3, 1)
-
-
-def channel_moments(x):
-    """Mean and variance of each channel over the images and places of all devices.
-
-    On JAX tensors are those of all devices anyway; on TensorFlow the replicas of a strategy
-    share their sums, on torch the processes of the default group.
-
-    Args:
-        x: Tensor of shape (..., channels), float32.
-
-    Returns:
-        Two tensors of shape (channels,), and the number of values of each, a scalar.
-    """
-    axes = tuple(range(len(x.shape) - 1))
-    count = sum_over_devices(ops.cast(ops.size(x) // x.shape[-1], x.dtype))
-    mean = sum_over_devices(ops.sum(x, axis=axes)) / count
-    return mean, sum_over_devices(ops.sum(ops.square(x - mean), axis=axes)) / count, count
-
-
-def sum_over_devices(value):
-    """The sum of the devices' values, where each has a copy of the model; differentiable."""
-    backend = keras.config.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        context = tf.distribute.get_replica_context()
-        if replicas() > 1:
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-    if backend == "torch":
-        import torch.distributed
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            from torch.distributed.nn.functional import all_reduce
-
-            return all_reduce(ops.convert_to_tensor(value))
-    return value
-
-
-def replicas():
-    """Copies of the model among which TensorFlow's strategy shares a batch; 1 elsewhere."""
-    if keras.config.backend() == "tensorflow":
-        import tensorflow as tf
-
-        context = tf.distribute.get_replica_context()
-        return 1 if context is None else context.num_replicas_in_sync
-    return 1
 
 
 def attention(query, key, value):

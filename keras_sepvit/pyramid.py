@@ -12,8 +12,10 @@ from keras import layers, ops
 from keras_sepvit import functional
 from keras_sepvit.backbone import SepViTBackbone
 from keras_sepvit.configs import ImageShape, SepViTConfig
+from keras_sepvit.devices import channel_moments
 from keras_sepvit.initializers import FanOutNormal
 from keras_sepvit.layers import CompositeLayer
+from keras_sepvit.resizing import resize_nearest
 from keras_sepvit.validation import check_map, positive_int
 
 
@@ -93,7 +95,7 @@ class SyncBatchNorm(layers.BatchNormalization):
         if not (training and self.trainable):
             return super().call(inputs, training=False)
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        mean, variance, count = functional.channel_moments(x)
+        mean, variance, count = channel_moments(x)
         self._move(self.moving_mean, mean)
         self._move(self.moving_variance, variance * (count / ops.maximum(count - 1, 1)))
         outputs = ops.batch_normalization(
@@ -189,7 +191,7 @@ class FPN(CompositeLayer):
 
     def call(self, inputs):
         x = [conv(level) for conv, level in zip(self.lateral_convs, inputs, strict=True)]
-        x = top_down(x, functional.resize_nearest)
+        x = top_down(x, resize_nearest)
         return [conv(level) for conv, level in zip(self.fpn_convs, x, strict=True)]
 
     def compute_output_shape(self, input_shape):

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.once
 DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy", "warn", "fonts"}
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
-    *("functional", "windows", "initializers", "layers", "attention", "block", "backbone"),
-    *("pyramid", "classification.classifier"),
+    *("functional", "resizing", "devices", "windows", "initializers", "layers", "attention"),
+    *("block", "stages", "backbone", "pyramid", "classification.classifier"),
 }
 BESIDE = {"policy", "scores", "processes"}
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, SMALL, images, randomize, run, to_numpy
+from helpers import BACKEND, SMALL, images, randomize, record_draws, run, to_numpy
 from PIL import Image
 
 from keras_sepvit import SepViTBackbone, convert, load_weights, save_pytorch
@@ -30,6 +30,15 @@ def photos_and_maps(count=4):
     photos = 64 * maps[..., None] + rng.integers(0, 32, (count, *SHAPE))
     maps[:, :3] = 255
     return photos.astype("uint8"), maps.astype("uint8")
+
+
+@pytest.mark.parametrize("build", [semantic_fpn, upernet])
+def test_a_step_draws_once_for_all_drop_paths(build, monkeypatch):
+    model = build(image_shape=SHAPE, drop_path_rate=0.5, dropout=0.0)
+    shapes = record_draws(monkeypatch)
+    run(model, images((2, *SHAPE)), training=True)
+    # Of the four blocks the first has rate 0; the others have two branches each.
+    assert shapes == [(6, 2, 1, 1, 1)]
 
 
 @pytest.mark.slow

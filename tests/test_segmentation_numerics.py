@@ -11,8 +11,8 @@ from reference import class_maps, inputs, load_expected, sample_level, task_stat
 from safetensors.numpy import load_file, save_file
 
 from keras_sepvit import SepViTBackbone, load_weights, save_pytorch
-from keras_sepvit.functional import resize_bilinear, resize_nearest
 from keras_sepvit.pyramid import FPN
+from keras_sepvit.resizing import resize_bilinear, resize_nearest
 from keras_sepvit.segmentation import SemanticFPN, UPerNet, segmentation_losses
 from keras_sepvit.segmentation.semantic_fpn import FPNHead
 from keras_sepvit.segmentation.upernet import FCNHead, UPerHead

@@ -10,7 +10,6 @@ from keras import layers
 from keras.applications import imagenet_utils
 
 from keras_sepvit.backbone import (
-    StagesMixin,
     check_image_shape,
     imagenet_preprocessing,
     sepvit_features,
@@ -24,6 +23,7 @@ from keras_sepvit.configs import (
 )
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.record import Recorded
+from keras_sepvit.stages import StagesMixin
 from keras_sepvit.validation import (
     check_choice,
     check_rate,

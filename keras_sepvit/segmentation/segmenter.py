@@ -6,8 +6,11 @@ import keras
 from keras import layers, ops
 
 from keras_sepvit import functional
+from keras_sepvit.devices import replicas
 from keras_sepvit.layers import CompositeLayer, dtype_config
+from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
+from keras_sepvit.stages import drawing_once
 from keras_sepvit.validation import check_rate, positive_int
 from keras_sepvit.weights import check_pretrained, load_pretrained
 
@@ -48,7 +51,8 @@ class Segmenter(keras.Model):
 
     def call(self, inputs, training=None, mask=None):
         if training:
-            return self._call_in_training(inputs, training=True)
+            with drawing_once(self):
+                return self._call_in_training(inputs, training=True)
         return super().call(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -60,7 +64,7 @@ class Segmenter(keras.Model):
             )
         pairs = segmentation_losses(y, y_pred).values()
         # Keras adds up the gradients of TensorFlow's replicas.
-        return sum(total / weight for total, weight in pairs) / functional.replicas()
+        return sum(total / weight for total, weight in pairs) / replicas()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
@@ -111,7 +115,7 @@ class ResizeTo(layers.Layer):
 
     def call(self, inputs):
         x, like = inputs
-        return functional.resize_bilinear(x, ops.shape(like)[1:3])
+        return resize_bilinear(x, ops.shape(like)[1:3])
 
     def compute_output_shape(self, input_shape):
         x, like = input_shape

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_sepvit import functional
 from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.pyramid import FPN, ConvModule, pyramid_backbone
+from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.segmenter import LEVELS, Head, Segmenter, check_arguments
 
 
@@ -126,8 +126,8 @@ class FPNHead(Head):
                 x = conv(x, training=training)
                 if level:
                     _, height, width, _ = ops.shape(x)
-                    x = functional.resize_bilinear(x, (2 * height, 2 * width))
-            total = total + functional.resize_bilinear(x, size)
+                    x = resize_bilinear(x, (2 * height, 2 * width))
+            total = total + resize_bilinear(x, size)
         return self.classify(total, training)
 
     def compute_output_shape(self, input_shape):

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sepvit import functional
 from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.pyramid import ConvModule, pyramid_backbone, top_down
+from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.segmenter import LEVELS, Head, Segmenter, check_arguments
 
 POOL_SCALES = (1, 2, 3, 6)
@@ -114,13 +114,13 @@ class UPerHead(Head):
         *finer, last = inputs
         laterals = zip(self.lateral_convs, finer, strict=True)
         x = [conv(level, training=training) for conv, level in laterals]
-        x = top_down([*x, self.pool(last, training)], functional.resize_bilinear)
+        x = top_down([*x, self.pool(last, training)], resize_bilinear)
         x[:-1] = [
             conv(level, training=training)
             for conv, level in zip(self.fpn_convs, x[:-1], strict=True)
         ]
         size = ops.shape(x[0])[1:3]
-        x = ops.concatenate([functional.resize_bilinear(level, size) for level in x], axis=-1)
+        x = ops.concatenate([resize_bilinear(level, size) for level in x], axis=-1)
         return self.classify(self.fpn_bottleneck(x, training=training), training)
 
     def pool(self, x, training=False):
@@ -128,7 +128,7 @@ class UPerHead(Head):
         size = ops.shape(x)[1:3]
         maps = [x]
         for conv, pooled in zip(self.psp_modules, _adaptive_averages(x), strict=True):
-            maps.append(functional.resize_bilinear(conv(pooled, training=training), size))
+            maps.append(resize_bilinear(conv(pooled, training=training), size))
         return self.bottleneck(ops.concatenate(maps, axis=-1), training=training)
 
     def compute_output_shape(self, input_shape):
