@@ -25,7 +25,7 @@ from keras_sepvit.layers import (
     dtype_config,
     imagenet_normalization,
 )
-from keras_sepvit.stages import StagesMixin
+from keras_sepvit.stages import StagesMixin, freeze_layers, frozen_layers
 from keras_sepvit.validation import (
     check_channels_last,
     check_choice,
@@ -118,6 +118,7 @@ class BackboneMixin(StagesMixin):
         x = imagenet_preprocessing(image_shape)(inputs) if include_preprocessing else inputs
         outputs = sepvit_features(x, dtype=policy, **architecture)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)  # type: ignore[call-arg]
+        freeze_layers(self, self.layers)
         self.dtype_policy = policy
         self._config = {
             **architecture,
@@ -177,16 +178,14 @@ class BackboneMixin(StagesMixin):
             "dtype": dtype_config(self),
             **self._config,
         }
-        frozen = [layer.name for layer in self.layers if not layer.trainable]
-        return {**config, "frozen_layers": frozen} if self.trainable and frozen else config
+        return {**config, **frozen_layers(self, self.layers)}
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        frozen = config.pop("frozen_layers", ())
+        frozen = config.pop("frozen_layers", None)
         backbone = super().from_config(config)
-        for name in frozen:
-            backbone.get_layer(name).trainable = False
+        freeze_layers(backbone, backbone.layers, frozen)
         return backbone
 
 

@@ -13,6 +13,7 @@ from keras_sepvit.files import replacing
 from keras_sepvit.record import attach, read_record
 from keras_sepvit.segmentation.semantic_fpn import SemanticFPN
 from keras_sepvit.segmentation.upernet import UPerNet
+from keras_sepvit.validation import window_pair
 from keras_sepvit.weights.files import PYTORCH_SUFFIXES
 from keras_sepvit.weights.load import LoadReport, assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
@@ -60,6 +61,7 @@ def convert(
         ImportError: if a kind of file needs a package that is not installed.
     """
     save = _saver(destination)
+    image_size = None if image_size is None else window_pair("image_size", image_size)
     model, report = _load(source, variant, image_size, classes, dense, partial)
     record = read_record(source)
     if record is not None and "head/kernel" in report.assigned:  # the classes are the same

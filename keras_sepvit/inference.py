@@ -19,7 +19,7 @@ from keras_sepvit.record import (
 )
 from keras_sepvit.runtime import ImageClassifier
 from keras_sepvit.runtime import labels as naming
-from keras_sepvit.validation import positive_int
+from keras_sepvit.validation import positive_int, window_pair
 from keras_sepvit.weights.files import check_file
 
 
@@ -184,6 +184,7 @@ def image_shape(model, image_size=None):
         raise ValueError(f"The model takes images of {channels} channels; expected 1 or 3.")
     if image_size is None and None in (height, width):
         raise ValueError("The model takes images of any size: say which with `image_size`.")
+    image_size = None if image_size is None else window_pair("image_size", image_size)
     height, width = height or image_size[0], width or image_size[1]
     if image_size not in (None, (height, width)):
         raise ValueError(

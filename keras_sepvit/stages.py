@@ -59,6 +59,35 @@ class StagesMixin:
         return {f"P{stage + 1}": layer.output for stage, layer in stages if stage is not None}
 
 
+def frozen_layers(model, layers):
+    """What a model's configuration says of its frozen layers, beside `trainable`.
+
+    Args:
+        model: The model.
+        layers: Its layers.
+
+    Returns:
+        Dict of `frozen_layers`, their names; empty where `trainable` tells all.
+    """
+    frozen = [layer.name for layer in layers if not layer.trainable]
+    told = [] if model.trainable else [layer.name for layer in layers]
+    return {} if frozen == told else {"frozen_layers": frozen}
+
+
+def freeze_layers(model, layers, names=None):
+    """Freezes layers as a configuration says.
+
+    Args:
+        model: The model.
+        layers: Its layers. Keras itself does not reach them where it is made with
+            `trainable=False`: they train in a model around it.
+        names: `frozen_layers` of the configuration; None where `trainable` tells all.
+    """
+    if names is not None or not model.trainable:
+        for layer in layers:
+            layer.trainable = names is not None and layer.name not in names
+
+
 def drawing_once(model):
     """While a model is called inside, one draw serves the drop paths of all its blocks."""
     blocks = (layer for layer in model.layers if isinstance(layer, SepViTBlock))

@@ -335,6 +335,16 @@ def test_what_is_frozen_stays_frozen_in_copies(copied, tmp_path):
     assert trainable(copied(stages, tmp_path)) == trainable(stages)
     assert trainable(copied(classifier, tmp_path)) == trainable(classifier)
 
+    # Inside another model, made so or not, with a layer of it that trains.
+    made = SepViTBackbone.from_variant(SMALL, (64, 64, 3), trainable=False)
+    partly = SepViTBackbone.from_variant(SMALL, (64, 64, 3))
+    partly.trainable = False
+    partly.get_layer("norm").trainable = True
+    for inner, count in ((whole, 0), (made, 0), (partly, 2)):
+        outer = keras.Sequential([inner, keras.layers.Flatten(), keras.layers.Dense(3)])
+        for model in (outer, copied(outer, tmp_path)):
+            assert len(model.trainable_weights) == count + 2
+
     pooled = keras.layers.GlobalAveragePooling2D()(whole.output)
     tuned = keras.Model(whole.input, keras.layers.Dense(3, name="head")(pooled))
     copy = copied(tuned, tmp_path)

@@ -1,5 +1,6 @@
 """LiteRT files, run by LiteRT itself."""
 
+import dataclasses
 import zipfile
 
 import flatbuffers
@@ -13,6 +14,7 @@ from export_helpers import (
     predict,
     tiny_classifier,
 )
+from helpers import SMALL
 from keras import ops
 
 import keras_sepvit
@@ -120,6 +122,19 @@ def test_float32_is_exact_and_int8_small(files):
     assert files("float16")[1].relative_error < 1e-2
     dense_weights = 0.6  # the share of weights that int8 files hold in a byte, at least
     assert files("int8")[0].stat().st_size < (1 - 0.5 * dense_weights) * files(None)[1].size_bytes
+
+
+@pytest.mark.once
+def test_large_weights_of_int8_files_stay(tmp_path):
+    """The quantiser puts those of more than 256 KB behind the flatbuffer."""
+    config = dataclasses.replace(SMALL, hidden_dims=(8, 16, 24, 512))
+    model = SepViT(config, classes=CLASSES)
+    path = tmp_path / "large.tflite"
+    images = default_images(IMAGE_SHAPE, 32)
+    to_litert(model, path, quantize="int8", calibration_images=images, verbose=False)
+    assert path.stat().st_size > 2 * 2**20
+    outputs, _ = run_litert(path, images)
+    np.testing.assert_allclose(outputs["probabilities"], predict(model, images), atol=0.05)
 
 
 @pytest.mark.once

@@ -23,7 +23,7 @@ ALLOWED = {
     **dict.fromkeys(BESIDE, DATA),
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
-    "segmentation": {*WEIGHTS, *NETWORK, "runtime", "segmentation"},
+    "segmentation": {*WEIGHTS, *NETWORK, "scores", "runtime", "segmentation"},
     "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {*WEIGHTS, *BESIDE, "classification.classifier", "runtime"},

@@ -6,7 +6,7 @@ import pytest
 from helpers import BACKEND, SMALL, images, randomize, record_draws, run, to_numpy
 from PIL import Image
 
-from keras_sepvit import SepViTBackbone, convert, load_weights, save_pytorch
+from keras_sepvit import SepViT, SepViTBackbone, convert, load_weights, save_pytorch
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.pyramid import SyncBatchNorm
 from keras_sepvit.runtime.canvas import fit_into, fit_sides
@@ -150,14 +150,27 @@ def test_other_backbones(tmp_path):
     np.testing.assert_allclose(run(loaded, x), expected, atol=1e-5)
 
 
-def test_frozen_stages_stay_frozen(tmp_path):
-    model = semantic_fpn()
-    model.backbone.freeze(2)
+FROZEN = {
+    "stages": lambda model: model.backbone.freeze(2),
+    "backbone": lambda model: setattr(model.backbone, "trainable", False),
+    "head": lambda model: setattr(model.get_layer("decode_head"), "trainable", False),
+    "auxiliary head": lambda model: setattr(model.auxiliary_head, "trainable", False),
+    "all": lambda model: setattr(model, "trainable", False),
+}
+
+
+@pytest.mark.parametrize("freeze", FROZEN.values(), ids=FROZEN)
+def test_what_is_frozen_stays_frozen(freeze, tmp_path):
+    model = upernet(image_shape=SHAPE)
+    everything = {weight.path for weight in model.trainable_weights}
+    freeze(model)
+    expected = {weight.path for weight in model.trainable_weights}
+    assert expected < everything
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for copy in (model, loaded):
-        stages = {w.path[:6] for w in copy.trainable_weights if w.path.startswith("stage")}
-        assert stages == {"stage3", "stage4"}
+    assert {weight.path for weight in loaded.trainable_weights} == expected
+    around = keras.Sequential([loaded, keras.layers.Flatten(), keras.layers.Dense(1)])
+    assert len(around.trainable_weights) == len(expected) + 2
 
 
 @pytest.mark.filterwarnings("ignore:Loaded")
@@ -244,13 +257,15 @@ def test_sizes_are_those_of_mmcv(width, height, new_width, new_height):
 def test_bad_arguments_are_told():
     model = semantic_fpn(image_shape=SHAPE)
     photos, maps = photos_and_maps(2)
-    for compiled, data, message in (
-        ({"loss": "mse"}, {}, "has its own loss"),
-        ({}, {"sample_weight": np.ones(2)}, "no sample or class weights"),
-    ):
-        model.compile("sgd", run_eagerly=BACKEND != "jax", **compiled)
-        with pytest.raises(ValueError, match=message):
-            model.fit(photos, maps, verbose=0, **data)
+    with pytest.raises(ValueError, match="has its own loss.* Leave out `loss`"):
+        model.compile("sgd", "mse")
+    model.compile("sgd", run_eagerly=BACKEND != "jax")
+    with pytest.raises(ValueError, match="Leave out `sample_weight`"):
+        model.fit(photos, maps, sample_weight=np.ones(2), verbose=0)
+    with pytest.raises(ValueError, match="Class maps must be ints.* divided by 255"):
+        model.fit(photos, maps / 255, verbose=0)
+    with pytest.raises(ValueError, match="Make RGB of grey"):
+        model.predict(photos[..., :1], verbose=0)
     logits = np.zeros((2, 50, 75, 5), "float32")
     for wrong in (maps[:, 1:], maps[..., None]):
         with pytest.raises(ValueError, match=r"Class maps must be .* Received: \(2, "):
@@ -262,8 +277,11 @@ def test_bad_arguments_are_told():
             assert BACKEND != "jax", error
         else:
             assert np.isnan(to_numpy(loss))
-    with pytest.raises(ValueError, match="`num_classes` must be at most 255.* num_classes=256"):
-        semantic_fpn(classes=256)
+    for number in (1, 256):
+        with pytest.raises(ValueError, match=f"`num_classes` must be 2 .* num_classes={number}"):
+            semantic_fpn(classes=number)
+    with pytest.raises(TypeError, match="no argument `dropuot`. Did you mean `dropout`"):
+        upernet(dropuot=0.5)
     classifier = SepViTBackbone.from_variant(SMALL, (64, 64, 3))
     with pytest.raises(ValueError, match="classification form"):
         upernet(classifier)
@@ -273,3 +291,10 @@ def test_bad_arguments_are_told():
         semantic_fpn(semantic_fpn().backbone, image_shape=(64, 64, 3))
     with pytest.raises(ValueError, match=r"`photos` must be .*float32 \(4, 4, 3\)"):
         segment(model, [np.zeros((4, 4, 3), "float32")])
+    with pytest.raises(ValueError, match="`photos` must be a list"):
+        segment(model, "photo.jpg")
+    with pytest.raises(ValueError, match="`model` must give a map of logits"):
+        segment(SepViT(SMALL, classes=3), photos)
+    for sides in ((0, 64), (64, 32)):
+        with pytest.raises(ValueError, match="`sides`"):
+            segment(semantic_fpn(), photos, sides)

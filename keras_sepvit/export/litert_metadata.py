@@ -49,6 +49,9 @@ def add_metadata(path, record):
     model = schema.ModelT.InitFromPackedBuf(content)
     for buffer in model.buffers:
         buffer.__class__ = Buffer
+        if buffer.offset:  # ai-edge-quantizer puts large ones behind the flatbuffer
+            buffer.data = np.frombuffer(content, "uint8", buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     metadata = _metadata(record, outputs=len(model.subgraphs[0].outputs))
     entry = schema.MetadataT()
     entry.name, entry.buffer = _NAME, len(model.buffers)

@@ -1,5 +1,6 @@
 """The losses of a segmenter. Without TensorFlow, unlike the task."""
 
+import keras
 from keras import losses, ops
 
 IGNORED = 255  # the class of pixels that have none
@@ -24,7 +25,7 @@ def segmentation_losses(class_maps, outputs):
         NaN for classes that the logits have not, if the backend does not refuse them itself.
 
     Raises:
-        ValueError: for maps of another size than the logits.
+        ValueError: for maps of another size than the logits, or of floats.
     """
     outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
     pairs = {"decode_loss": _cross_entropy(class_maps, outputs["logits"])}
@@ -40,6 +41,11 @@ def _cross_entropy(class_maps, logits):
         raise ValueError(
             "Class maps must be ints of shape (batch, height, width), of the images' size. "
             f"Received: {tuple(class_maps.shape)}, for logits of {tuple(logits.shape)}."
+        )
+    if keras.backend.is_float_dtype(class_maps.dtype):
+        raise ValueError(
+            f"Class maps must be ints, classes from 0 on and {IGNORED}. Received floats: "
+            f"{class_maps.dtype}. Masks that were read as images may have been divided by 255."
         )
     labels = ops.cast(class_maps, "int32")
     counted = ops.not_equal(labels, IGNORED)

@@ -1,5 +1,6 @@
 """What the segmenters share: the model around backbone and heads, and heads' last layers."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -10,8 +11,8 @@ from keras_sepvit.devices import replicas
 from keras_sepvit.layers import CompositeLayer, dtype_config
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
-from keras_sepvit.stages import drawing_once
-from keras_sepvit.validation import check_rate, positive_int
+from keras_sepvit.stages import check_images, drawing_once, freeze_layers, frozen_layers
+from keras_sepvit.validation import check_names, check_rate, positive_int
 from keras_sepvit.weights import check_pretrained, load_pretrained
 
 LEVELS = ("P2", "P3", "P4", "P5")
@@ -30,6 +31,8 @@ class Segmenter(keras.Model):
         **kwargs: `name` and `trainable` of `keras.Model`.
     """
 
+    _shape_argument = "image_shape"  # of the constructors
+
     def __init__(self, backbone, logits, auxiliary, weights, policy, config, **kwargs):
         (images,) = backbone.inputs
         # In float32 at least, as losses and answers are.
@@ -46,8 +49,18 @@ class Segmenter(keras.Model):
             outputs = {"logits": logits, "auxiliary": auxiliary}
             # Its method alone is kept: as an attribute the model would be part of files.
             self._call_in_training = keras.Model(images, outputs).__call__
+        freeze_layers(self, self._all_layers())
         if weights is not None:
             load_pretrained(self, weights, skip_head_mismatch=True)
+
+    def _all_layers(self):
+        """Those of the graph, and the head that is there in training only."""
+        auxiliary = getattr(self, "auxiliary_head", None)
+        return self.layers + [auxiliary] * (auxiliary is not None and auxiliary not in self.layers)
+
+    def __call__(self, inputs, *args, **kwargs):
+        check_images(self, inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
         if training:
@@ -55,13 +68,26 @@ class Segmenter(keras.Model):
                 return self._call_in_training(inputs, training=True)
         return super().call(inputs, training=training)
 
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """As Keras's, without `loss`: the model has its own."""
+        if loss is not None:
+            self._refuse("`loss`")
+        super().compile(optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def _refuse(self, what):
+        raise ValueError(
+            f"`{self.name}` has its own loss, the cross-entropy of all pixels with a class. "
+            f"Leave out {what}, and mark pixels that are to be ignored by the class {IGNORED}."
+        )
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if self.loss is not None or sample_weight is not None:
-            raise ValueError(
-                f"`{self.name}` has its own loss, the cross-entropy of all pixels with a class. "
-                "Compile it without `loss`, give no sample or class weights, and mark pixels that "
-                f"are to be ignored by the class {IGNORED}."
-            )
+        if sample_weight is not None:
+            self._refuse("`sample_weight`")
         pairs = segmentation_losses(y, y_pred).values()
         # Keras adds up the gradients of TensorFlow's replicas.
         return sum(total / weight for total, weight in pairs) / replicas()
@@ -77,20 +103,27 @@ class Segmenter(keras.Model):
             "dtype": dtype_config(self),
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             **self._config,
+            **frozen_layers(self, self._all_layers()),
         }
 
     @classmethod
     def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**{**config, "backbone": backbone})
+        config = dict(config)
+        frozen = config.pop("frozen_layers", None)
+        backbone = keras.saving.deserialize_keras_object(config.pop("backbone"))
+        model = cls(backbone, **config)
+        freeze_layers(model, model._all_layers(), frozen)
+        return model
 
 
-def check_arguments(num_classes, weights):
-    """Refuses what can be told before a segmenter is built."""
-    if positive_int("num_classes", num_classes) > IGNORED:
+def check_arguments(segmenter, num_classes, weights, others):
+    """Refuses what can be told before a segmenter is built; `others` are its `**kwargs`."""
+    known = [*inspect.signature(segmenter).parameters][:-1] + ["name", "trainable"]
+    check_names(segmenter.__name__, others, known)
+    if not 2 <= positive_int("num_classes", num_classes) <= IGNORED:
         raise ValueError(
-            f"`num_classes` must be at most {IGNORED}: in class maps {IGNORED} marks pixels "
-            f"without a class. Received: num_classes={num_classes}."
+            f"`num_classes` must be 2 (such as ground and object) to {IGNORED}, which marks pixels "
+            f"without a class in class maps. Received: num_classes={num_classes}."
         )
     check_pretrained(weights)
 

@@ -10,6 +10,7 @@ from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.pyramid import FPN, ConvModule, pyramid_backbone
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.segmenter import LEVELS, Head, Segmenter, check_arguments
+from keras_sepvit.validation import policy_of
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
@@ -73,8 +74,8 @@ class SemanticFPN(Segmenter):
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        check_arguments(num_classes, weights)
-        policy = keras.dtype_policies.get(dtype)  # None is the global policy
+        check_arguments(SemanticFPN, num_classes, weights, kwargs)
+        policy = policy_of(dtype)
         backbone = pyramid_backbone(backbone, LEVELS, image_shape, drop_path_rate, policy)
         neck = FPN(neck_channels, dtype=policy, name="neck")
         head = FPNHead(num_classes, head_channels, dropout, dtype=policy, name="decode_head")

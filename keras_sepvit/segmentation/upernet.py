@@ -11,6 +11,7 @@ from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.pyramid import ConvModule, pyramid_backbone, top_down
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.segmenter import LEVELS, Head, Segmenter, check_arguments
+from keras_sepvit.validation import policy_of
 
 POOL_SCALES = (1, 2, 3, 6)
 
@@ -54,8 +55,8 @@ class UPerNet(Segmenter):
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        check_arguments(num_classes, weights)
-        policy = keras.dtype_policies.get(dtype)  # None is the global policy
+        check_arguments(UPerNet, num_classes, weights, kwargs)
+        policy = policy_of(dtype)
         backbone = pyramid_backbone(backbone, LEVELS, image_shape, drop_path_rate, policy)
         features = [backbone.pyramid_outputs[level] for level in LEVELS]
         head = UPerHead(num_classes, head_channels, dropout, dtype=policy, name="decode_head")
