@@ -137,15 +137,15 @@ def test_the_file_may_go_once_its_weights_are_loaded(source, tmp_path):
 def test_missing_and_surplus_keys_are_listed(source, untouched, tmp_path):
     state_dict = dict(source[1])
     del state_dict["blocks.0.0.norm1.weight"]
-    state_dict["neck.conv.weight"] = torch.zeros(3, 4)
+    state_dict["extra.conv.weight"] = torch.zeros(3, 4)
     path = tmp_path / "checkpoint.pth"
     torch.save(state_dict, path)
     message = refused(untouched, path, "2 weights differ")
     assert "stage1_block1/norm1/gamma: not in the file, (8,) in the model" in message
-    assert "neck.conv.weight: (3, 4) in the file, not in the model" in message
+    assert "extra.conv.weight: (3, 4) in the file, not in the model" in message
     report = load_weights(classifier(), path, partial=True)
     assert report.new == ("stage1_block1/norm1/gamma",)
-    assert report.unused == ("neck.conv.weight",)
+    assert report.unused == ("extra.conv.weight",)
 
 
 @pytest.mark.once
@@ -306,7 +306,7 @@ def test_a_package_that_is_missing_is_named(
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     before = values(untouched)
-    match = rf"needs {package}.*pip install keras-sepvit\[convert\]"
+    match = rf'needs the module `{package}.*pip install "keras-sepvit\[convert\]"'
     with pytest.raises(ImportError, match=match):
         load_weights(untouched, path)
     with pytest.raises(ImportError, match=match):

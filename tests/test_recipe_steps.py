@@ -43,7 +43,7 @@ def one_step(name, folder, *changes):
         "precision=float32",
         *changes,
     ]
-    trainer = Trainer(load_recipe(name, changes), folder / "not written")
+    trainer = Trainer(load_recipe(name, changes), folder.parent / "not written")
     batch = trainer.first_batch()
     before = [to_numpy(v) for v in trainer.network.trainable_variables]
     loss = trainer.train_step(batch)
