@@ -13,6 +13,28 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".webp"),
 )
 
+# What systems put into folders, in lower case; so are names that start with a dot.
+_SERVICE_NAMES = (
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "desktop.ini"),
+)
+
+
+def is_of_system(name):
+    """Whether a file or folder of this name is the system's, not the user's."""
+    return name.startswith(".") or name.lower() in _SERVICE_NAMES
+
+
+def image_files(folder):
+    """The image files in a folder and the folders in it, in the order of their paths."""
+    folder = pathlib.Path(folder)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(map(is_of_system, path.relative_to(folder).parts))
+    )
+
 
 @contextlib.contextmanager
 def replacing(path, folder=False):

@@ -249,6 +249,21 @@ def test_reports_of_many_classes_show_the_worst(tmp_path):
         assert max(picture.size) < 2000
 
 
+def test_a_folder_without_splits_is_told_as_a_whole(tmp_path):
+    """And what a model far from its training is to be evaluated on is asked."""
+    training_data.write_folder(tmp_path, "abc", 2)
+    path = str(pathlib.Path(__file__).parent / "data" / "0.1.0" / "classifier.tflite")
+    whole = CliRunner().invoke(app, ["evaluate", path, "--data", str(tmp_path)])
+    assert "(all of it), 6 images" in whole.stdout and "trained on, too" in whole.stderr
+    split = CliRunner().invoke(app, ["evaluate", path, "--data", str(tmp_path), "--split", "trian"])
+    assert split.exit_code == 2 and "no folder for the split 'trian'" in split.stderr
+    asked = CliRunner().invoke(app, ["evaluate", path])
+    assert asked.exit_code == 2 and "has 3 classes" in asked.stderr and "--data" in asked.stderr
+    (tmp_path / "file").write_text("")
+    wrong = ["evaluate", path, "--data", str(tmp_path), "--output", str(tmp_path / "file")]
+    assert "is a file. Give the name of a folder" in CliRunner().invoke(app, wrong).stderr
+
+
 def test_exported_files_are_evaluated_like_the_model(tmp_path):
     files = pathlib.Path(__file__).parent / "data" / "0.1.0"
     training_data.write_folder(tmp_path, "abc", 2)

@@ -142,3 +142,8 @@ def whole_model_error(path):
         f"{path} is a whole model: leave out --variant and --classes, which are for files of "
         "weights alone."
     )
+
+
+def named(path, error):
+    """An error's text, with the file in front unless it names it."""
+    return error if str(path) in error else f"{path}: {error}"

@@ -103,7 +103,12 @@ def evaluate(
     else:
         model = classifiers.load_classifier(weights, variant, classes, size)
         height, width, channels = classifiers.image_shape(model, size)
-    source = _source(weights, data, split, data_dir)
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"--output: {output} is a file. Give the name of a folder.")
+    if csv is not None and not csv.absolute().parent.is_dir():
+        raise ValueError(f"--csv: there is no folder {csv.parent}. Create it.")
+    known = len(model.class_names) if hasattr(model, "class_names") else model.output_shape[-1]
+    source = _source(weights, known, data, split, data_dir)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
     details = None
@@ -125,6 +130,12 @@ def evaluate(
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )
+    if getattr(source, "whole", False) and not _recipe_of(weights).is_file():
+        typer.echo(
+            "Note: the folder has no splits, and all of it is evaluated: images that the model was "
+            "trained on, too, if there are any.",
+            err=True,
+        )
     record = {
         "data": source.name,
         "split": source.split,
@@ -145,18 +156,28 @@ def evaluate(
     )
 
 
-def _source(weights, data, split, data_dir):
-    """What to evaluate on; tells where a model was trained on it."""
+def _recipe_of(weights):
+    """Where the recipe of a model in the folder of its training is."""
+    return pathlib.Path(weights).parent / "recipe.yaml"
+
+
+def _source(weights, classes, data, split, data_dir):
+    """What to evaluate a model of so many classes on; tells where it was trained on it."""
     from keras_sepvit.recipes import load_recipe
     from keras_sepvit.training.sources.labelled import open_source, open_splits
 
-    recipe = pathlib.Path(weights).parent / "recipe.yaml"
+    recipe = _recipe_of(weights)
     run = None
     if pathlib.Path(weights).is_file() and recipe.is_file():
         run = load_recipe(recipe).data
     if data is None and split is None and run and run.validation_split:
         splits = run.train_split, run.validation_split
         return open_splits(run.name, *splits, data_dir or run.data_dir)[1]
+    if data is None and run is None and classes != 1000:
+        raise ValueError(
+            f"{weights} has {classes:,} classes, and is not in the folder of its training. Say "
+            "what to evaluate it on: --data FOLDER, or the name of a data set."
+        )
     name = data or (run.name if run else "imagenet2012")
     source = open_source(name, split or "validation", data_dir or (run and run.data_dir))
     if run and hasattr(source, "folder") and run.name.startswith("folder:"):
@@ -173,7 +194,8 @@ def _source(weights, data, split, data_dir):
 
 
 def _as_text(source, result, details, report):
-    lines = [f"{source.name} ({source.split}), {result['images']:,} images"]
+    split = "all of it" if getattr(source, "whole", False) else source.split
+    lines = [f"{source.name} ({split}), {result['images']:,} images"]
     if details is not None:
         lines.append(details.text())
     else:

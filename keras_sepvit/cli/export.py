@@ -19,10 +19,11 @@ from keras_sepvit.cli.common import (
     Variant,
     Weights,
     check_files_exist,
+    named,
     parse_image_size,
 )
 from keras_sepvit.export import FORMATS
-from keras_sepvit.files import IMAGE_SUFFIXES
+from keras_sepvit.files import IMAGE_SUFFIXES, image_files
 
 # What is added to the name of the weights by default.
 _ENDINGS = {
@@ -200,7 +201,7 @@ def _read_folder(option, folder, height, width, channels, how):
 
     from keras_sepvit.runtime import read_image
 
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = image_files(folder)
     if not paths:
         raise ValueError(f"{option}: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}.")
     chosen = _classes_in_turn(folder, paths)[:_MAX_IMAGES]
@@ -210,7 +211,7 @@ def _read_folder(option, folder, height, width, channels, how):
             pictures.append(read_image(path, height, width, channels, **how))
         except (ValueError, OSError) as error:
             bad.append(path)
-            typer.echo(f"Left out: {path}: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"Left out: {named(path, ' '.join(str(error).split()))}", err=True)
     if len(bad) > len(pictures):
         raise ValueError(
             f"{option}: {len(bad)} of {len(chosen)} images in {folder} cannot be read, such as "

@@ -18,10 +18,11 @@ from keras_sepvit.cli.common import (
     Variant,
     check_files_exist,
     check_image_size,
+    named,
     parse_image_size,
     whole_model_error,
 )
-from keras_sepvit.files import IMAGE_SUFFIXES
+from keras_sepvit.files import IMAGE_SUFFIXES, image_files
 
 # Images that are in memory together.
 _AT_A_TIME = 64
@@ -96,10 +97,12 @@ def predict(
         for start in range(0, len(files), _AT_A_TIME):
             results += _predict(predictor, files[start : start + _AT_A_TIME], top)
             progress.update(_AT_A_TIME)
-    typer.echo(json.dumps(results, indent=2, ensure_ascii=False) if as_json else _as_text(results))
+    text = json.dumps(results, indent=2, ensure_ascii=False) if as_json else _as_text(results)
+    if text:
+        typer.echo(text)
     bad = [result for result in results if "error" in result]
     for result in bad:
-        typer.echo(f"Error: {result['image']}: {result['error']}", err=True)
+        typer.echo(f"Error: {named(result['image'], result['error'])}", err=True)
     if bad:
         typer.echo(f"{len(bad)} of {len(files)} images could not be read.", err=True)
         raise typer.Exit(1)
@@ -113,7 +116,7 @@ def _image_files(paths):
             check_files_exist(path)
             files.append(path)
             continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+        inside = image_files(path)
         if not inside:
             raise FileNotFoundError(
                 f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})."

@@ -111,6 +111,8 @@ class Trainer:
                 f"Going on after step {self.progress['step']} of epoch "
                 f"{self.progress['epoch'] + 1} of {self.epochs}."
             )
+        elif verbose and begun:
+            print(f"The run in {self.folder} has ended: nothing is left to train.")
         try:
             self._fit_to_the_end(verbose)
         finally:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 
-from keras_sepvit.files import IMAGE_SUFFIXES
+from keras_sepvit.files import IMAGE_SUFFIXES, is_of_system
 from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.tensorflow import tf
 
@@ -18,12 +18,6 @@ SPLIT_FOLDERS = {
 # Of each class, one part is held out: `"train-fold0"` and `"validation-fold0"` to "...-fold4".
 FOLDS = 5
 
-# What systems put into folders, in lower case; so are names that start with a dot.
-_SERVICE_NAMES = (
-    *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
-    *("thumbs.db", "desktop.ini"),
-)
-
 
 class FolderSource(IndexedSource):
     """Image files in one folder a class; a class's number is its folder's place among them.
@@ -32,10 +26,12 @@ class FolderSource(IndexedSource):
         folder: The folder that holds the class folders.
         paths: The files as paths from there, in the order of the classes.
         skipped: What in it is not read, and why; a tuple of strings, empty if all is read.
+        whole: Whether these are all images of a folder without folders of splits.
     """
 
-    def __init__(self, name, split, folder, class_names, files, skipped=()):
+    def __init__(self, name, split, folder, class_names, files, skipped=(), whole=False):
         self.folder = folder
+        self.whole = whole
         self.skipped = tuple(skipped)
         files = [files.get(class_name, []) for class_name in class_names]
         self.paths = [path for names in files for path in names]
@@ -66,7 +62,8 @@ def open_folder(path, split):
     name = f"folder:{pathlib.Path(path).expanduser()}"
     match = re.fullmatch(r"(train|validation)-fold(\d+)", split)
     if match is None:
-        return FolderSource(name, split, *_open(path, split))
+        whole = not _layout(path, split)[2]
+        return FolderSource(name, split, *_open(path, split), whole=whole)
     if int(match[2]) >= FOLDS:
         raise ValueError(
             f"A folder has no split {split!r}. Fifths that are held out are "
@@ -143,6 +140,12 @@ def _open(path, split):
         raise ValueError(
             f"'{path}' has {problem} for the split {split!r}. It has: {', '.join(folders)}."
         )
+    known = {*SPLIT_FOLDERS, *sum(SPLIT_FOLDERS.values(), ())}
+    if not present and split.lower() not in known:
+        raise ValueError(
+            f"'{path}' has no folder for the split {split!r}, nor for others: all of it serves for "
+            f"each of {', '.join(SPLIT_FOLDERS)}. It has: {_some(folders)}."
+        )
     if not present and flat == folders and any(_images(_list(path / key)[1]) for key in flat):
         raise ValueError(
             f"'{path}' has no class folders in its folders {', '.join(flat)}, but pictures. "
@@ -189,7 +192,7 @@ def _list(folder):
     folders, files = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and entry.name.lower() not in _SERVICE_NAMES:
+            if not is_of_system(entry.name):
                 (folders if entry.is_dir() else files).append(entry.name)
     return sorted(folders), sorted(files)
 
