@@ -201,7 +201,7 @@ class Recipe:
                 "optimizer.warmup_epochs",
                 optimizer.warmup_epochs,
                 optimizer.warmup_epochs < self.epochs or self.epochs == 1,
-                f"below epochs ({self.epochs})",
+                f"below epochs ({self.epochs}), such as 0 or 1",
             )
 
 

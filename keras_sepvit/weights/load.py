@@ -135,7 +135,7 @@ def load_weights(
     has been read.
 
     Args:
-        model: A SepViT classifier or `SepViTBackbone`.
+        model: A SepViT classifier, `SepViTBackbone` or segmenter.
         source: Path of a `.weights.h5` or `.keras` file with a SepViT model, or of
             a checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
             which need torch, or `.safetensors`). Of one with averaged weights beside others
