@@ -29,6 +29,7 @@ class StagesMixin:
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
     ) -> Any:
+        check_images(self, inputs)  # JAX's `predict` and `fit` come here by another way
         with drawing_once(self) if training else contextlib.nullcontext():
             return super().call(  # type: ignore[misc]
                 inputs, training=training, mask=mask, **kwargs

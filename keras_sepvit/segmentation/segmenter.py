@@ -63,6 +63,7 @@ class Segmenter(keras.Model):
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
+        check_images(self, inputs)  # JAX's `predict` and `fit` come here by another way
         if training:
             with drawing_once(self):
                 return self._call_in_training(inputs, training=True)
