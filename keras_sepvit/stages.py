@@ -12,11 +12,10 @@ from keras_sepvit.names import stage_of
 from keras_sepvit.validation import check_choice
 
 
-class StagesMixin:
-    """What models of the four stages share, with a head or without.
+class ImageModelMixin:
+    """What models of images share that have blocks: see `check_images` and `one_draw`.
 
-    The pyramid, freezing, and one draw of a step for the drop paths of all blocks. Stands in
-    front of `keras.Model` among the bases of a class.
+    Stands in front of `keras.Model` among the bases of a class.
     """
 
     layers: list[keras.Layer]
@@ -30,10 +29,19 @@ class StagesMixin:
         self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
     ) -> Any:
         check_images(self, inputs)  # JAX's `predict` and `fit` come here by another way
-        with drawing_once(self) if training else contextlib.nullcontext():
-            return super().call(  # type: ignore[misc]
-                inputs, training=training, mask=mask, **kwargs
-            )
+        with contextlib.ExitStack() as stack:
+            if training:
+                blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
+                # Each for the two branches of its block.
+                stack.enter_context(one_draw([block.drop_path for block in blocks], calls=2))
+            return self._compute(inputs, training=training, mask=mask, **kwargs)
+
+    def _compute(self, inputs, **kwargs):
+        return super().call(inputs, **kwargs)  # type: ignore[misc]
+
+
+class StagesMixin(ImageModelMixin):
+    """What models of the four stages share, with a head or without: the pyramid, and freezing."""
 
     def freeze(self, stages: int) -> None:
         """Keeps the weights of the first stages as they are in training, and trains the others.
@@ -87,13 +95,6 @@ def freeze_layers(model, layers, names=None):
     if names is not None or not model.trainable:
         for layer in layers:
             layer.trainable = names is not None and layer.name not in names
-
-
-def drawing_once(model):
-    """While a model is called inside, one draw serves the drop paths of all its blocks."""
-    blocks = (layer for layer in model.layers if isinstance(layer, SepViTBlock))
-    # Each for the two branches of its block.
-    return one_draw([block.drop_path for block in blocks], calls=2)
 
 
 def check_images(model, images):

@@ -9,14 +9,19 @@ import signal
 import sys
 
 
-def main():
-    settings = json.loads(sys.argv[1])
+def split_cpu(devices):
+    """Makes so many devices of the CPU under TensorFlow."""
     if os.environ["KERAS_BACKEND"] == "tensorflow":
         import tensorflow as tf
 
         cpu = tf.config.list_physical_devices("CPU")[0]
-        logical = [tf.config.LogicalDeviceConfiguration()] * settings["devices"]
+        logical = [tf.config.LogicalDeviceConfiguration()] * devices
         tf.config.set_logical_device_configuration(cpu, logical)
+
+
+def main():
+    settings = json.loads(sys.argv[1])
+    split_cpu(settings["devices"])
 
     import keras
     import numpy as np

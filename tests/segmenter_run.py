@@ -5,18 +5,14 @@ look unlike the others'. What this process ends with goes to a file of its own.
 """
 
 import json
-import os
 import sys
+
+from distributed_run import split_cpu
 
 
 def main():
     settings = json.loads(sys.argv[1])
-    if os.environ["KERAS_BACKEND"] == "tensorflow":
-        import tensorflow as tf
-
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        logical = [tf.config.LogicalDeviceConfiguration()] * settings["devices"]
-        tf.config.set_logical_device_configuration(cpu, logical)
+    split_cpu(settings["devices"])
 
     import keras
     import numpy as np

@@ -11,14 +11,14 @@ from keras_sepvit.devices import replicas
 from keras_sepvit.layers import CompositeLayer, dtype_config
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
-from keras_sepvit.stages import check_images, drawing_once, freeze_layers, frozen_layers
+from keras_sepvit.stages import ImageModelMixin, freeze_layers, frozen_layers
 from keras_sepvit.validation import check_names, check_rate, positive_int
 from keras_sepvit.weights import check_pretrained, load_pretrained
 
 LEVELS = ("P2", "P3", "P4", "P5")
 
 
-class Segmenter(keras.Model):
+class Segmenter(ImageModelMixin, keras.Model):
     """A functional model from images to logits of their size, with its loss.
 
     Args:
@@ -31,7 +31,7 @@ class Segmenter(keras.Model):
         **kwargs: `name` and `trainable` of `keras.Model`.
     """
 
-    _shape_argument = "image_shape"  # of the constructors
+    _compute_in_training = None
 
     def __init__(self, backbone, logits, auxiliary, weights, policy, config, **kwargs):
         (images,) = backbone.inputs
@@ -42,13 +42,12 @@ class Segmenter(keras.Model):
         self.dtype_policy = policy
         self.backbone = backbone
         self._config = config
-        self._call_in_training = super().call
         if auxiliary is not None:
             self.auxiliary_head = auxiliary._keras_history.operation
             auxiliary = ResizeTo(dtype=dtype, name="auxiliary")([auxiliary, images])
             outputs = {"logits": logits, "auxiliary": auxiliary}
             # Its method alone is kept: as an attribute the model would be part of files.
-            self._call_in_training = keras.Model(images, outputs).__call__
+            self._compute_in_training = keras.Model(images, outputs).__call__
         freeze_layers(self, self._all_layers())
         if weights is not None:
             load_pretrained(self, weights, skip_head_mismatch=True)
@@ -58,16 +57,10 @@ class Segmenter(keras.Model):
         auxiliary = getattr(self, "auxiliary_head", None)
         return self.layers + [auxiliary] * (auxiliary is not None and auxiliary not in self.layers)
 
-    def __call__(self, inputs, *args, **kwargs):
-        check_images(self, inputs)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def call(self, inputs, training=None, mask=None):
-        check_images(self, inputs)  # JAX's `predict` and `fit` come here by another way
-        if training:
-            with drawing_once(self):
-                return self._call_in_training(inputs, training=True)
-        return super().call(inputs, training=training)
+    def _compute(self, inputs, training=None, **kwargs):
+        if training and self._compute_in_training is not None:
+            return self._compute_in_training(inputs, training=True)
+        return super()._compute(inputs, training=training, **kwargs)
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """As Keras's, without `loss`: the model has its own."""
