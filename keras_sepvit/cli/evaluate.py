@@ -130,7 +130,7 @@ def evaluate(
         report=report,
         verbose=int(sys.stdout.isatty() and not as_json),
     )
-    if getattr(source, "whole", False) and not _recipe_of(weights).is_file():
+    if source.whole and not _recipe_of(weights).is_file():
         typer.echo(
             "Note: the folder has no splits, and all of it is evaluated: images that the model was "
             "trained on, too, if there are any.",
@@ -194,7 +194,7 @@ def _source(weights, classes, data, split, data_dir):
 
 
 def _as_text(source, result, details, report):
-    split = "all of it" if getattr(source, "whole", False) else source.split
+    split = "all of it" if source.whole else source.split
     lines = [f"{source.name} ({split}), {result['images']:,} images"]
     if details is not None:
         lines.append(details.text())

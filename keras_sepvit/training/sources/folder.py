@@ -26,7 +26,6 @@ class FolderSource(IndexedSource):
         folder: The folder that holds the class folders.
         paths: The files as paths from there, in the order of the classes.
         skipped: What in it is not read, and why; a tuple of strings, empty if all is read.
-        whole: Whether these are all images of a folder without folders of splits.
     """
 
     def __init__(self, name, split, folder, class_names, files, skipped=(), whole=False):

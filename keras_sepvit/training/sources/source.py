@@ -46,8 +46,10 @@ class Source:
             then an int32 tensor of shape (labels,) in place of a scalar.
         crop: Share of the shorter side that evaluation usually keeps.
         indexed: Whether images can be found without reading those before them.
+        whole: Whether these are all images of a folder without folders of splits.
     """
 
+    whole = False
     crop = 0.875
     indexed = False
 
