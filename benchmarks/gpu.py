@@ -88,10 +88,10 @@ def plan(backends, small):
             stages.append(numbers)
     modes = {
         "torch": {"eager": 90, "compiled": 110},
-        "jax": {"compiled": 90},
+        "jax": {"compiled": 180},
         "tensorflow": {"graph": 65, "xla": 100},
     }
-    shares = {"torch": 70, "jax": 90, "tensorflow": 90}
+    shares = {"torch": 70, "jax": 130, "tensorflow": 90}
     for backend in backends:
         job = {"part": "training", "backend": backend}
         timed = [Part(f"training-{backend}", job, shares[backend])]
@@ -100,6 +100,15 @@ def plan(backends, small):
             timed.append(Part(f"throughput-{backend}-{mode}", job, share))
         stages += [[part] for part in timed]
     return [stages[0], *_in_one_process(stages[1:], backends)] if small else stages
+
+
+def select(stages, names):
+    """The parts of these names, in the same order."""
+    known = [part.name for parts in stages for part in parts]
+    if unknown := set(names).difference(known):
+        raise SystemExit(f"--only: {', '.join(sorted(unknown))}; expected some of {known}")
+    chosen = [[part for part in parts if part.name in names] for parts in stages]
+    return [parts for parts in chosen if parts]
 
 
 def _in_one_process(stages, backends):
@@ -289,12 +298,18 @@ def main():
     parser.add_argument(
         "--backends", nargs="+", choices=BACKENDS, help="by default those that are installed"
     )
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", help="parts by name, such as training-jax"
+    )
     parser.add_argument("--small", action="store_true", help="small networks, for CPUs")
     parser.add_argument("--seconds", type=float, default=LIMIT, help="of the whole run")
     options = parser.parse_args()
     backends = installed_backends(options.backends or ("torch", "jax", "tensorflow"))
     if not backends:
         raise SystemExit("None of the backends is installed.")
+    stages = plan(backends, options.small)
+    if options.only:
+        stages = select(stages, options.only)
     options.output.mkdir(parents=True, exist_ok=True)
     facts = {
         "command": shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
@@ -307,7 +322,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         record = Record(options.output, scratch, facts)
-        measure(plan(backends, options.small), options.seconds, options.small, scratch, record)
+        measure(stages, options.seconds, options.small, scratch, record)
     print((options.output / "gpu.md").read_text())
 
 

@@ -114,7 +114,8 @@ def compiled_by_jax(job, sizes, rows):
                 found.append((what, arguments, pool.submit(compile_program, lowered)))
             concurrent.futures.wait([compiling for _, _, compiling in found])
             for what, arguments, compiling in found:
-                rows.add(what, functools.partial(measure_compiled, compiling, arguments))
+                measure = functools.partial(measure_compiled, compiling, arguments)
+                rows.add(what, measure, begun=True)
 
 
 def lower(model, batch):
