@@ -58,24 +58,31 @@ class Placement:
         )
         return np.clip(boxes, 0, np.float32([width, height, width, height]))
 
-    def class_map(self, logits):
-        """The photo's classes, uint8 (height, width), from the canvas's logits.
+    def class_map(self, answer):
+        """The photo's classes, uint8 (height, width), from the canvas's.
 
-        Logits are interpolated bilinearly to the photo's own size first.
+        Logits are interpolated bilinearly to the photo's own size first; of a class map the
+        nearest pixels are taken.
 
         Args:
-            logits: Array of shape (canvas height, canvas width, classes).
+            answer: Logits (canvas height, canvas width, classes), or a class map, ints (canvas
+                height, canvas width).
         """
         height, width = self.size
         rows, columns = (
             interpolation(side, photo_side)
             for side, photo_side in zip(self.size, self.photo_size, strict=True)
         )
-        logits = np.asarray(logits)[:height, :width]
+        answer = np.asarray(answer)[:height, :width]
+        if answer.ndim == 2:
+            rows, columns = (
+                np.where(share < 0.5, low, high) for low, high, share in (rows, columns)
+            )
+            return answer[rows[:, np.newaxis], columns].astype("uint8")
         classes = np.empty(self.photo_size, "uint8")
         for start in range(0, len(classes), _BAND):
             low, high, share = (values[start : start + _BAND] for values in rows)
-            band = _between(logits[low], logits[high], share[:, np.newaxis, np.newaxis])
+            band = _between(answer[low], answer[high], share[:, np.newaxis, np.newaxis])
             low, high, share = columns
             band = _between(band[:, low], band[:, high], share[:, np.newaxis])
             classes[start : start + _BAND] = band.argmax(axis=-1)

@@ -3,11 +3,10 @@
 import numpy as np
 
 from keras_sepvit.files import replacing
-from keras_sepvit.fonts import legible
+from keras_sepvit.fonts import legible, short
 
 SHOWN = 16
 _CLASSES = 40  # of a confusion matrix that can be read
-_LETTERS = 24  # of a name
 
 
 def draw_images(path, images, titles, font=None):
@@ -110,13 +109,3 @@ def draw_confusion(path, matrix, class_names):
     axis.set_title(title, fontsize=10)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
-
-
-def short(name):
-    """A name as pictures show it: in one line, without its middle where it is long."""
-    return shortened(" ".join(name.split()), _LETTERS)
-
-
-def shortened(text, length):
-    """A text without its middle where it is longer: names often differ at their ends."""
-    return text if len(text) <= length else f"{text[: length // 2 - 2]}...{text[1 - length // 2 :]}"
