@@ -6,8 +6,12 @@ Names are imported at their first use, as in `keras_sepvit.classification`.
 from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
+    "MeanIoU": "callbacks",
+    "SegmentationReport": "report",
+    "SegmentationScores": "scores",
     "SemanticFPN": "semantic_fpn",
     "UPerNet": "upernet",
+    "evaluate": "evaluation",
     "segment": "prediction",
     "segmentation_losses": "losses",
 }
