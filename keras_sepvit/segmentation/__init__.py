@@ -8,8 +8,12 @@ from keras_sepvit.lazy import lazy_names
 _MODULES = {
     "Segmentation": "task",
     "SegmentationRecipe": "recipes",
+    "MeanIoU": "callbacks",
+    "SegmentationReport": "report",
+    "SegmentationScores": "scores",
     "SemanticFPN": "semantic_fpn",
     "UPerNet": "upernet",
+    "evaluate": "evaluation",
     "segment": "prediction",
     "segmentation_losses": "losses",
 }
