@@ -60,7 +60,7 @@ def test_polynomial_and_steps_are_mmcvs():
 
 
 # The recipes whose schedules mmcv computed, with epochs of the reference's length.
-MMCV = np.load(DATA / "official_schedules.npz")
+MMCV = np.load(DATA / "official_schedules_resizes_metrics.npz")
 BY_EPOCH = [
     *("optimizer.schedule=steps", "optimizer.warmup_steps=500", "optimizer.warmup_ratio=1e-3"),
     "optimizer.reference_batch=null",

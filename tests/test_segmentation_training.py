@@ -26,7 +26,8 @@ from keras_sepvit.training.trainer import Trainer
 SIZE = (64, 64)
 SHORT = (
     *("model.image_size=[64,64]", "model.channels=8", "augmentation.sides=[64,64]"),
-    *("batch_size=4", "optimizer.warmup_epochs=0.5", "precision=float32"),
+    *("batch_size=4", "optimizer.reference_batch=null", "optimizer.warmup_epochs=0.5"),
+    "precision=float32",
 )
 
 
@@ -74,7 +75,7 @@ def trained(data, tmp_path_factory):
 def test_a_run_learns_and_leaves_its_files(trained, data):
     folder, result = trained
     losses = [epoch["loss"] for epoch in result["history"]]
-    assert losses[2] < losses[1] < losses[0] < 1.2 * np.log(11)
+    assert losses[2] < 0.9 * losses[0] < np.log(11)
     assert result["best"] == max(epoch["val_miou"] for epoch in result["history"])
     names = ("background", *CLASS_NAMES)
     assert (folder / "classes.txt").read_text().splitlines() == [*names]
