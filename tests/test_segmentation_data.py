@@ -1,6 +1,7 @@
 """Masks and folders of photos with masks: what is read, what is refused, and how it is told."""
 
 import io
+import os
 import shutil
 import unicodedata
 
@@ -39,6 +40,12 @@ def palette(values, bits=8):
     return image
 
 
+def transparent(values):
+    image = grey(values)
+    image.info["transparency"] = 1
+    return image
+
+
 def sixteen(values):
     return Image.fromarray(values.astype("uint16"))
 
@@ -59,7 +66,7 @@ def write(folder, name, mask, classes=("ground", "grün", "青"), photo=None):
 def loaded(source):
     """Names and class maps by the graph, in the order of the data."""
     elements = source.examples(0, seed=0, shuffle=False).as_numpy_iterator()
-    return [(element["name"].decode(), element["map"]) for element in elements]
+    return [(os.fsdecode(element["name"]), element["map"]) for element in elements]
 
 
 def assert_read(source, expected):
@@ -90,6 +97,7 @@ def assert_read(source, expected):
         (lambda x: Image.fromarray(x.astype("int32")), "tiff", 3),
         (lambda x: Image.fromarray(x.astype(bool)), "png", 2),
         (lambda x: grey(np.where(x == 2, 255, x)), "png", 3),
+        (transparent, "png", 3),
     ],
 )
 def test_all_kinds_of_masks_are_the_same_numbers(tmp_path, make, kind, classes):
@@ -242,7 +250,7 @@ LAYOUTS = {
 def test_layouts_of_splits(tmp_path, layout):
     places = [tmp_path / place for place in LAYOUTS[layout]]
     expected = [{}, {}]
-    names = ("a.JPG", "in/side/b.v2.webp", "été 1.png"), ("c.tif", "in/a.jpeg")
+    names = ("a.JPG", "in/side/b.v2.webp", "été 1.png"), ("c.tif", os.fsdecode(b"in/\xff.jpeg"))
     for number, (images, masks) in enumerate((places[:2], places[2:])):
         for name in names[number]:
             class_map = scene(3, seed=len(name))
