@@ -5,12 +5,12 @@ import json
 import keras
 import numpy as np
 import pytest
+from keras_sepvit.segmentation.sources import open_source
 from PIL import Image
 from test_cli import assert_refused, linear_classifier, run, run_json
 
-from keras_sepvit.inference import attach_record
+from keras_sepvit.inference import attach_record, load_model
 from keras_sepvit.segmentation import SegmentationReport, evaluate
-from keras_sepvit.segmentation.sources import open_source
 from keras_sepvit.visualize import save_class_map
 
 NAMES = ("background", "cat", "dog")
@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
         model.layers[-1].set_weights(
             [np.array([[0, 2, 4], [0, 0, 0], [0, 0, 0]])[None, None], [0, -1, -4]]
         )
+        attach_record(model)
         model.save(folder / f"{name}.keras")
         attach_record(model, NAMES)
         model.save(folder / f"{name}_named.keras")
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_evaluates_a_segmenter(folder, tmp_path):
-    model = keras.saving.load_model(folder / "any.keras")
+    model = load_model(folder / "any.keras")
     source = open_source(str(folder / "data"), "validation")
     expected = evaluate(model, source, sides=(32, 64))
     assert expected["miou"] < 95 and expected["images"] == 3 and expected["shapes"] == 2
@@ -74,7 +75,7 @@ def test_evaluates_a_segmenter(folder, tmp_path):
     record = run_json("evaluate", folder / "fixed.keras", "--data", folder / "data")
     assert (record["image_size"], record["shapes"]) == ([64, 64], 1)
     details = SegmentationReport(3, NAMES)
-    fixed = keras.saving.load_model(folder / "fixed.keras")
+    fixed = load_model(folder / "fixed.keras")
     assert record["miou"] == evaluate(fixed, source, details=details)["miou"]
     assert json.loads(json.dumps(details.record())) == {
         name: record[name] for name in ("classes", "worst")

@@ -285,13 +285,13 @@ def _checked_window(window, stride):
         if stride is not None:
             raise ValueError(f"`stride` goes with a `window`. Received: stride={stride}.")
         return None, None
-    window = window_pair("window", window)
+    lengths = window_pair("window", window)
     if stride is None:
-        return window, tuple(max(2 * side // 3, 1) for side in window)
+        return lengths, tuple(max(2 * side // 3, 1) for side in lengths)
     steps = window_pair("stride", stride)
-    if np.greater(steps, window).any():
+    if np.greater(steps, lengths).any():
         raise ValueError(
             "`stride` must be at most `window`, or pixels between windows have no class. "
             f"Received: stride={stride}, window={window}."
         )
-    return window, steps
+    return lengths, steps
