@@ -5,12 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from keras_sepvit.segmentation.sources import open_source
+from helpers import BACKEND
 from PIL import Image
 from test_cli import assert_refused, linear_classifier, run, run_json
 
+from keras_sepvit.export import to_onnx
 from keras_sepvit.inference import attach_record, load_model
-from keras_sepvit.segmentation import SegmentationReport, evaluate
+from keras_sepvit.segmentation import SegmentationReport, evaluate, sources
 from keras_sepvit.visualize import save_class_map
 
 NAMES = ("background", "cat", "dog")
@@ -52,7 +53,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_evaluates_a_segmenter(folder, tmp_path):
     model = load_model(folder / "any.keras")
-    source = open_source(str(folder / "data"), "validation")
+    source = sources.open_source(str(folder / "data"), "validation")
     expected = evaluate(model, source, sides=(32, 64))
     assert expected["miou"] < 95 and expected["images"] == 3 and expected["shapes"] == 2
     command = ["evaluate", folder / "any_named.keras", "--data", folder / "data"]
@@ -79,6 +80,20 @@ def test_evaluates_a_segmenter(folder, tmp_path):
     assert json.loads(json.dumps(details.record())) == {
         name: record[name] for name in ("classes", "worst")
     }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "jax", reason="exports are TensorFlow's or torch's")
+def test_evaluates_an_exported_segmenter(folder, tmp_path):
+    path = tmp_path / "fixed.onnx"
+    to_onnx(load_model(folder / "fixed_named.keras"), path, verbose=False)
+    data = ["--data", folder / "data"]
+    exported = run_json("evaluate", path, *data)
+    assert exported["image_size"] == [64, 64] and exported["images"] == 3
+    assert [row["class"] for row in exported["classes"]] == [*NAMES]
+    of_keras = run_json("evaluate", folder / "fixed_named.keras", *data)
+    assert exported["aacc"] == pytest.approx(of_keras["aacc"], abs=2)  # the nearest pixels' classes
+    assert_refused(run("evaluate", path, *data, "--flip"), "--flip is for models of Keras")
 
 
 @pytest.mark.parametrize(
