@@ -29,7 +29,10 @@ ALLOWED = {
     },
     "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
-    "inference": {*WEIGHTS, *BESIDE, "classification.classifier", "runtime"},
+    "inference": {
+        *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
+        "segmentation.segmenter",
+    },
     "visualize": {"files", "fonts"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
@@ -39,7 +42,8 @@ ALLOWED = {
     "export": {
         *DATA,
         *BESIDE,
-        *("functional", "layers", "classification.classifier", "runtime", "export"),
+        *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
+        *("runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},

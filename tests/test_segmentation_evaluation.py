@@ -262,7 +262,7 @@ def test_other_models_and_data_are_told():
     for given in ({"flip": True}, {"scales": (0.5,)}, {"window": 32}, {"sides": SIDES}):
         with pytest.raises(ValueError, match=f"`{[*given][0]}` is for models of Keras"):
             evaluate(Constant(), Photos(), **given)
-    with pytest.raises(ValueError, match=r"photos.*float32 \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"A photo must be .*float32 \(4, 4, 3\)"):
         segment(pointwise(), [np.zeros((4, 4, 3), "float32")])
 
 

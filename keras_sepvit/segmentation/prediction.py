@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_sepvit.runtime.canvas import MEAN_COLOUR, fit_into, fit_sides
-from keras_sepvit.runtime.images import open_image
+from keras_sepvit.runtime.images import read_photo
 from keras_sepvit.scores import preprocess, probabilities
 from keras_sepvit.validation import flag, positive_int, positive_number, window_pair
 
@@ -132,7 +132,7 @@ class PhotoSegmenter:
         """
         waiting = {}  # batches by the shape of their images
         for key, photo in photos:
-            photo = checked_photo(photo)
+            photo = read_photo(photo)
             views = len(self._scales) * len(self._flips)
             answer = _Answer(key, photo.shape[:2], self.classes, views)
             for view in self._views(photo):
@@ -244,24 +244,6 @@ def _windows(size, window, stride):
         starts.append([max(min(number * step, side - length), 0) for number in range(count)])
     height, width = map(min, window, size)
     return [(top, left, height, width) for top, left in itertools.product(*starts)]
-
-
-def checked_photo(photo):
-    """A photo as uint8 (height, width, 3), from a file or such an array; refuses all else."""
-    if isinstance(photo, (str, os.PathLike)):
-        photo = np.asarray(open_image(photo))
-    if (
-        getattr(photo, "dtype", None) != "uint8"
-        or photo.ndim != 3
-        or photo.shape[-1] != 3
-        or not photo.size
-    ):
-        shape = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo)
-        raise ValueError(
-            "`photos` must be paths of image files, or uint8 arrays of shape (height, width, 3). "
-            f"Received: {shape}."
-        )
-    return photo
 
 
 def _checked_sides(sides):
