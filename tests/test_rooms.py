@@ -24,8 +24,7 @@ ALLOWED = {
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
     "segmentation": {
-        *(*WEIGHTS, *NETWORK, "scores", "inference", "runtime", "visualize", "training"),
-        "segmentation",
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },
     "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
