@@ -37,7 +37,7 @@ ALLOWED = {
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification"},
+    "recipes": {"training", "classification", "segmentation"},
     "export": {
         *DATA,
         *BESIDE,
