@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 from helpers import BACKEND, SMALL, to_numpy
-from keras_sepvit.segmentation.scores import SegmentationScores
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,6 +19,7 @@ from keras_sepvit.cli import app
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.record import RUN_RECORD_NAME, Record
 from keras_sepvit.segmentation import segment, task
+from keras_sepvit.segmentation.scores import SegmentationScores
 from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
 from keras_sepvit.training.trainer import Trainer
 
