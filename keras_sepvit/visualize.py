@@ -127,13 +127,14 @@ def _coloured(classes, class_names):
     return [number for number in classes if str(class_names[number]).lower() != _GROUND]
 
 
-def with_legend(picture, classes, class_names):
+def with_legend(picture, classes, class_names, size=None):
     """A picture with colours and names of classes below it or to its right.
 
     Args:
         picture: A Pillow image of mode RGB.
         classes: Numbers of the classes; that of the background has no colour.
         class_names: Names of all classes by number.
+        size: Of the letters, in pixels; by default as the picture's longer side allows to read.
 
     Returns:
         A Pillow image of mode RGB, of the shape with the shortest longer side.
@@ -143,7 +144,7 @@ def with_legend(picture, classes, class_names):
         return picture
     names, file = legible(class_names)
     names = [short(names[number]) for number in classes]
-    size = max(_LEAST_FONT, max(picture.size) // 70)
+    size = size or max(_LEAST_FONT, max(picture.size) // 70)
     font = _font(file, size)
     line, column = round(1.5 * size), 3 * size + int(max(map(font.getlength, names)))
     layouts = []

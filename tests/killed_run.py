@@ -10,12 +10,12 @@ import signal
 import sys
 
 from helpers import SMALL
-from keras_sepvit.segmentation.scores import SegmentationScores
 from training_data import SMALL_DIGITS
 
 from keras_sepvit.classification import task as classification
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.segmentation import task as segmentation
+from keras_sepvit.segmentation.scores import SegmentationScores
 from keras_sepvit.training import Trainer, callbacks, checkpoint, load_recipe
 
 

@@ -24,12 +24,14 @@ ALLOWED = {
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
     "segmentation": {
-        *(*WEIGHTS, *NETWORK, "scores", "inference", "runtime", "visualize", "training"),
-        "segmentation",
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },
     "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
-    "inference": {*WEIGHTS, *BESIDE, "classification.classifier", "runtime"},
+    "inference": {
+        *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
+        "segmentation.segmenter",
+    },
     "visualize": {"files", "fonts"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
@@ -39,7 +41,8 @@ ALLOWED = {
     "export": {
         *DATA,
         *BESIDE,
-        *("functional", "layers", "classification.classifier", "runtime", "export"),
+        *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
+        *("runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "runtime", "benchmark"},

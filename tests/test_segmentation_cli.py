@@ -5,12 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
+from helpers import BACKEND
 from PIL import Image
 from test_cli import assert_refused, linear_classifier, run, run_json
 
-from keras_sepvit.inference import attach_record
-from keras_sepvit.segmentation import SegmentationReport, evaluate
-from keras_sepvit.segmentation.sources import open_source
+from keras_sepvit.export import to_onnx
+from keras_sepvit.inference import attach_record, load_model
+from keras_sepvit.segmentation import SegmentationReport, evaluate, sources
 from keras_sepvit.visualize import save_class_map
 
 NAMES = ("background", "cat", "dog")
@@ -20,7 +21,6 @@ NAMES = ("background", "cat", "dog")
 def folder(tmp_path_factory):
     """Three photos whose classes are their red, and a segmenter that tells them by it."""
     folder = tmp_path_factory.mktemp("segmentation")
-    (folder / "classes.txt").write_text("\n".join(NAMES))
     rng = np.random.default_rng(0)
     for number, size in enumerate([(40, 56), (48, 40), (40, 56)]):
         maps = rng.integers(0, 3, (5, 7)).repeat(10, 0).repeat(8, 1)[: size[0], : size[1]]
@@ -39,9 +39,10 @@ def folder(tmp_path_factory):
             [keras.Input(shape), keras.layers.Rescaling(1 / 120), keras.layers.Conv2D(3, 1)]
         )
         # -(red - class)^2 but for what all classes share
-        model.layers[-1].set_weights(
-            [np.array([[0, 2, 4], [0, 0, 0], [0, 0, 0]])[None, None], [0, -1, -4]]
-        )
+        kernel = np.zeros((1, 1, 3, 3))
+        kernel[0, 0, 0] = 0, 2, 4
+        model.layers[-1].set_weights([kernel, np.array([0, -1, -4])])
+        attach_record(model)
         model.save(folder / f"{name}.keras")
         attach_record(model, NAMES)
         model.save(folder / f"{name}_named.keras")
@@ -51,8 +52,8 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_evaluates_a_segmenter(folder, tmp_path):
-    model = keras.saving.load_model(folder / "any.keras")
-    source = open_source(str(folder / "data"), "validation")
+    model = load_model(folder / "any.keras")
+    source = sources.open_source(str(folder / "data"), "validation")
     expected = evaluate(model, source, sides=(32, 64))
     assert expected["miou"] < 95 and expected["images"] == 3 and expected["shapes"] == 2
     command = ["evaluate", folder / "any_named.keras", "--data", folder / "data"]
@@ -74,11 +75,25 @@ def test_evaluates_a_segmenter(folder, tmp_path):
     record = run_json("evaluate", folder / "fixed.keras", "--data", folder / "data")
     assert (record["image_size"], record["shapes"]) == ([64, 64], 1)
     details = SegmentationReport(3, NAMES)
-    fixed = keras.saving.load_model(folder / "fixed.keras")
+    fixed = load_model(folder / "fixed.keras")
     assert record["miou"] == evaluate(fixed, source, details=details)["miou"]
     assert json.loads(json.dumps(details.record())) == {
         name: record[name] for name in ("classes", "worst")
     }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "jax", reason="exports are TensorFlow's or torch's")
+def test_evaluates_an_exported_segmenter(folder, tmp_path):
+    path = tmp_path / "fixed.onnx"
+    to_onnx(load_model(folder / "fixed_named.keras"), path, verbose=False)
+    data = ["--data", folder / "data"]
+    exported = run_json("evaluate", path, *data)
+    assert exported["image_size"] == [64, 64] and exported["images"] == 3
+    assert [row["class"] for row in exported["classes"]] == [*NAMES]
+    of_keras = run_json("evaluate", folder / "fixed_named.keras", *data)
+    assert exported["aacc"] == pytest.approx(of_keras["aacc"], abs=2)  # the nearest pixels' classes
+    assert_refused(run("evaluate", path, *data, "--flip"), "--flip is for models of Keras")
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,26 @@ def test_canvases_are_scored_at_the_photos_sizes():
         SegmentationScores(3).update(logits, examples)
 
 
+@pytest.mark.parametrize("size", [(33, 2000), (2000, 33), (1013, 357), (641, 640), (400, 390)])
+def test_class_maps_and_logits_come_back_alike(size):
+    placement = fit_into(size, (640, 640))
+    rng = np.random.default_rng(0)
+    canvas = rng.integers(0, 4, (64, 64)).repeat(10, 0).repeat(10, 1).astype("uint8")
+    from_map = placement.class_map(canvas)
+    from_logits = placement.class_map(np.eye(4, dtype="float32")[canvas])
+    assert from_map.shape == from_logits.shape == size
+    assert from_map.dtype == from_logits.dtype == "uint8"
+    assert (from_map == from_logits).mean() > 0.95
+    # Each pixel is that of the canvas below its centre.
+    rows, columns = (
+        ((np.arange(n) + 0.5) * placed / n).astype(int)
+        for n, placed in zip(size, placement.size, strict=True)
+    )
+    assert (from_map == canvas[rows[:, None], columns]).mean() > 0.99
+    with pytest.raises(ValueError, match=r"a canvas of \(640, 640\) must have its size.*320"):
+        placement.class_map(canvas[::2, ::2])
+
+
 @pytest.mark.parametrize(
     "truth, prediction, message",
     [

@@ -81,9 +81,12 @@ def evaluate(
             f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
             "on data with the classes that it was trained on."
         )
-    predict, order = model.predict, class_order(class_names, source)
-    if order is not None:
-        predict = lambda images: model.predict(images)[:, order]  # noqa: E731
+    order = class_order(class_names, source)
+
+    def predict(images):
+        probabilities = model.predict(images)
+        return probabilities if order is None else probabilities[:, order]
+
     report = DataReport() if report is None else report
     known = report.unreadable
     transform = EvalTransform(

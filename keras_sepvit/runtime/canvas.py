@@ -117,7 +117,10 @@ class Placement:
 
 
 def _between(before, behind, share):
-    return before + share * (behind - before)
+    between = behind - before
+    between *= share
+    between += before
+    return between
 
 
 def fit_into(photo_size, canvas_size):

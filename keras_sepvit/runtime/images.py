@@ -7,6 +7,7 @@ refused.
 """
 
 import contextlib
+import os
 
 import numpy as np
 
@@ -42,6 +43,32 @@ def read_image(path, height, width, channels=3, crop=CROP, interpolation=INTERPO
         bleed=(1 - check_crop(crop)) / 2,
     )
     return np.asarray(image).reshape(height, width, channels)
+
+
+def read_photo(photo):
+    """A photo's pixels, upright, at its own size.
+
+    Args:
+        photo: An image file of a kind that Pillow reads; or a uint8 array (height, width, 3).
+
+    Returns:
+        uint8 array of shape (height, width, 3).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read as an image, or is another array.
+    """
+    if isinstance(photo, (str, os.PathLike)):
+        return np.asarray(open_image(photo))
+    if not isinstance(photo, np.ndarray) or photo.dtype != "uint8" or photo.shape[2:] != (3,):
+        found = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo)
+        raise ValueError(
+            "A photo must be the path of an image file, or a uint8 array of shape (height, width, "
+            f"3). Received: {found}."
+        )
+    if not photo.size:
+        raise ValueError(f"A photo must have pixels. Received an array of shape {photo.shape}.")
+    return photo
 
 
 def open_image(path, channels=3):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_sepvit.runtime.canvas import MEAN_COLOUR, fit_into, fit_sides
-from keras_sepvit.runtime.images import open_image
+from keras_sepvit.runtime.images import read_photo
 from keras_sepvit.scores import preprocess, probabilities
 from keras_sepvit.validation import flag, positive_int, positive_number, window_pair
 
@@ -132,7 +132,7 @@ class PhotoSegmenter:
         """
         waiting = {}  # batches by the shape of their images
         for key, photo in photos:
-            photo = checked_photo(photo)
+            photo = read_photo(photo)
             views = len(self._scales) * len(self._flips)
             answer = _Answer(key, photo.shape[:2], self.classes, views)
             for view in self._views(photo):
@@ -246,24 +246,6 @@ def _windows(size, window, stride):
     return [(top, left, height, width) for top, left in itertools.product(*starts)]
 
 
-def checked_photo(photo):
-    """A photo as uint8 (height, width, 3), from a file or such an array; refuses all else."""
-    if isinstance(photo, (str, os.PathLike)):
-        photo = np.asarray(open_image(photo))
-    if (
-        getattr(photo, "dtype", None) != "uint8"
-        or photo.ndim != 3
-        or photo.shape[-1] != 3
-        or not photo.size
-    ):
-        shape = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo)
-        raise ValueError(
-            "`photos` must be paths of image files, or uint8 arrays of shape (height, width, 3). "
-            f"Received: {shape}."
-        )
-    return photo
-
-
 def _checked_sides(sides):
     shorter, longer = window_pair("sides", sides)
     if shorter > longer:
@@ -285,13 +267,13 @@ def _checked_window(window, stride):
         if stride is not None:
             raise ValueError(f"`stride` goes with a `window`. Received: stride={stride}.")
         return None, None
-    window = window_pair("window", window)
+    lengths = window_pair("window", window)
     if stride is None:
-        return window, tuple(max(2 * side // 3, 1) for side in window)
+        return lengths, tuple(max(2 * side // 3, 1) for side in lengths)
     steps = window_pair("stride", stride)
-    if np.greater(steps, window).any():
+    if np.greater(steps, lengths).any():
         raise ValueError(
             "`stride` must be at most `window`, or pixels between windows have no class. "
             f"Received: stride={stride}, window={window}."
         )
-    return window, steps
+    return lengths, steps

@@ -132,7 +132,7 @@ class SegmentationReport(SegmentationScores, Report):
         for number, column in enumerate(columns):
             sheet.paste(column, (number * columns[0].width, 0))
         found = [number for number in sorted(classes) if number < len(self.class_names)]
-        return with_legend(sheet, found, self.class_names)
+        return with_legend(sheet, found, self.class_names, size=18)
 
 
 def _on_square(picture):
