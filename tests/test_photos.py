@@ -146,7 +146,7 @@ def test_folders_that_cannot_be_trained_on(folder, monkeypatch):
     told = refused("photos")
     assert "One class is nothing to tell apart" in told and "1 classes" in told
     training_data.write_folder(folder / "photos", ("dog",), 3)
-    assert "lies among the class folders" in refused("photos", "--output", "photos/run")
+    assert "lies among the pictures of" in refused("photos", "--output", "photos/run")
     monkeypatch.chdir(folder / "photos")
-    assert "lies among the class folders" in refused(".")
+    assert "lies among the pictures of" in refused(".")
     assert load_recipe(".").data.name == "folder:."

@@ -125,8 +125,10 @@ def _what_next(trainer):
     # Names may be any bytes, which terminals do not take.
     photo = next((path for path in map(str, photos) if path.isprintable()), "PHOTO.jpg")
     exported = model.with_suffix(".tflite")
+    # Class maps are pictures.
+    maps = ("--output", folder / "predicted") if trainer.recipe.task == "segmentation" else ()
     commands = (
-        ("predict", model, photo),
+        ("predict", model, photo, *maps),
         ("export", model, "--format", "litert", "--output", exported),
     )
     lines = [shlex.join(map(str, ("keras-sepvit", *arguments))) for arguments in commands]

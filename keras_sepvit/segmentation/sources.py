@@ -115,12 +115,14 @@ class MaskFolderSource(MapSource):
     """Photos and masks in two folders, with the same names but for their suffixes.
 
     Attributes:
-        paths: The photos' files as paths from their folder; the examples' names.
+        folder: The folder of the photos.
+        paths: Their files as paths from there; the examples' names.
         masks: The masks' files, absolute or as the folder was given, in the same order.
         notes: How the folder was understood, and what is not read; a tuple of sentences.
     """
 
     def __init__(self, name, split, part, pairs, labels, notes, whole):
+        self.folder = part.images
         self.paths = [photo for photo, _ in pairs]
         self.masks = [part.masks / mask for _, mask in pairs]
         self.notes = tuple(notes)

@@ -45,7 +45,7 @@ class RunFolder:
         return self.path / "checkpoint.npz"
 
     def check_apart(self, *sources):
-        """Refuses a folder among the class folders of data, where its pictures would be a class.
+        """Refuses a folder inside of that of data, where its pictures would be taken for data.
 
         Args:
             sources: `Source`s, or None.
@@ -57,8 +57,8 @@ class RunFolder:
             data = getattr(source, "folder", None)
             if data is not None and self.path.resolve().is_relative_to(data.resolve()):
                 raise ValueError(
-                    f"The output folder '{self}' lies among the class folders of '{data}': its "
-                    "pictures would be a class. Give an output folder elsewhere."
+                    f"The output folder '{self}' lies among the pictures of '{data}': its own "
+                    "would be taken for data. Give an output folder elsewhere."
                 )
 
     def prepare(self, texts):
