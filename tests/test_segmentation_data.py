@@ -269,6 +269,7 @@ def test_layouts_of_splits(tmp_path, layout):
         assert (source.classes, source.class_names, source.whole) == (3, None, False)
         assert "no classes.txt: its masks have the classes 0 to 2" in str(source)
     assert (train.split, validation.split) == ("train", "validation")
+    assert open_source(str(tmp_path), "val").masks == validation.masks
     assert "1 files not read, of other kinds (1 .json)" in str(train)
     with pytest.raises(ValueError, match=r"no folder for the split 'test'. It has: .*rain"):
         open_source(str(tmp_path), "test")

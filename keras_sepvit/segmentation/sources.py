@@ -296,6 +296,7 @@ class _Folder:
 
     def part(self, split):
         """The `_Part` of a split, and whether it is all that there is."""
+        split = split_of(split, split)
         parts = self.parts(split)
         if not parts:
             if split not in SPLIT_FOLDERS:
