@@ -1,6 +1,7 @@
 """Masks and folders of photos with masks: what is read, what is refused, and how it is told."""
 
 import io
+import os
 import shutil
 import unicodedata
 
@@ -12,9 +13,11 @@ tf = pytest.importorskip("tensorflow")
 
 from keras_sepvit.segmentation.images import decode_map  # noqa: E402
 from keras_sepvit.segmentation.maps import check_maps, read_map, upright_size  # noqa: E402
+from keras_sepvit.segmentation.picture import draw_maps  # noqa: E402
 from keras_sepvit.segmentation.sources import open_source, open_splits  # noqa: E402
 from keras_sepvit.training.pipeline import evaluation_batches, training_stream  # noqa: E402
 from keras_sepvit.training.sources.scenes import DigitScenes  # noqa: E402
+from keras_sepvit.visualize import palette as palette_of_classes  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -39,6 +42,12 @@ def palette(values, bits=8):
     return image
 
 
+def transparent(values):
+    image = grey(values)
+    image.info["transparency"] = 1
+    return image
+
+
 def sixteen(values):
     return Image.fromarray(values.astype("uint16"))
 
@@ -59,7 +68,7 @@ def write(folder, name, mask, classes=("ground", "grün", "青"), photo=None):
 def loaded(source):
     """Names and class maps by the graph, in the order of the data."""
     elements = source.examples(0, seed=0, shuffle=False).as_numpy_iterator()
-    return [(element["name"].decode(), element["map"]) for element in elements]
+    return [(os.fsdecode(element["name"]), element["map"]) for element in elements]
 
 
 def assert_read(source, expected):
@@ -90,6 +99,7 @@ def assert_read(source, expected):
         (lambda x: Image.fromarray(x.astype("int32")), "tiff", 3),
         (lambda x: Image.fromarray(x.astype(bool)), "png", 2),
         (lambda x: grey(np.where(x == 2, 255, x)), "png", 3),
+        (transparent, "png", 3),
     ],
 )
 def test_all_kinds_of_masks_are_the_same_numbers(tmp_path, make, kind, classes):
@@ -242,7 +252,7 @@ LAYOUTS = {
 def test_layouts_of_splits(tmp_path, layout):
     places = [tmp_path / place for place in LAYOUTS[layout]]
     expected = [{}, {}]
-    names = ("a.JPG", "in/side/b.v2.webp", "été 1.png"), ("c.tif", "in/a.jpeg")
+    names = ("a.JPG", "in/side/b.v2.webp", "été 1.png"), ("c.tif", os.fsdecode(b"in/\xff.jpeg"))
     for number, (images, masks) in enumerate((places[:2], places[2:])):
         for name in names[number]:
             class_map = scene(3, seed=len(name))
@@ -427,3 +437,32 @@ def test_batches_of_a_folder(tmp_path):
     batches = evaluation_batches(source, transform, batch_size=6)
     (batch,) = batches.as_numpy_iterator()
     np.testing.assert_array_equal(batch["counts"], np.arange(6) != 4)
+
+
+# The page of labelled photos
+
+
+@pytest.mark.parametrize("count", [1, 6, 40])
+def test_the_page_has_each_photo_under_its_classes(tmp_path, count):
+    """At most 16, four in a row; 255 and the ground are as they were. Names stand beside them."""
+    names = ("background", "grün", "other")
+    images = np.arange(count)[:, None, None, None] * np.ones((1, 60, 80, 3)) + 100.0
+    maps = np.zeros((count, 60, 80), "int32")
+    maps[:, 10:20, :40], maps[:, 30:40, 50:70], maps[:, 50:] = 1, 2, 255
+    draw_maps(tmp_path / "page.png", images, maps, names)
+    page = np.asarray(Image.open(tmp_path / "page.png"))
+    shown, scale = min(count, 16), 3
+    columns, rows = min(shown, 4), -(-shown // 4)
+    height, width = scale * (64 * rows - 4), scale * (84 * columns - 4)
+    assert page.shape[0] > height or page.shape[1] > width  # a legend
+    for number in range(shown):
+        row, column = divmod(number, 4)
+        photo = page[scale * 64 * row :, scale * 84 * column :][: 60 * scale : scale, ::scale][
+            :, :80
+        ]
+        ground = 100 + number
+        assert (photo[:10] == ground).all() and (photo[50:] == ground).all()
+        for label, place in ((1, photo[10:20, :40]), (2, photo[30:40, 50:70])):
+            paint = 0.4 * ground + 0.6 * palette_of_classes(3)[label]
+            np.testing.assert_allclose(place, np.broadcast_to(paint, place.shape), atol=1)
+    draw_maps(tmp_path / "page.png", images, maps)  # numbers in the place of names
