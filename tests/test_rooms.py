@@ -45,7 +45,7 @@ ALLOWED = {
         *("runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
-    "benchmark": {*BESIDE, "runtime", "benchmark"},
+    "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {
     *(
