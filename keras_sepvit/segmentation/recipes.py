@@ -200,18 +200,19 @@ _FINETUNE = SegmentationRecipe(
     batch_size=None,
 )
 
-# Scenes of handwritten digits, from random weights in minutes. Digits are not flipped.
+# Scenes of handwritten digits, from random weights. Digits are not flipped, and scenes have colours
+# of all kinds already.
 _SEGMENT_DIGITS = SegmentationRecipe(
     model=ModelRecipe(variant=SCENES_VARIANT, image_size=(128, 128), channels=64),
     data=DataRecipe(name="scenes"),
     augmentation=AugmentationRecipe(
-        sides=(128, 128), scale=(0.8, 1.25), largest_share=1.0, flip=0.0
+        sides=(128, 128), scale=(0.8, 1.25), largest_share=1.0, flip=0.0, distortion=False
     ),
     optimizer=OptimizerRecipe(
-        learning_rate=3e-3, reference_batch=_BATCH, warmup_epochs=2, weight_decay=0.05
+        learning_rate=2e-3, reference_batch=8, warmup_epochs=1.5, weight_decay=0.05
     ),
     epochs=30,
-    batch_size=_BATCH,
+    batch_size=8,
     ema_decay=0.99,
     checkpoint_steps=0,
 )
