@@ -213,7 +213,7 @@ def _logits_of_pixels(model, x, activation):
     """A segmenter's logits for images, as its head gives them and at the images' size."""
     if activation is not None:
         raise ValueError(f"`activation` is for classifiers; `{model.name}` is a segmenter.")
-    logits = model.head_logits if isinstance(model, Segmenter) else model.output
+    logits = model.head_logits if isinstance(model, Segmenter) else model.outputs[0]
     if not 2 <= logits.shape[-1] <= _MOST_CLASSES:
         raise ValueError(
             f"Class maps are of 2 to {_MOST_CLASSES} classes; `{model.name}` has "
