@@ -112,7 +112,7 @@ def draw_class_map(image, class_map, class_names=None, opacity=0.6, scale=1, leg
             f"`class_map` has the class {found.max()}, but there are {len(class_names)} "
             f"`class_names`: its classes must be 0 to {len(class_names) - 1}, or 255 for none."
         )
-    shown = [number for number in found if str(class_names[number]).lower() != _GROUND]
+    shown = _coloured(found, class_names)
     coloured = np.isin(np.arange(_IGNORED + 1), shown)[class_map][..., None]
     paint = np.concatenate([palette(_IGNORED), [[0, 0, 0]]])[class_map]
     mixed = np.rint((1 - opacity) * image + opacity * paint)
@@ -120,23 +120,31 @@ def draw_class_map(image, class_map, class_names=None, opacity=0.6, scale=1, leg
     picture = picture.resize(
         (scale * picture.width, scale * picture.height), Image.Resampling.NEAREST
     )
-    return with_legend(picture, shown, class_names) if legend and shown else picture
+    return with_legend(picture, shown, class_names) if legend else picture
 
 
-def with_legend(picture, classes, class_names):
+def _coloured(classes, class_names):
+    return [number for number in classes if str(class_names[number]).lower() != _GROUND]
+
+
+def with_legend(picture, classes, class_names, size=None):
     """A picture with colours and names of classes below it or to its right.
 
     Args:
         picture: A Pillow image of mode RGB.
-        classes: Numbers of the classes, at least one.
+        classes: Numbers of the classes; that of the background has no colour.
         class_names: Names of all classes by number.
+        size: Of the letters, in pixels; by default as the picture's longer side allows to read.
 
     Returns:
         A Pillow image of mode RGB, of the shape with the shortest longer side.
     """
+    classes = _coloured(classes, class_names)
+    if not classes:
+        return picture
     names, file = legible(class_names)
     names = [short(names[number]) for number in classes]
-    size = max(_LEAST_FONT, max(picture.size) // 70)
+    size = size or max(_LEAST_FONT, max(picture.size) // 70)
     font = _font(file, size)
     line, column = round(1.5 * size), 3 * size + int(max(map(font.getlength, names)))
     layouts = []
@@ -199,18 +207,19 @@ def _font(file, size):
     return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
 
 
-def in_rows(rows, titles):
+def in_rows(rows, titles, font=None):
     """Pictures side by side: a title for each row above it.
 
     Args:
         rows: Lists of Pillow images, all of one size.
         titles: The rows' titles.
+        font: The file of the titles' font; None for Pillow's, with the characters of Latin-1.
 
     Returns:
         A Pillow image of mode RGB.
     """
     width, height = rows[0][0].size
-    font = ImageFont.load_default(size=16)
+    font = _font(font, 16)
     line = 24
     columns = max(map(len, rows))
     sheet = Image.new(

@@ -24,8 +24,7 @@ ALLOWED = {
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
     "segmentation": {
-        *(*WEIGHTS, *NETWORK, "scores", "inference", "runtime", "visualize", "training"),
-        "segmentation",
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },
     "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
@@ -38,7 +37,7 @@ ALLOWED = {
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification"},
+    "recipes": {"training", "classification", "segmentation"},
     "export": {
         *DATA,
         *BESIDE,
@@ -46,7 +45,7 @@ ALLOWED = {
         *("runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
-    "benchmark": {*BESIDE, "runtime", "benchmark"},
+    "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {
     *(

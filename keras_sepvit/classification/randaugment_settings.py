@@ -4,7 +4,7 @@ import dataclasses
 import numbers
 import re
 
-from keras_sepvit.validation import check_choice, positive_int
+from keras_sepvit.validation import check_choice, check_range, positive_int
 
 # The mean colour of ImageNet, (0.485, 0.456, 0.406), as timm rounds it to uint8.
 IMAGENET_MEAN = (124, 116, 104)
@@ -85,15 +85,6 @@ class RandAugmentSettings:
             except (KeyError, ValueError):
                 raise ValueError(f"Bad number in section {section!r} of {text!r}.") from None
         return cls(**{_SECTIONS[key][0]: value for key, value in values.items()}, **kwargs)
-
-
-def check_range(name, value, low, high):
-    """Refuses what is no number from `low` to `high`."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise ValueError(
-            f"`{name}` must be a number from {low} to {high}. Received: {name}={value!r}."
-        )
 
 
 def _flag(text):

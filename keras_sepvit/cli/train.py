@@ -16,8 +16,10 @@ def train(
         typer.Argument(
             metavar="RECIPE|FOLDER",
             help="digits, imagenet_lite, imagenet_t, imagenet_s, imagenet_b, finetune_384, "
-            "finetune, frozen_backbone, photos, or a YAML file; a folder with one folder of "
-            "photos a class is trained on by photos.",
+            "finetune, frozen_backbone, photos; segment_digits, ade20k_fpn_t, ade20k_upernet_t "
+            "(also _s and _b), finetune_segmenter; or a YAML file; a folder with one folder of "
+            "photos a class is trained on by photos, with --task segmentation one of pictures and "
+            "masks by finetune_segmenter.",
         ),
     ] = "digits",
     changes: Annotated[
@@ -33,6 +35,13 @@ def train(
         typer.Option(
             help="The run's folder. A stopped run in it is gone on with.",
             show_default="runs/RECIPE, runs/FOLDER",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What a folder is for: classification or segmentation.",
+            show_default="classification",
         ),
     ] = None,
     dry_run: Annotated[
@@ -51,12 +60,12 @@ def train(
     logs, a picture of an augmented batch, the recipe, and a checkpoint: the same
     command goes on with a run that was stopped, at whatever moment. At the end it gets
     what best.keras makes of the validation data, by class, the confusion matrix and the
-    surest mistakes.
+    worst mistakes.
     """
-    from keras_sepvit.recipes import is_folder, load_recipe
+    from keras_sepvit.recipes import is_folder, load_recipe, recipe_name
     from keras_sepvit.training.recipe import recipe_yaml
 
-    settings = load_recipe(recipe, changes or ())
+    settings = load_recipe(recipe, changes or (), task)
     if show:
         typer.echo(recipe_yaml(settings), nl=False)
         return
@@ -67,7 +76,8 @@ def train(
     if output is None:
         path = pathlib.Path(recipe).expanduser()
         folder = is_folder(recipe, changes or ())
-        output = pathlib.Path("runs") / (path.resolve().name if folder else path.stem)
+        name = path.resolve().name if folder else recipe_name(recipe) or path.stem
+        output = pathlib.Path("runs") / name
     trainer = Trainer(settings, output)
     if dry_run:
         description = describe(trainer)
@@ -109,8 +119,7 @@ def train(
 def _what_next(trainer):
     """Where to look, and commands that go on from the run's folder."""
     folder, source = trainer.folder, trainer.validation_source or trainer.source
-    pictures = ("curves.png", "confusion.png", "mistakes.png")
-    there = [str(folder / name) for name in pictures if (folder / name).exists()]
+    there = sorted(map(str, folder.path.glob("*.png")))
     model = folder / ("last.keras" if trainer.validation_source is None else "best.keras")
     photos = [source.folder / path for path in getattr(source, "paths", ())]
     # Names may be any bytes, which terminals do not take.
@@ -126,7 +135,8 @@ def _what_next(trainer):
 
 def _as_text(description):
     width = max(map(len, description))
-    return "\n".join(f"{key:<{width}}  {_shown(key, value)}" for key, value in description.items())
+    lines = (f"{key:<{width}}  {_shown(key, value)}" for key, value in description.items())
+    return "\n".join(line.replace("\n", "\n" + (width + 2) * " ") for line in lines)
 
 
 def _shown(key, value):

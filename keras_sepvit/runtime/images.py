@@ -96,12 +96,17 @@ def open_image(path, channels=3):
         raise FileNotFoundError(f"File not found: {path}.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return image if number == 1 else image.transpose(_UPRIGHT[number - 2])
+    return upright(image, number)
 
 
 # Numbers of `PIL.Image.Transpose` for the orientations 2 to 8: mirrored, by 180 degrees, upside
 # down, transposed, by 270, transverse, by 90.
 _UPRIGHT = (0, 3, 1, 5, 4, 6, 2)
+
+
+def upright(image, number):
+    """A Pillow image that was stored in the orientation `number`, 1 to 8, the right way up."""
+    return image if number == 1 else image.transpose(_UPRIGHT[number - 2])
 
 
 def orientation(file):

@@ -40,31 +40,33 @@ class SegmentationScores(Scores):
         Args:
             answers: Logits (images, height, width, classes), or class maps, ints (images, height,
                 width).
-            examples: Dict with `"map"`: the photos' class maps as PNG files (bytes).
-        """
-        for answer, encoded in zip(answers, examples["map"], strict=True):
-            truth = np.asarray(Image.open(io.BytesIO(encoded)))
-            self.add(truth, self.class_map(answer, truth.shape))
-
-    def class_map(self, answer, size):
-        """The class map of a photo of this (height, width), from the answer for its canvas.
+            examples: Dict with `"map"`, the photos' class maps as PNG files (bytes); and
+                `"image"`, the canvases, uint8 (images, height, width, 3), and their `"name"`.
 
         Raises:
-            ValueError: for logits of another number of classes.
+            ValueError: for logits of another number of classes, and as `add`.
         """
-        if answer.ndim == 3 and answer.shape[-1] != len(self.matrix):
-            raise ValueError(
-                f"The model gives logits of {answer.shape[-1]} classes, and the data have "
-                f"{len(self.matrix)}."
-            )
-        return fit_into(size, answer.shape[:2]).class_map(answer)
+        rows = zip(answers, *(examples[key] for key in ("map", "image", "name")), strict=True)
+        for answer, encoded, image, name in rows:
+            if answer.ndim == 3 and answer.shape[-1] != len(self.matrix):
+                raise ValueError(
+                    f"The model gives logits of {answer.shape[-1]} classes, and the data have "
+                    f"{len(self.matrix)}."
+                )
+            truth = np.asarray(Image.open(io.BytesIO(encoded)))
+            placement = fit_into(truth.shape, image.shape[:2])
+            height, width = placement.size
+            photo, name = image[:height, :width], name.decode(errors="replace")
+            self.add(truth, placement.class_map(answer), photo, name)
 
-    def add(self, truth, prediction):
+    def add(self, truth, prediction, image=None, name=""):
         """Adds a photo.
 
         Args:
             truth: Its class map, uint8 (height, width): 255 where there is no class.
             prediction: The one that was found, ints alike.
+            image: The photo, uint8 (height, width, 3) of any size, for a report.
+            name: What tells it, there.
 
         Returns:
             int64 (classes, classes): its own matrix.
@@ -81,10 +83,10 @@ class SegmentationScores(Scores):
         counted = truth != _IGNORED
         truth, prediction = truth[counted], prediction[counted]
         classes = len(self.matrix)
-        for name, values in (("truth", truth), ("prediction", prediction)):
+        for what, values in (("truth", truth), ("prediction", prediction)):
             if values.max(initial=0) >= classes:
                 raise ValueError(
-                    f"`{name}` has the class {values.max()}, but there are {classes}, from 0 on. "
+                    f"`{what}` has the class {values.max()}, but there are {classes}, from 0 on. "
                     f"Pixels without a class are {_IGNORED} in the truth."
                 )
         pairs = truth.astype("int64") * classes + prediction
