@@ -192,6 +192,7 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
             "segmenter. Leave them out."
         )
     kind = "linear" if maps else scores.activations(model, activation)[0]
+    interpolation = "bilinear" if maps else interpolation
     normalized = "imagenet" if channels == 3 else "unknown"
     record = Record(
         task=task,

@@ -38,7 +38,8 @@ class Record:
         crop: Share of a photo's shorter side that the centre crop of the model's
             evaluation keeps, above 0 and at most 1; None where that is not known, and for
             segmenters.
-        interpolation: `"bicubic"` or `"bilinear"`, of the resize there, or None.
+        interpolation: `"bicubic"` or `"bilinear"`, of the resize there, or None; `"bilinear"` of
+            segmenters, whose photos are resized so.
         activation: What scores went through: `"softmax"`, `"sigmoid"`, or `"linear"` for
             nothing (logits). None for class maps and other networks. In a classifier's `.keras`
             file, what makes probabilities of the scores: in the model, or behind it if it gives

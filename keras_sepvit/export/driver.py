@@ -198,6 +198,7 @@ def export(
         ValueError: for an argument out of range, or a model that cannot be exported.
     """
     check_mode(check)
+    given = crop, interpolation
     own = getattr(model, "record", None)
     if own is not None:
         class_names = own.class_names if class_names is None else class_names
@@ -214,11 +215,13 @@ def export(
         class_names=class_names,
         logits=logits,
     )
-    if deployment.task == "segmentation" and (crop, interpolation) != (None, None):
-        raise ValueError(
-            "`crop` and `interpolation` are for classifiers: photos are fitted whole into the "
-            f"images that `{model.name}`, a segmenter, takes."
-        )
+    if deployment.task == "segmentation":
+        if given != (None, None):
+            raise ValueError(
+                "`crop` and `interpolation` are for classifiers: photos are fitted whole into the "
+                f"images that `{model.name}`, a segmenter, takes."
+            )
+        crop, interpolation = None, "bilinear"  # as photos get onto canvases
     images = check_images(deployment, images)
     record = format.record(deployment, crop, interpolation)
     path = pathlib.Path(path)
