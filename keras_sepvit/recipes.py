@@ -35,11 +35,24 @@ def load_recipe(source, overrides=()):
         ValueError: for unknown keys, values of a wrong type or out of range, and values that a
             recipe leaves to the user (such as `model.weights` of `finetune`) and are not given.
     """
+    for text in overrides:
+        if "=" not in text and pathlib.Path(text).expanduser().is_dir():
+            raise ValueError(
+                f"'{text}' is a folder, and changes are written key=value. To train on it, write "
+                f"data.name=folder:{text}, or name it in the place of the recipe."
+            )
     if isinstance(source, Recipe):
         return changed_recipe(source, overrides=overrides)
     if is_folder(source, overrides):
-        overrides = [f"data.name=folder:{source}", *overrides]
+        # Not as it is typed: `photos/` is `photos`.
+        overrides = [f"data.name=folder:{pathlib.Path(source)}", *overrides]
         return changed_recipe(RECIPES[_OF_FOLDERS], overrides=overrides, name=_OF_FOLDERS)
+    if source == _OF_FOLDERS and not _names_data(overrides):
+        raise ValueError(
+            f"The recipe '{source}' is for a folder of photos, with a folder for each class in it, "
+            f"and there is none called '{source}' here. Name the folder in the recipe's place, as "
+            "in: keras-sepvit train FOLDER. Or add data.name=folder:FOLDER."
+        )
     if source in RECIPES:
         return changed_recipe(RECIPES[source], overrides=overrides, name=source)
     path = pathlib.Path(source)
@@ -69,6 +82,9 @@ def is_folder(source, overrides=()):
 
     Names of recipes come first, but for that of folders without any other data.
     """
-    named = any(text.startswith("data.name=") for text in overrides)
-    taken = source in RECIPES and (source != _OF_FOLDERS or named)
+    taken = source in RECIPES and (source != _OF_FOLDERS or _names_data(overrides))
     return not taken and pathlib.Path(source).expanduser().is_dir()
+
+
+def _names_data(overrides):
+    return any(text.startswith("data.name=") for text in overrides)

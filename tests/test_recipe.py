@@ -106,6 +106,7 @@ def test_text_is_taken_as_it_is_typed(text):
         (["model.variant=swin_t"], "sepvit_lite"),
         (["ema_decay=1.0"], "below 1"),
         (["optimizer.warmup_epochs=300"], "below epochs"),
+        (["optimizer.warmup_epochs=-1"], "warmup_epochs must be at least 0"),
         (["task=segmentation"], "task must be one of classification"),
         (["model.frozen_stages=5"], "one of 0, 1, 2, 3, 4"),
         (["steps=0"], "steps must be at least 1"),

@@ -22,6 +22,7 @@ from keras_sepvit.cli.common import (
     parse_image_size,
     whole_model_error,
 )
+from keras_sepvit.validation import counted
 
 
 def evaluate(
@@ -175,8 +176,8 @@ def _source(weights, classes, data, split, data_dir):
         return open_splits(run.name, *splits, data_dir or run.data_dir)[1]
     if data is None and run is None and classes != 1000:
         raise ValueError(
-            f"{weights} has {classes:,} classes, and is not in the folder of its training. Say "
-            "what to evaluate it on: --data FOLDER, or the name of a data set."
+            f"{weights} has {counted(classes, 'class')}, and is not in the folder of its training. "
+            "Say what to evaluate it on: --data FOLDER, or the name of a data set."
         )
     name = data or (run.name if run else "imagenet2012")
     source = open_source(name, split or "validation", data_dir or (run and run.data_dir))
@@ -186,8 +187,8 @@ def _source(weights, classes, data, split, data_dir):
             both = set(trained.paths) & set(source.paths)
             if both and trained.folder.resolve() == source.folder.resolve():
                 typer.echo(
-                    f"Note: {len(both):,} of {source.size:,} images were trained on. What was held "
-                    "out is evaluated without --data and --split.",
+                    f"Note: training has seen {len(both):,} of {counted(source.size, 'image')}. "
+                    "What was held out is evaluated without --data and --split.",
                     err=True,
                 )
     return source
@@ -195,14 +196,14 @@ def _source(weights, classes, data, split, data_dir):
 
 def _as_text(source, result, details, report):
     split = "all of it" if source.whole else source.split
-    lines = [f"{source.name} ({split}), {result['images']:,} images"]
+    lines = [f"{source.name} ({split}), {counted(result['images'], 'image')}"]
     if details is not None:
         lines.append(details.text())
     else:
         lines.append(f"  top-1  {result['top1']:6.2f} %")
         lines.append(f"  top-5  {result['top5']:6.2f} %")
     if result["unlabelled"]:
-        lines.append(f"  {result['unlabelled']:,} images without labels left out")
+        lines.append(f"  left out: {counted(result['unlabelled'], 'image')} without labels")
     if result["unreadable"]:
         lines.append(f"  left out: {report}")
     return "\n".join(lines)

@@ -4,12 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.geometry import interpolation
 
 _BAND = 64  # rows of a photo whose logits are in memory at once
-
-# ImageNet's mean colour: zero once normalised.
-MEAN_COLOUR = (124, 116, 104)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ class OptimizerRecipe:
     learning_rate: float | None = 1e-3
     reference_batch: int | None = 1024
     schedule: str = "cosine"
-    warmup_epochs: float = 5
+    warmup_epochs: float | None = 5
     warmup_steps: int | None = None
     warmup_learning_rate: float = 1e-6
     final_learning_rate: float = 1e-5
@@ -158,6 +158,9 @@ class Recipe:
         ):
             valid = self._may_be_null(key) if value is None else value >= 1
             check(key, value, valid, "at least 1")
+        warmup = optimizer.warmup_epochs
+        valid = self._may_be_null("optimizer.warmup_epochs") if warmup is None else warmup >= 0
+        check("optimizer.warmup_epochs", warmup, valid, "at least 0")
         for key, value in (
             ("ema_decay", self.ema_decay),
             ("optimizer.beta_1", optimizer.beta_1),
@@ -177,7 +180,6 @@ class Recipe:
             ("checkpoint_steps", self.checkpoint_steps),
             ("snapshot_epochs", self.snapshot_epochs),
             ("seed", self.seed),
-            ("optimizer.warmup_epochs", optimizer.warmup_epochs),
             ("optimizer.warmup_steps", optimizer.warmup_steps or 0),
             ("optimizer.warmup_learning_rate", optimizer.warmup_learning_rate),
             ("optimizer.final_learning_rate", optimizer.final_learning_rate),
@@ -199,8 +201,8 @@ class Recipe:
         if self.steps is None and optimizer.warmup_steps is None:
             check(
                 "optimizer.warmup_epochs",
-                optimizer.warmup_epochs,
-                optimizer.warmup_epochs < self.epochs or self.epochs == 1,
+                warmup,
+                warmup is None or warmup < self.epochs or self.epochs == 1,
                 f"below epochs ({self.epochs}), such as 0 or 1",
             )
 
@@ -293,6 +295,11 @@ def recipe_yaml(recipe):
     return omega.to_yaml(omega.structured(recipe))
 
 
+def recipe_keys(recipe):
+    """The keys of a recipe, such as `optimizer.learning_rate`."""
+    return [key for key, _ in _flat(recipe)]
+
+
 def _omegaconf():
     try:
         import omegaconf
@@ -338,7 +345,7 @@ def _parsed(recipe, text):
 
 def _change(merged, recipe, name, key, value):
     """Sets a key of the OmegaConf form of a recipe."""
-    known = [known for known, _ in _flat(recipe)]
+    known = recipe_keys(recipe)
     if key not in known:
         below = [other for other in known if other.startswith(f"{key}.")]
         beside = [other for other in known if other.rpartition(".")[0] == key.rpartition(".")[0]]
