@@ -200,7 +200,8 @@ class SepViTBackbone(BackboneMixin, keras.Model):
     """Separable Vision Transformer features (arXiv 2203.15380), without a head.
 
     A functional model: its layers are named `stage1_embed`, `stage1_block1`,
-    `stage1_peg`, ..., and can be reached, cut and recombined by name.
+    `stage1_peg`, ..., and can be reached, cut and recombined by name. Keras's `clone_model` gives
+    a plain functional model of it; `SepViTBackbone.from_config(backbone.get_config())` a backbone.
 
     The network has two forms. The *classification form* (`dense=False`) has a
     fixed input size, one learned window token a window, and a final norm. The

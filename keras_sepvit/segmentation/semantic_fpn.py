@@ -21,7 +21,9 @@ class SemanticFPN(Segmenter):
     add nothing. Arrays with other classes than the model's are refused; of data sets the loss is
     then NaN on JAX, and TensorFlow and torch have errors of their own. `predict` gives logits;
     `keras_sepvit.segmentation.segment` class maps of photos. A whole checkpoint of mmsegmentation
-    is loaded by `weights` or `keras_sepvit.load_weights`.
+    is loaded by `weights` or `keras_sepvit.load_weights`. Another such model is
+    `SemanticFPN.from_config(model.get_config())`: Keras's `clone_model` gives a plain functional
+    model, without the loss.
 
     Args:
         backbone: The name of a variant or a `SepViTConfig`; or a model with `pyramid_outputs`
