@@ -83,7 +83,7 @@ def is_folder(source, overrides=()):
     Names of recipes come first, but for that of folders without any other data.
     """
     taken = source in RECIPES and (source != _OF_FOLDERS or _names_data(overrides))
-    return not taken and pathlib.Path(source).expanduser().is_dir()
+    return bool(source) and not taken and pathlib.Path(source).expanduser().is_dir()
 
 
 def _names_data(overrides):

@@ -270,7 +270,12 @@ def read_settings(path):
 
     try:
         loaded = omega.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"'{path}' is no recipe: it is no text. Pictures are trained on as a folder with one "
+            "folder a class; unpack an archive first."
+        ) from error
+    except yaml.YAMLError as error:
         raise ValueError(f"The recipe '{path}' is no YAML: {error}") from error
     if not omega.is_dict(loaded):
         raise ValueError(f"The recipe '{path}' must be a YAML mapping of settings to values.")
