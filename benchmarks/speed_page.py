@@ -32,7 +32,7 @@ PARTS = {
     "--batch-sizes 4 --rounds 3 --processes 2",
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
     "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
-    "segmenters": f"{SEGMENTERS} --task inference,train --batch-sizes 1 --rounds 2",
+    "segmenters": f"{SEGMENTERS} --task inference,train --batch-sizes 2 --rounds 2",
 }
 
 # Whose versions README tells.
@@ -41,7 +41,7 @@ PACKAGES = "keras tensorflow jax torch keras-hub transformers".split()
 # What they give to memory.py.
 MEMORY = {
     "peers": [f"{PEERS} --batch-size 8"],
-    "segmenters": [f"{SEGMENTERS} --batch-size 1 --task {task}" for task in ("inference", "train")],
+    "segmenters": [f"{SEGMENTERS} --batch-size 2 --task {task}" for task in ("inference", "train")],
 }
 
 

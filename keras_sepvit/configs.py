@@ -128,6 +128,18 @@ DIGITS_CONFIG = SepViTConfig(
     image_size=32,
 )
 
+# For the scenes of digits, 128 x 128, in the dense form. Wider than that of the digits alone: a
+# segmenter tells digits of 20 to 48 pixels apart wherever they are.
+SCENES_CONFIG = SepViTConfig(
+    hidden_dims=(32, 64, 96, 128),
+    depths=(1, 2, 2, 1),
+    num_heads=(2, 4, 6, 8),
+    window_sizes=((8,), (8, 16), (4, 8), (4,)),
+    drop_path_rate=0.05,
+    mlp_ratio=2.0,
+    image_size=128,
+)
+
 # Paper, table 2 (v1 and v4).
 PUBLISHED = {
     "sepvit_lite": PublishedFigures(3.7, 0.6, top1=72.3, top1_v1=72.3),

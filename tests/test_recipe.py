@@ -34,6 +34,32 @@ def test_imagenet_recipes_are_the_papers(name, variant, warmup, decay):
     assert (augmentation.label_smoothing, augmentation.erase_rate) == (0.1, 0.25)
 
 
+@pytest.mark.parametrize(
+    "head, variant, drop_path, decay",
+    [
+        ("fpn", "t", 0.2, 1e-4),
+        ("fpn", "s", 0.3, 1e-4),
+        ("fpn", "b", 0.4, 1e-4),
+        ("upernet", "t", 0.2, 0.01),
+        ("upernet", "s", 0.3, 0.01),
+        ("upernet", "b", 0.5, 0.03),
+    ],
+)
+def test_ade20k_recipes_are_the_papers(head, variant, drop_path, decay):
+    recipe = load_recipe(f"ade20k-{head}-{variant}", ["data.name=folder:ade"])
+    model, optimizer, augmentation = recipe.model, recipe.optimizer, recipe.augmentation
+    assert model.head == {"fpn": "semantic_fpn", "upernet": "upernet"}[head]
+    assert (model.variant, model.drop_path_rate) == (f"sepvit_{variant}", drop_path)
+    assert (model.image_size, model.channels, model.weights) == ((512, 512), None, None)
+    # Rates and schedules: tests/test_optimizer.py.
+    assert (optimizer.weight_decay, optimizer.clip_norm, optimizer.layer_decay) == (decay, None, 1)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 1e-8)
+    assert recipe.images == 16 * {"fpn": 80_000, "upernet": 160_000}[head]
+    assert (recipe.batch_size, recipe.precision, recipe.ema_decay) == (16, "float32", None)
+    assert (augmentation.sides, augmentation.scale) == ((512, 2048), (0.5, 2.0))
+    assert (augmentation.largest_share, augmentation.flip) == (0.75, 0.5)
+
+
 def test_learning_rate_follows_the_batch():
     assert load_recipe("imagenet_t", ["batch_size=256"]).peak_learning_rate() == 2.5e-4
 
@@ -92,6 +118,13 @@ def test_text_is_taken_as_it_is_typed(text):
         (["augmentation.mixup=much"], "augmentation.mixup must be a number"),
         (["augmentation.crop_scale=0.5"], "crop_scale must be a list of 2 numbers"),
         (["optimizer.milestones=[3,a]"], "milestones must be a list of numbers"),
+        (
+            ["optimizer.spared=norm"],
+            r"spared must be a list of words, such as \[norm,peg\] or null",
+        ),
+        (["optimizer.backbone_rate=null"], "backbone_rate must be above 0"),
+        (["optimizer.warmup_ratio=2"], "warmup_ratio must be from 0 to 1"),
+        (["images=0"], "images must be at least 1"),
         (["optimizer.learning_rate=inf"], "learning_rate must be finite"),
         (["augmentation.auto_augment=randm9"], "augmentation.auto_augment: .*'randm9'"),
         (["augmentation.auto_augment=rand-m99"], "augmentation.auto_augment: .*magnitude=99"),
@@ -119,6 +152,35 @@ def test_text_is_taken_as_it_is_typed(text):
 def test_refused_changes_name_the_key(changes, message):
     with pytest.raises(ValueError, match=message):
         load_recipe("imagenet_t", changes)
+
+
+def test_a_folder_has_a_recipe_by_task(tmp_path):
+    recipe = load_recipe(tmp_path, task="segmentation")
+    assert (recipe.task, recipe.data.name) == ("segmentation", f"folder:{tmp_path}")
+    assert load_recipe(tmp_path).task == "classification"
+    with pytest.raises(ValueError, match="one of classification, segmentation"):
+        load_recipe(tmp_path, task="detection")
+    with pytest.raises(
+        ValueError, match="'digits' is one of classification. .*task='segmentation'"
+    ):
+        load_recipe("digits", task="segmentation")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("model.head=deeplab", "model.head must be one of semantic_fpn, upernet"),
+        ("model.variant=sepvit_digits", "sepvit_scenes"),
+        ("model.image_size=512", "image_size must be a list of 2 numbers"),
+        ("model.image_size=[0,64]", "image_size must be two sides, at least 1"),
+        ("model.channels=0", "channels must be at least 1"),
+        ("augmentation.sides=[2048,512]", "sides must be two numbers above 0 in rising order"),
+        ("augmentation.largest_share=0", "largest_share must be above 0"),
+    ],
+)
+def test_refused_changes_of_segmentation(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("segment_digits", [change])
 
 
 def test_what_a_recipe_leaves_to_the_user_is_asked_for():

@@ -309,7 +309,7 @@ def test_bad_arguments_are_told():
         upernet(keras.Sequential([keras.Input((64, 64, 3))], name="plain"))
     with pytest.raises(ValueError, match="`image_shape` goes with the name of a variant"):
         semantic_fpn(semantic_fpn().backbone, image_shape=(64, 64, 3))
-    with pytest.raises(ValueError, match=r"`photos` must be .*float32 \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"A photo must be .*float32 \(4, 4, 3\)"):
         segment(model, [np.zeros((4, 4, 3), "float32")])
     with pytest.raises(ValueError, match="`photos` must be a list"):
         segment(model, "photo.jpg")

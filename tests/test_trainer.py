@@ -149,7 +149,7 @@ def test_a_run_killed_three_times_ends_with_the_same_weights(trained, tmp_path):
     changes = [*SHORT, "epochs=2", "checkpoint_steps=4"]
     seen = []
     for moment in ("epoch", "checkpoint", "evaluation"):
-        command = [sys.executable, script, moment, folder, *changes]
+        command = [sys.executable, script, moment, "digits", folder, *changes]
         process = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert process.returncode == -signal.SIGKILL, process.stderr
         with np.load(checkpoint) as file:

@@ -18,8 +18,10 @@ def train(
         typer.Argument(
             metavar="RECIPE|FOLDER",
             help="digits, imagenet_lite, imagenet_t, imagenet_s, imagenet_b, finetune_384, "
-            "finetune, frozen_backbone, photos, or a YAML file; a folder with one folder of "
-            "photos a class is trained on by photos.",
+            "finetune, frozen_backbone, photos; segment_digits, ade20k_fpn_t, ade20k_upernet_t "
+            "(also _s and _b), finetune_segmenter; or a YAML file; a folder with one folder of "
+            "photos a class is trained on by photos, with --task segmentation one of pictures and "
+            "masks by finetune_segmenter.",
         ),
     ] = "digits",
     changes: Annotated[
@@ -35,6 +37,13 @@ def train(
         typer.Option(
             help="The run's folder. A stopped run in it is gone on with.",
             show_default="runs/RECIPE, runs/FOLDER",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What a folder is for: classification or segmentation.",
+            show_default="classification",
         ),
     ] = None,
     dry_run: Annotated[
@@ -53,13 +62,13 @@ def train(
     logs, a picture of an augmented batch, the recipe, and a checkpoint: the same
     command goes on with a run that was stopped, at whatever moment. At the end it gets
     what best.keras makes of the validation data, by class, the confusion matrix and the
-    surest mistakes.
+    worst mistakes.
     """
-    from keras_sepvit.recipes import is_folder, load_recipe
+    from keras_sepvit.recipes import is_folder, load_recipe, recipe_name
     from keras_sepvit.training.recipe import recipe_yaml
 
     _check_options([recipe, *(changes or ())])
-    settings = load_recipe(recipe, changes or ())
+    settings = load_recipe(recipe, changes or (), task)
     if show:
         typer.echo(recipe_yaml(settings), nl=False)
         return
@@ -71,7 +80,8 @@ def train(
     if output is None:
         path = pathlib.Path(recipe).expanduser()
         folder = is_folder(recipe, changes or ())
-        output = pathlib.Path("runs") / (path.resolve().name if folder else path.stem)
+        name = path.resolve().name if folder else recipe_name(recipe) or path.stem
+        output = pathlib.Path("runs") / name
     interruption = Interruption()
     trainer = Trainer(settings, output, callbacks=[interruption])
     if dry_run:
@@ -115,11 +125,12 @@ def train(
 
 def _check_options(typed):
     """Refuses options that `train` does not have, and tells the settings that they may mean."""
-    from keras_sepvit.recipes import RECIPES
+    from keras_sepvit.recipes import RECIPES, recipe_name
     from keras_sepvit.training.recipe import recipe_keys
 
     own = {"output": "--output", "dry_run": "--dry-run", "show": "--show", "quiet": "--quiet"}
-    keys = recipe_keys(RECIPES.get(typed[0], RECIPES["digits"]))
+    own["task"] = "--task"
+    keys = recipe_keys(RECIPES[recipe_name(typed[0]) or "photos"])
     for option, following in zip(typed, (*typed[1:], "-"), strict=True):
         if option.startswith("-"):
             name, equals, value = option.partition("=")
@@ -137,8 +148,7 @@ def _check_options(typed):
 def _what_next(trainer):
     """Where to look, and commands that go on from the run's folder."""
     folder, source = trainer.folder, trainer.validation_source or trainer.source
-    pictures = ("curves.png", "confusion.png", "mistakes.png")
-    there = [str(folder / name) for name in pictures if (folder / name).exists()]
+    there = sorted(map(str, folder.path.glob("*.png")))
     model = folder / ("last.keras" if trainer.validation_source is None else "best.keras")
     # Names may be any bytes, which terminals do not take.
     good = (
@@ -158,7 +168,8 @@ def _what_next(trainer):
 
 def _as_text(description):
     width = max(map(len, description))
-    return "\n".join(f"{key:<{width}}  {_shown(key, value)}" for key, value in description.items())
+    lines = (f"{key:<{width}}  {_shown(key, value)}" for key, value in description.items())
+    return "\n".join(line.replace("\n", "\n" + (width + 2) * " ") for line in lines)
 
 
 def _shown(key, value):

@@ -23,10 +23,11 @@ class ExportReport:
             the file was not compared.
         relative_error: Euclidean norm of these differences over that of what Keras gives.
         compared: What the errors are of: `"features"`, `"logits"` (also those that the
-            probabilities of a softmax stand for) or `"probabilities"` (of a sigmoid, and
-            of full-integer files; see `check.compare`).
-        top1_agreement: Share of the images for which both give the same class;
-            None for models that are no classifiers.
+            probabilities of a softmax stand for), `"probabilities"` (of a sigmoid, and
+            of full-integer files; see `check.compare`) or `"class maps"` (see
+            `check.measure_class_maps`).
+        top1_agreement: Share of the images, of segmenters of the pixels, for which both give
+            the same class; None for other models.
         images: How many images were compared.
         latency_ms: Median milliseconds of one run, by number of threads.
         notes: Anything else to know, a sentence each.

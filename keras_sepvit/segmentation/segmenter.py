@@ -10,6 +10,7 @@ from keras import layers, ops
 from keras_sepvit import functional
 from keras_sepvit.devices import replicas
 from keras_sepvit.layers import CompositeLayer, dtype_config
+from keras_sepvit.record import Recorded
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
 from keras_sepvit.stages import ImageModelMixin, freeze_layers, frozen_layers
@@ -19,7 +20,7 @@ from keras_sepvit.weights import check_pretrained, load_pretrained
 LEVELS = ("P2", "P3", "P4", "P5")
 
 
-class Segmenter(ImageModelMixin, keras.Model):
+class Segmenter(ImageModelMixin, Recorded, keras.Model):
     """A functional model from images to logits of their size, with its loss.
 
     Args:
@@ -52,6 +53,12 @@ class Segmenter(ImageModelMixin, keras.Model):
         freeze_layers(self, self._all_layers())
         if weights is not None:
             load_pretrained(self, weights, skip_head_mismatch=True)
+
+    @property
+    def head_logits(self) -> keras.KerasTensor:
+        """The decode head's logits, at a quarter of the image's size."""
+        resize, node, _ = self.outputs[0]._keras_history
+        return resize._inbound_nodes[node].input_tensors[0]
 
     def _all_layers(self):
         """Those of the graph, and the head that is there in training only."""
@@ -144,6 +151,12 @@ class Segmenter(ImageModelMixin, keras.Model):
         return model
 
 
+def is_segmenter(model):
+    """Whether a Keras model gives logits of pixels: one of this package, or as its record says."""
+    record = getattr(model, "record", None)
+    return isinstance(model, Segmenter) or (record is not None and record.task == "segmentation")
+
+
 def check_arguments(segmenter, num_classes, weights, others):
     """Refuses what can be told before a segmenter is built; `others` are its `**kwargs`."""
     known = [*inspect.signature(segmenter).parameters][:-1] + ["name", "trainable"]
@@ -181,6 +194,31 @@ class ResizeTo(layers.Layer):
     def compute_output_shape(self, input_shape):
         x, like = input_shape
         return (*like[:-1], x[-1])
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class ClassMap(layers.Layer):
+    """The class of each pixel: that of the highest logit.
+
+    Args:
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input shape: `(batch, height, width, classes)`, of at most 255 classes; float.
+
+    Output shape: `(batch, height, width)`; uint8.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, inputs):
+        return ops.cast(functional.argmax(inputs), "uint8")
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape[:-1], "uint8")
 
 
 class Head(CompositeLayer):

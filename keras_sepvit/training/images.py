@@ -108,9 +108,15 @@ def _open_jpeg(image):
 
 def _open_other(image):
     """Size, the orientation 1, and the pixels."""
-    plain_png = (tf.strings.substr(image, 0, 8) == _PNG) & ~_contains(image, _IN_PNG)
-    pixels = tf.cond(plain_png, lambda: tf.io.decode_png(image, 3), lambda: _pillow(image))
+    pixels = tf.cond(
+        is_upright_png(image), lambda: tf.io.decode_png(image, 3), lambda: _pillow(image)
+    )
     return tf.shape(pixels)[:2], tf.constant(1, tf.int64), pixels
+
+
+def is_upright_png(content):
+    """Whether a file's bytes, a scalar string tensor, are a PNG that notes no orientation."""
+    return (tf.strings.substr(content, 0, 8) == _PNG) & ~_contains(content, _IN_PNG)
 
 
 def _decode_jpeg(image, size, window, number):
@@ -182,7 +188,10 @@ def resize(image, size, interpolation="bicubic", flip=False):
 
 
 def resize_and_crop(image, size, corner, crop_size, interpolation, flip=False):
-    """The part of `resize(image, size)` from `corner` (top, left) on."""
+    """The part of `resize(image, size)` from `corner` (top, left) on.
+
+    Numbers in `size`, `corner` and `crop_size` may be scalar tensors.
+    """
     # As Pillow does: first along rows, rounded to uint8, then along columns. Columns first
     # in memory, `ScaleAndTranslate` works on whole rows, and is twice as fast.
     image = tf.transpose(image, [1, 0, 2])
@@ -191,7 +200,7 @@ def resize_and_crop(image, size, corner, crop_size, interpolation, flip=False):
     image = tf.gather(image, tf.where(flip, columns[::-1], columns))
     image = tf.transpose(image, [1, 0, 2])
     image = _resize_first_axis(image, size[0], corner[0], crop_size[0], interpolation)
-    return tf.ensure_shape(image, (*crop_size, 3))
+    return tf.ensure_shape(image, (*map(tf.get_static_value, crop_size), 3))
 
 
 def _resize_first_axis(image, size, begin, crop_size, interpolation):

@@ -104,7 +104,12 @@ class Trainer:
             if self.decisions:
                 decisions = ", ".join(f"{key}={value}" for key, value in self.decisions.items())
                 print(f"Decided: {decisions}.")
+            self._tell_batch()
         if self.distribution.is_chief:
+            if not self.folder.checkpoint.exists():
+                checked = self.task.check_data()
+                if verbose and checked:
+                    print(checked)
             self._prepare_folder()
         self._resume()
         begun = self.progress["epoch"] + self.progress["step"]
@@ -218,9 +223,7 @@ class Trainer:
         self.shard = Shard(distribution.process, distribution.processes)
         self.local_batch = recipe.batch_size // recipe.accumulate // self.shard.count
         self.steps = steps_per_epoch(self.source, self.local_batch, self.shard)
-        self.all_steps = recipe.epochs * self.steps
-        if recipe.steps is not None:
-            self.all_steps = recipe.steps * recipe.accumulate
+        self.all_steps = round(recipe.updates(self.steps / recipe.accumulate) * recipe.accumulate)
         self.epochs = -(-self.all_steps // self.steps)
 
     def _build_model(self):
@@ -279,6 +282,18 @@ class Trainer:
                 self.task.scores(),
                 report=self.report,
                 gather=distribution.gather,
+            )
+
+    def _tell_batch(self):
+        """Says what another batch than that of the recipe's numbers changes."""
+        recipe = self.recipe
+        reference = recipe.optimizer.reference_batch
+        if reference not in (None, recipe.batch_size):
+            warmup = recipe.warmup_updates(self.steps / recipe.accumulate)
+            print(
+                f"Batches of {recipe.batch_size:,} images, where the recipe's numbers are for "
+                f"{reference:,}: peak learning rate {recipe.peak_learning_rate():.3g}, "
+                f"{warmup:,} steps of warm-up, {self.all_steps // recipe.accumulate:,} in all."
             )
 
     def _prepare_folder(self):
