@@ -20,6 +20,7 @@ PATCH_EMBEDDINGS = ("overlapping", "non_overlapping")
 
 # ImageNet's statistics by channel, for images of 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+MEAN_COLOUR = tuple(map(round, IMAGENET_MEAN))
 IMAGENET_VARIANCE = ((0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 2)
 
 # A window of 7 makes a DSA block, a window of 14 a GSA block (paper, section 3.4).

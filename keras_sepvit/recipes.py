@@ -42,11 +42,18 @@ def load_recipe(source, overrides=(), task=None):
         ValueError: for unknown keys, values of a wrong type or out of range, and values that a
             recipe leaves to the user (such as `model.weights` of `finetune`) and are not given.
     """
+    for text in overrides:
+        if "=" not in text and pathlib.Path(text).expanduser().is_dir():
+            raise ValueError(
+                f"'{text}' is a folder, and changes are written key=value. To train on it, write "
+                f"data.name=folder:{text}, or name it in the place of the recipe."
+            )
     if task is not None:
         check_choice("task", task, tuple(_CLASSES))
     if is_folder(source, overrides):
         name = _OF_FOLDERS[task or "classification"]
-        overrides = [f"data.name=folder:{source}", *overrides]
+        # Not as it is typed: `photos/` is `photos`.
+        overrides = [f"data.name=folder:{pathlib.Path(source)}", *overrides]
         return changed_recipe(RECIPES[name], overrides=overrides, name=name)
     recipe = _load(source, overrides)
     if task not in (None, recipe.task):
@@ -60,7 +67,15 @@ def load_recipe(source, overrides=(), task=None):
 def _load(source, overrides):
     if isinstance(source, Recipe):
         return changed_recipe(source, overrides=overrides)
-    if (name := recipe_name(source)) is not None:
+    name = recipe_name(source)
+    if name in _OF_FOLDERS.values() and not _names_data(overrides):
+        how = "--task segmentation " * (name == _OF_FOLDERS["segmentation"])
+        raise ValueError(
+            f"The recipe '{name}' is for a folder of photos, and there is none called '{source}' "
+            f"here. Name the folder in the recipe's place, as in: keras-sepvit train {how}FOLDER. "
+            "Or add data.name=folder:FOLDER."
+        )
+    if name is not None:
         return changed_recipe(RECIPES[name], overrides=overrides, name=name)
     path = pathlib.Path(source)
     if not path.is_file():
@@ -95,9 +110,12 @@ def is_folder(source, overrides=()):
 
     Names of recipes come first, but for those of folders without any other data.
     """
-    if isinstance(source, Recipe):
+    if isinstance(source, Recipe) or not source:
         return False
     name = recipe_name(source)
-    named = any(text.startswith("data.name=") for text in overrides)
-    taken = name is not None and (name not in _OF_FOLDERS.values() or named)
+    taken = name is not None and (name not in _OF_FOLDERS.values() or _names_data(overrides))
     return not taken and pathlib.Path(source).expanduser().is_dir()
+
+
+def _names_data(overrides):
+    return any(text.startswith("data.name=") for text in overrides)

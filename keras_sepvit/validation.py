@@ -52,6 +52,12 @@ def did_you_mean(name, known, mark="`"):
     return f" Did you mean {' or '.join(likely)}?" if likely else ""
 
 
+def counted(number, noun):
+    """A number with its noun: `1 image`, `1,000 classes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
 def check_names(function, given, known, note=""):
     """Refuses names of arguments that a function does not have.
 

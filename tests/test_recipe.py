@@ -139,6 +139,7 @@ def test_text_is_taken_as_it_is_typed(text):
         (["model.variant=swin_t"], "sepvit_lite"),
         (["ema_decay=1.0"], "below 1"),
         (["optimizer.warmup_epochs=300"], "below epochs"),
+        (["optimizer.warmup_epochs=-1"], "warmup_epochs must be at least 0"),
         (["task=segmentation"], "task must be one of classification"),
         (["model.frozen_stages=5"], "one of 0, 1, 2, 3, 4"),
         (["steps=0"], "steps must be at least 1"),
@@ -190,6 +191,8 @@ def test_what_a_recipe_leaves_to_the_user_is_asked_for():
 def test_unknown_recipes(tmp_path):
     with pytest.raises(FileNotFoundError, match="imagenet_b"):
         load_recipe("imagenet_xl")
+    with pytest.raises(FileNotFoundError, match="Unknown recipe: ''"):
+        load_recipe("")
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n")
     with pytest.raises(ValueError, match="mapping"):
@@ -197,7 +200,7 @@ def test_unknown_recipes(tmp_path):
     for content, message in {
         b"epochs: [1": "no YAML",
         b"epochs: 1\nepochs: 2": "duplicate key epochs",
-        b"\xff\xfee": "no YAML",
+        b"\xff\xfee": "no text. Pictures are trained on as a folder",
         b"optimizer: {lr: 1}": "mean optimizer.learning_rate",
         b"optimizer: 3": "optimizer is a group of keys",
         b"epochs: ten": "epochs must be a whole number",

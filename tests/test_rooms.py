@@ -63,7 +63,7 @@ WITHOUT_KERAS = {
     ),
     *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
 }
-ANYTHING = {"__init__", "cli", "default_backend", "registration"}
+ANYTHING = {"__init__", "__main__", "cli", "default_backend", "registration"}
 
 
 def imported(path):

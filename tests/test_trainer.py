@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from keras_sepvit.cli import app
 from keras_sepvit.inference import KerasPredictor
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.runtime import Predictor
+from keras_sepvit.training import callbacks
 from keras_sepvit.training.callbacks import NonFiniteLossError
 from keras_sepvit.training.trainer import Trainer
 
@@ -192,6 +195,27 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         Trainer(broken, tmp_path).train(verbose=0)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_is_not_lost_where_python_drops_exceptions(tmp_path, monkeypatch):
+    class Object:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        steps.append(batch)
+        if batch == 1:
+            Object()
+
+    steps = []
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_begin", on_train_batch_begin)
+    command = ["train", "digits", *SHORT, "epochs=1", "--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 130, result.output
+    assert "Stopped. There is no checkpoint yet" in result.stderr
+    assert steps == [0, 1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_frozen_stages_keep_their_weights(tmp_path):
     trainer = Trainer(recipe("model.frozen_stages=3"), tmp_path)
     before = {weight.path: to_numpy(weight) for weight in trainer.network.weights}
@@ -239,10 +263,18 @@ def test_training_from_the_imagenet_builder(tmp_path):
         (["digits", "optimizer.lr=1"], "lr"),
         (["imagenet_t", "data.name=folder:/nowhere"], "nowhere"),
         (["finetune", "data.name=digits"], "model.weights=VALUE"),
+        (["finetune", "tests"], "'tests' is a folder, and changes are written key=value."),
+        (["photos"], "keras-sepvit train FOLDER"),
+        (["photos", "tests", "--epochs", "3"], "no option --epochs; .* Write epochs=3."),
+        (["digits", "--lr=1e-3", "epochs=1"], "Write optimizer.learning_rate=1e-3."),
+        (["digits", "--batch-size"], "Write batch_size=VALUE."),
+        (["digits", "--ouptut", "x"], "no option --ouptut; .* Write --output."),
+        (["--whatever", "4"], "no option --whatever; .* --show prints them."),
     ],
 )
-def test_bad_input_ends_with_one_line(arguments, message, tmp_path):
+def test_bad_input_ends_with_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
     result = CliRunner().invoke(app, ["train", *arguments, "--output", str(tmp_path / "run")])
-    assert result.exit_code == 2
-    assert message in result.output and "Traceback" not in result.output
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert re.search(message, result.output) and "Traceback" not in result.output
     assert not (tmp_path / "run").exists()

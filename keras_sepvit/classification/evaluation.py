@@ -12,7 +12,7 @@ from keras_sepvit.training.evaluation import class_order
 from keras_sepvit.training.evaluation import evaluate as run
 from keras_sepvit.training.pipeline import evaluation_batches
 from keras_sepvit.training.report import DataReport
-from keras_sepvit.validation import window_pair
+from keras_sepvit.validation import counted, window_pair
 
 
 def evaluate(
@@ -78,8 +78,8 @@ def evaluate(
     classes = len(model.class_names)
     if classes != source.classes:
         raise ValueError(
-            f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
-            "on data with the classes that it was trained on."
+            f"The model has {counted(classes, 'class')}, and {source} has another number. "
+            "Evaluate it on data with the classes that it was trained on."
         )
     order = class_order(class_names, source)
 

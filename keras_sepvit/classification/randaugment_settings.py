@@ -4,12 +4,9 @@ import dataclasses
 import numbers
 import re
 
+from keras_sepvit.configs import MEAN_COLOUR
+from keras_sepvit.record import INTERPOLATIONS
 from keras_sepvit.validation import check_choice, check_range, positive_int
-
-# The mean colour of ImageNet, (0.485, 0.456, 0.406), as timm rounds it to uint8.
-IMAGENET_MEAN = (124, 116, 104)
-
-INTERPOLATIONS = ("bilinear", "bicubic")
 
 LARGEST_MAGNITUDE = 10
 
@@ -39,7 +36,7 @@ class RandAugmentSettings:
     increasing: bool = False
     probability: float = 0.5
     interpolation: str = "random"
-    fill: tuple = IMAGENET_MEAN
+    fill: tuple = MEAN_COLOUR
 
     def __post_init__(self):
         check_range("magnitude", self.magnitude, 0, LARGEST_MAGNITUDE)

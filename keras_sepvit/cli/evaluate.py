@@ -22,6 +22,7 @@ from keras_sepvit.cli.common import (
     parse_image_size,
     whole_model_error,
 )
+from keras_sepvit.validation import counted
 
 
 def evaluate(
@@ -278,8 +279,8 @@ def _source(weights, model, data, split, data_dir):
             both = files & _files(open_splits(run.name, run.train_split, run.validation_split)[0])
             if both:
                 typer.echo(
-                    f"Note: {len(both):,} of {source.size:,} images were trained on. What was held "
-                    "out is evaluated without --data and --split.",
+                    f"Note: training has seen {len(both):,} of {counted(source.size, 'image')}. "
+                    "What was held out is evaluated without --data and --split.",
                     err=True,
                 )
     return source
@@ -295,14 +296,14 @@ def _files(source):
 
 def _as_text(source, result, details, report):
     split = "all of it" if source.whole else source.split
-    lines = [f"{source.name} ({split}), {result['images']:,} images"]
+    lines = [f"{source.name} ({split}), {counted(result['images'], 'image')}"]
     if details is not None:
         lines.append(details.text())
     else:
         lines.append(f"  top-1  {result['top1']:6.2f} %")
         lines.append(f"  top-5  {result['top5']:6.2f} %")
     if result.get("unlabelled"):
-        lines.append(f"  {result['unlabelled']:,} images without labels left out")
+        lines.append(f"  left out: {counted(result['unlabelled'], 'image')} without labels")
     if result["unreadable"]:
         lines.append(f"  left out: {report}")
     if result.get("shapes", 1) > 1:

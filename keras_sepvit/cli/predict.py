@@ -23,6 +23,7 @@ from keras_sepvit.cli.common import (
     whole_model_error,
 )
 from keras_sepvit.files import IMAGE_SUFFIXES, image_files
+from keras_sepvit.validation import counted
 
 # Images that are in memory together.
 _AT_A_TIME = 64
@@ -126,7 +127,7 @@ def predict(
     for result in bad:
         typer.echo(f"Error: {named(result['image'], result['error'])}", err=True)
     if bad:
-        typer.echo(f"{len(bad)} of {len(files)} images could not be read.", err=True)
+        typer.echo(f"{len(bad)} of {counted(len(files), 'image')} could not be read.", err=True)
         raise typer.Exit(1)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from keras_sepvit.cli.common import Json
+from keras_sepvit.cli.quiet import without_lines_of_libjpeg
+from keras_sepvit.validation import counted, likely_names
 
 
 def train(
@@ -65,11 +67,13 @@ def train(
     from keras_sepvit.recipes import is_folder, load_recipe, recipe_name
     from keras_sepvit.training.recipe import recipe_yaml
 
+    _check_options([recipe, *(changes or ())])
     settings = load_recipe(recipe, changes or (), task)
     if show:
         typer.echo(recipe_yaml(settings), nl=False)
         return
 
+    from keras_sepvit.cli.interruption import Interruption
     from keras_sepvit.training.dry_run import dry_run as describe
     from keras_sepvit.training.trainer import Trainer
 
@@ -78,7 +82,8 @@ def train(
         folder = is_folder(recipe, changes or ())
         name = path.resolve().name if folder else recipe_name(recipe) or path.stem
         output = pathlib.Path("runs") / name
-    trainer = Trainer(settings, output)
+    interruption = Interruption()
+    trainer = Trainer(settings, output, callbacks=[interruption])
     if dry_run:
         description = describe(trainer)
         typer.echo(
@@ -88,7 +93,10 @@ def train(
         )
         return
     try:
-        result = trainer.train(verbose=0 if quiet or as_json else "auto")
+        with without_lines_of_libjpeg():
+            with interruption:
+                result = trainer.train(verbose=0 if quiet or as_json else "auto")
+            details = trainer.evaluate_best()
     except FloatingPointError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
@@ -98,7 +106,6 @@ def train(
             kept = "There is no checkpoint yet: the same command begins anew"
         typer.echo(f"Stopped. {kept} in {trainer.folder}.", err=True)
         raise typer.Exit(130) from error
-    details = trainer.evaluate_best()
     if as_json:
         record = {**vars(result), **(details.record() if details else {})}
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
@@ -106,14 +113,36 @@ def train(
     best = ""
     if result.best is not None:
         best = f"; best {trainer.task.best} {result.best:.2f} % after epoch {result.best_epoch}"
-    typer.echo(f"{result.epochs} epochs in {result.folder}{best}")
+    typer.echo(f"{counted(result.epochs, 'epoch')} in {result.folder}{best}")
     if details is not None:
-        typer.echo(f"best.keras on {trainer.validation_source}:")
+        measured = f"{counted(details.counts()['images'], 'image')} of {trainer.validation_source}"
+        typer.echo(f"best.keras on {measured}:")
         typer.echo(details.text())
     typer.echo(_what_next(trainer))
     if result.unreadable:
-        names = ", ".join(result.unreadable_names)
-        typer.echo(f"{result.unreadable} times an image could not be read: {names}")
+        typer.echo(str(trainer.report))
+
+
+def _check_options(typed):
+    """Refuses options that `train` does not have, and tells the settings that they may mean."""
+    from keras_sepvit.recipes import RECIPES, recipe_name
+    from keras_sepvit.training.recipe import recipe_keys
+
+    own = {"output": "--output", "dry_run": "--dry-run", "show": "--show", "quiet": "--quiet"}
+    own["task"] = "--task"
+    keys = recipe_keys(RECIPES[recipe_name(typed[0]) or "photos"])
+    for option, following in zip(typed, (*typed[1:], "-"), strict=True):
+        if option.startswith("-"):
+            name, equals, value = option.partition("=")
+            if not equals:
+                value = "VALUE" if following.startswith("-") or "=" in following else following
+            likely = likely_names(name, [*keys, *own])
+            meant = " or ".join(own.get(key, f"{key}={value}") for key in likely)
+            advice = f"Write {meant}." if meant else "--show prints them."
+            raise ValueError(
+                f"train has no option {name}; --help tells those that it has. Settings of the "
+                f"recipe are written key=value, without dashes. {advice}"
+            )
 
 
 def _what_next(trainer):
@@ -121,9 +150,13 @@ def _what_next(trainer):
     folder, source = trainer.folder, trainer.validation_source or trainer.source
     there = sorted(map(str, folder.path.glob("*.png")))
     model = folder / ("last.keras" if trainer.validation_source is None else "best.keras")
-    photos = [source.folder / path for path in getattr(source, "paths", ())]
     # Names may be any bytes, which terminals do not take.
-    photo = next((path for path in map(str, photos) if path.isprintable()), "PHOTO.jpg")
+    good = (
+        source.folder / path
+        for path in getattr(source, "paths", ())
+        if path.isprintable() and path not in trainer.report.names
+    )
+    photo = next(good, "PHOTO.jpg")
     exported = model.with_suffix(".tflite")
     # Class maps are pictures.
     maps = ("--output", folder / "predicted") if trainer.recipe.task == "segmentation" else ()

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+from keras_sepvit.validation import counted
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
@@ -60,7 +62,7 @@ class ExportReport:
         rows.append(("against Keras", self._comparison()))
         if self.latency_ms:
             times = ", ".join(
-                f"{milliseconds:.1f} ms with {_plural(int(threads), 'thread')}"
+                f"{milliseconds:.1f} ms with {counted(int(threads), 'thread')}"
                 for threads, milliseconds in self.latency_ms.items()
             )
             rows.append(("latency", times))
@@ -74,7 +76,7 @@ class ExportReport:
         parts.append(f"relative error {self.relative_error:.2g}")
         if self.top1_agreement is not None:
             parts.append(f"top-1 agreement {self.top1_agreement:.2%}")
-        return f"{', '.join(parts)}, on {_plural(self.images, 'image')}"
+        return f"{', '.join(parts)}, on {counted(self.images, 'image')}"
 
 
 def _counts(operators):
@@ -83,7 +85,3 @@ def _counts(operators):
         return ""
     by_count = sorted(operators.items(), key=lambda item: (-item[1], item[0]))
     return f"{total} (" + ", ".join(f"{name} {count}" for name, count in by_count) + ")"
-
-
-def _plural(count, noun):
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

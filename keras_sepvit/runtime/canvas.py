@@ -5,12 +5,10 @@ import functools
 
 import numpy as np
 
+from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.geometry import interpolation
 
 _BAND = 2**18  # logits of a photo that are interpolated at once
-
-# ImageNet's mean colour: zero once normalised.
-MEAN_COLOUR = (124, 116, 104)
 
 
 @dataclasses.dataclass(frozen=True)

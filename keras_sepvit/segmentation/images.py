@@ -11,7 +11,7 @@ Source: https://github.com/open-mmlab/mmsegmentation, `mmseg/datasets/pipelines/
 import dataclasses
 import os
 
-from keras_sepvit.runtime.canvas import MEAN_COLOUR
+from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.segmentation.losses import IGNORED
 from keras_sepvit.segmentation.maps import read_map
 from keras_sepvit.training.images import decode, is_upright_png, resize, resize_and_crop

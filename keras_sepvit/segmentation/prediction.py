@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sepvit.runtime.canvas import MEAN_COLOUR, fit_into, fit_sides
+from keras_sepvit.configs import MEAN_COLOUR
+from keras_sepvit.runtime.canvas import fit_into, fit_sides
 from keras_sepvit.runtime.images import read_photo
 from keras_sepvit.scores import preprocess, probabilities
 from keras_sepvit.validation import flag, positive_int, positive_number, window_pair

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_sepvit import functional
@@ -85,6 +86,39 @@ class Segmenter(ImageModelMixin, Recorded, keras.Model):
             f"`{self.name}` has its own loss, the cross-entropy of all pixels with a class. "
             f"Leave out {what}, and mark pixels that are to be ignored by the class {IGNORED}."
         )
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        self._check_classes(y)
+        held_out = kwargs.get("validation_data")
+        if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
+            self._check_classes(held_out[1])
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        self._check_classes(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        self._check_classes(y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        self._check_classes(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _check_classes(self, class_maps):
+        """Refuses arrays with classes that there are not; compiled steps cannot."""
+        if not isinstance(class_maps, np.ndarray) or class_maps.dtype.kind not in "iu":
+            return
+        classes = self._config["num_classes"]
+        wrong = ((class_maps < 0) | (class_maps >= classes)) & (class_maps != IGNORED)
+        if wrong.any():
+            raise ValueError(
+                f"Class maps for `{self.name}` must have classes 0 to {classes - 1}, and {IGNORED} "
+                "for pixels that have none. Received: "
+                f"{', '.join(map(str, np.unique(class_maps[wrong])[:5]))}. Renumber them, or build "
+                "the model with another `num_classes`."
+            )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if sample_weight is not None:

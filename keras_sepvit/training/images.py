@@ -72,9 +72,17 @@ def decode(image, choose_window=None):
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What is in every file that notes an orientation.
-_IN_JPEG = (r"Exif\x00\x00", "tiff:Orientation")
+# What is in every PNG that notes an orientation, and in every JPEG that notes another than 1: the
+# tag 0x0112 of EXIF, high or low byte first, of the usual type (short) or another; or that of XMP.
 _IN_PNG = ("eXIf", "XML:com.adobe.xmp", "Raw profile type exif")
+_IN_JPEG = (
+    r"\x01\x12\x00(?:\x03\x00\x00\x00\x01\x00[\x02-\x08]|[^\x03]\x00\x00\x00\x01)",
+    r"\x12\x01(?:\x03\x00\x01\x00\x00\x00[\x02-\x08]|[^\x03]\x00\x01\x00\x00\x00)",
+    r"tiff:Orientation(?:=\"|>)[2-8]",
+)
+# They stand in front of the pixels, EXIF by its standard first. What may be before them are a few
+# segments of 64 KB, or a colour profile of half a megabyte.
+_JPEG_HEAD = 2**20
 
 
 def _contains(content, patterns):
@@ -92,7 +100,8 @@ def _open_jpeg(image):
         number = tf.numpy_function(_jpeg_orientation, [image], tf.int64, stateful=False)
         return tf.ensure_shape(number, ())
 
-    number = tf.cond(_contains(image, _IN_JPEG), read_orientation, lambda: tf.constant(1, tf.int64))
+    head = tf.strings.substr(image, 0, _JPEG_HEAD)
+    number = tf.cond(_contains(head, _IN_JPEG), read_orientation, lambda: tf.constant(1, tf.int64))
     size = tf.io.extract_jpeg_shape(image)[:2]
     return tf.where(number >= 5, size[::-1], size), number, tf.zeros((0, 0, 3), tf.uint8)
 

@@ -58,7 +58,7 @@ class OptimizerRecipe:
     learning_rate: float | None = 1e-3
     reference_batch: int | None = 1024
     schedule: str = "cosine"
-    warmup_epochs: float = 5
+    warmup_epochs: float | None = 5
     warmup_steps: int | None = None
     warmup_images: int | None = None
     warmup_learning_rate: float = 1e-6
@@ -191,6 +191,9 @@ class Recipe:
         ):
             valid = self._may_be_null(key) if value is None else value >= 1
             check(key, value, valid, "at least 1")
+        warmup = optimizer.warmup_epochs
+        valid = self._may_be_null("optimizer.warmup_epochs") if warmup is None else warmup >= 0
+        check("optimizer.warmup_epochs", warmup, valid, "at least 0")
         for key, value in (
             ("ema_decay", self.ema_decay),
             ("optimizer.beta_1", optimizer.beta_1),
@@ -211,7 +214,6 @@ class Recipe:
             ("checkpoint_steps", self.checkpoint_steps),
             ("snapshot_epochs", self.snapshot_epochs),
             ("seed", self.seed),
-            ("optimizer.warmup_epochs", optimizer.warmup_epochs),
             ("optimizer.warmup_steps", optimizer.warmup_steps or 0),
             ("optimizer.warmup_images", optimizer.warmup_images or 0),
             ("optimizer.warmup_learning_rate", optimizer.warmup_learning_rate),
@@ -237,8 +239,8 @@ class Recipe:
         if lengths == (None,) * 4:
             check(
                 "optimizer.warmup_epochs",
-                optimizer.warmup_epochs,
-                optimizer.warmup_epochs < self.epochs or self.epochs == 1,
+                warmup,
+                warmup is None or warmup < self.epochs or self.epochs == 1,
                 f"below epochs ({self.epochs}), such as 0 or 1",
             )
 
@@ -306,7 +308,12 @@ def read_settings(path):
 
     try:
         loaded = omega.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"'{path}' is no recipe: it is no text. Pictures are trained on as a folder with one "
+            "folder a class; unpack an archive first."
+        ) from error
+    except yaml.YAMLError as error:
         raise ValueError(f"The recipe '{path}' is no YAML: {error}") from error
     if not omega.is_dict(loaded):
         raise ValueError(f"The recipe '{path}' must be a YAML mapping of settings to values.")
@@ -329,6 +336,11 @@ def recipe_yaml(recipe):
     """A recipe as YAML text."""
     omega = _omegaconf().OmegaConf
     return omega.to_yaml(omega.structured(recipe))
+
+
+def recipe_keys(recipe):
+    """The keys of a recipe, such as `optimizer.learning_rate`."""
+    return [key for key, _ in _flat(recipe)]
 
 
 def _omegaconf():
@@ -376,7 +388,7 @@ def _parsed(recipe, text):
 
 def _change(merged, recipe, name, key, value):
     """Sets a key of the OmegaConf form of a recipe."""
-    known = [known for known, _ in _flat(recipe)]
+    known = recipe_keys(recipe)
     if key not in known:
         below = [other for other in known if other.startswith(f"{key}.")]
         beside = [other for other in known if other.rpartition(".")[0] == key.rpartition(".")[0]]

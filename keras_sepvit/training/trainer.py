@@ -66,11 +66,13 @@ class Trainer:
         self.distribution = start_distribution(recipe)
         self.task = recipe.make_task()
         self._open_data()
+        data = self.folder.check_data(self.source)
         with self.distribution.scope():
             self.model = self._build_model()
             self.distribution.connect(self.model)
             self.distribution.vary_seeds(self.model)
         self.progress = {"epoch": 0, "step": 0, "history": [], "rank": None, "best_epoch": 0}
+        self.progress["data"] = data
 
     @property
     def network(self):
@@ -297,14 +299,15 @@ class Trainer:
     def _prepare_folder(self):
         self.folder.prepare(self.task.files())
         picture = self.folder / "batch.png"
-        if not picture.exists():
+        if not (picture.exists() and self.folder.checkpoint.exists()):
             with self.distribution.local():
                 augmented = self.task.augmentation(self.part)(self.first_batch())
             images, targets = keras.tree.map_structure(keras.ops.convert_to_numpy, augmented)
             self.task.draw_batch(picture, images, targets)
 
     def _resume(self):
-        self.progress = self.folder.resume(self.model, self.distribution) or self.progress
+        progress = self.folder.resume(self.model, self.distribution)
+        self.progress = {**self.progress, **(progress or {})}
 
     def _length(self, epoch):
         """Steps of an epoch; the last one may be shorter."""

@@ -9,6 +9,7 @@ import re
 from keras_sepvit.files import IMAGE_SUFFIXES, is_of_system
 from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.tensorflow import tf
+from keras_sepvit.validation import counted
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -76,7 +77,10 @@ def open_folder(path, split):
     }
     count = sum(map(len, files.values())) - sum(map(len, kept.values()))
     if not wanted:
-        skipped = [*skipped, f"held out for validation: {count:,} images, a fifth of each class"]
+        skipped = [
+            *skipped,
+            f"held out for validation: {counted(count, 'image')}, a fifth of each class",
+        ]
     elif without := [class_name for class_name in class_names if not kept.get(class_name)]:
         skipped = [*skipped, f"no images to validate on in {some(without)}"]
     return FolderSource(name, split, folder, class_names, kept, skipped)
@@ -220,9 +224,11 @@ def _scan(folder):
         skipped.append(f"no classes, without pictures: {some(empty)}")
     if other:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in other.most_common(5))
-        skipped.append(f"{other.total():,} files not read, of other kinds ({kinds})")
+        skipped.append(f"{counted(other.total(), 'file')} not read, of other kinds ({kinds})")
     if _images(beside):
-        skipped.append(f"{len(_images(beside)):,} pictures not read, outside of class folders")
+        skipped.append(
+            f"{counted(len(_images(beside)), 'picture')} not read, outside of class folders"
+        )
     return found, skipped
 
 
