@@ -56,15 +56,17 @@ def training_step(model, batch, mode):
     Raises:
         ValueError: for a model that is no classifier.
     """
-    if not isinstance(model.output, keras.KerasTensor) or len(model.output.shape) != 2:
+    shapes = [output.shape for output in model.outputs]  # a Sequential model has no `output`
+    if [*map(len, shapes)] != [2]:
         raise ValueError("A training step needs a classifier.")
-    labels = np.random.default_rng(1).integers(0, model.output.shape[-1], batch.shape[0])
+    labels = np.random.default_rng(1).integers(0, shapes[0][-1], batch.shape[0])
     model.compile(
         keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[],  # instead of those that KerasHub gives its classifiers
         jit_compile=mode in ("xla", "compile"),
     )
+    model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step twice
     labels = keras.ops.convert_to_tensor(labels, "int32")
     return lambda: model.train_on_batch(batch, labels)
 
