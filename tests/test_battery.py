@@ -164,6 +164,8 @@ def test_exports_agree(export, suffix, backend, network, tmp_path):
     """
     if BACKEND != backend:
         pytest.skip(f"{backend} converts")
+    if network.build is hub_backbone and suffix != "tflite":
+        pytest.skip("the backbone's layers under another name")
     model = network.build((*network.odd, 3))
     randomize(model)
     options = {"logits": True} if is_segmenter(model) else {}  # class maps: test_segmenter_files

@@ -10,7 +10,7 @@ import keras
 import pytest
 import speed
 import speed_page
-from helpers import BACKEND
+from helpers import BACKEND, SMALL
 from page import fill_page
 from peers.build import build_model, check_parameters, count_parameters
 from peers.catalogue import CATALOGUE
@@ -20,9 +20,11 @@ from PIL import Image
 from test_benchmark import JOB, result_of
 from typer.testing import CliRunner
 
+from keras_sepvit import complexity
 from keras_sepvit.benchmark.report import summarise
 from keras_sepvit.benchmark.run import MODES
 from keras_sepvit.benchmark.worker import Refused
+from keras_sepvit.configs import VARIANTS
 
 pytest.importorskip("keras_hub")
 
@@ -35,6 +37,7 @@ def run_speed(*arguments):
 
 
 @pytest.mark.slow
+@graphs_alike
 def test_networks_beside_each_other(tmp_path):
     """Inference of two networks, in one process of this backend."""
     names = ["sepvit_lite", "hf_pvt_v2_b2" if BACKEND == "torch" else "mobilenetv2"]
@@ -80,6 +83,10 @@ def test_a_graph_that_cannot_be_counted_leaves_the_times(monkeypatch):
         raise ValueError("The graph has the operator conv4d.")
 
     monkeypatch.setattr("keras_sepvit.complexity.graph.traced_macs", unknown)
+    monkeypatch.setitem(VARIANTS, "sepvit_lite", SMALL)
+    parameters = complexity.sepvit(SMALL, 64).cost.parameters
+    small = dataclasses.replace(CATALOGUE["sepvit_lite"], parameters=parameters)
+    monkeypatch.setitem(CATALOGUE, "sepvit_lite", small)
     result = PeerWorker(JOB).measure()
     settings = {"models": ["sepvit_lite"], "rounds": JOB["rounds"]}
     record = {"settings": settings, "backends": {BACKEND: result}}

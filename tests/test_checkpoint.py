@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, TINY, images, to_numpy
+from helpers import BACKEND, SMALL, images, to_numpy
 
 from keras_sepvit import SepViT
 from keras_sepvit.classification import BatchAugmentation, Classification
@@ -14,7 +14,7 @@ from keras_sepvit.training.model import TrainingModel
 
 
 def training_model(classes=4):
-    network = SepViT(TINY, classes=classes, classifier_activation=None)
+    network = SepViT(SMALL, classes=classes, classifier_activation=None)
     task = Classification(load_recipe("digits"))
     model = TrainingModel(network, task, BatchAugmentation(classes, seed=0))
     model.compile(keras.optimizers.AdamW(1e-3, use_ema=True), jit_compile=BACKEND == "jax")
@@ -61,6 +61,7 @@ def test_weights_that_are_not_finite_do_not_replace_a_good_checkpoint(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["c.npz"]
 
 
+@pytest.mark.once
 def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     model = training_model()
     path = tmp_path / "c.npz"
@@ -78,6 +79,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["c.npz"]
 
 
+@pytest.mark.once
 def test_files_that_do_not_belong_are_refused(tmp_path):
     model = training_model()
     before = state(model)

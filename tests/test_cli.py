@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from exported import IMAGE_SHAPE, pack_labels, probabilities, write_litert, write_onnx
-from helpers import TINY, randomize, to_numpy
+from helpers import SMALL, randomize, to_numpy
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -46,7 +46,7 @@ def assert_refused(result, *messages):
 
 
 def tiny_classifier(classes=CLASSES, **kwargs):
-    model = SepViT(TINY, input_shape=TINY_SHAPE, classes=classes, **kwargs)
+    model = SepViT(SMALL, input_shape=TINY_SHAPE, classes=classes, **kwargs)
     randomize(model)
     return model
 
@@ -100,7 +100,7 @@ def photo(folder):
 @pytest.fixture
 def known(monkeypatch):
     """Makes the tiny configuration a variant, "sepvit_tiny"."""
-    monkeypatch.setitem(VARIANTS, "sepvit_tiny", TINY)
+    monkeypatch.setitem(VARIANTS, "sepvit_tiny", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_predict_refuses_arguments(known, model_file, weights_file, photo, folde
 
 
 def test_predict_refuses_models(model, weights_file, photo, folder):
-    headless = SepViT(TINY, include_top=False, input_shape=TINY_SHAPE)
+    headless = SepViT(SMALL, include_top=False, input_shape=TINY_SHAPE)
     headless.save(folder / "headless.keras")
     vector = [keras.Input((4,)), keras.layers.Dense(2)]
     keras.Sequential(vector).save(folder / "vector.keras")
@@ -363,7 +363,7 @@ def test_predict_refuses_models(model, weights_file, photo, folder):
 
 
 def test_predict_refuses_weights_without_a_head(known, photo, folder):
-    headless = SepViT(TINY, include_top=False, input_shape=TINY_SHAPE)
+    headless = SepViT(SMALL, include_top=False, input_shape=TINY_SHAPE)
     headless.save_weights(folder / "headless.weights.h5")
     result = run("predict", folder / "headless.weights.h5", photo)
     assert_refused(result, "no classification head")

@@ -48,8 +48,9 @@ if BACKEND != "jax":  # which would compile each operation for one use
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", [b for b in ("tensorflow", "jax", "torch") if b != BACKEND])
-def test_weights_of_another_backend_load_and_give_the_same_outputs(other, tmp_path):
+def test_weights_of_another_backend_load_and_give_the_same_outputs(tmp_path):
+    """Each backend reads those of one that is not itself, and each is read."""
+    other = {"tensorflow": "torch", "jax": "tensorflow", "torch": "jax"}[BACKEND]
     folders = [pathlib.Path(__file__).parent, pathlib.Path(__file__).parents[1]]
     subprocess.run(
         [sys.executable, "-c", SAVE_ELSEWHERE, str(tmp_path), other],
@@ -63,7 +64,7 @@ def test_weights_of_another_backend_load_and_give_the_same_outputs(other, tmp_pa
     model = classifier(classifier_activation=None, weights=tmp_path / "model.weights.h5")
     assert_same(values(model), values(classifier(seed=3)))
     segmenter = keras.saving.load_model(tmp_path / "segmenter.keras")
-    if other == {"tensorflow": "torch", "jax": "tensorflow", "torch": "tensorflow"}[BACKEND]:
+    if other != "jax":
         for name, network, size in (("logits", model, (64, 64)), ("maps", segmenter, (50, 75))):
             expected = np.load(tmp_path / f"{name}.npy")
             assert np.abs(expected).max() > 0.1

@@ -14,7 +14,7 @@ from export_helpers import (
     predict,
     tiny_classifier,
 )
-from helpers import SMALL
+from helpers import BACKEND, SMALL
 from keras import ops
 
 import keras_sepvit
@@ -264,6 +264,7 @@ def test_operators_that_need_tensorflow_are_refused_by_name(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "jax", reason="by way of a process with TensorFlow, as from torch")
 def test_every_backend_writes_the_same_graph(tmp_path):
     """Through a process with TensorFlow from the other backends."""
     model = tiny_classifier()

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from export_helpers import linear_model, noise
-from helpers import BACKEND, SMALL
+from helpers import SMALL
 from PIL import Image
 
 from keras_sepvit import SepViT, scores
@@ -31,11 +31,10 @@ def photo(tmp_path_factory):
     return path
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("make", [linear_model, bare_model])
 def test_a_model_and_its_exported_file_give_the_same(tmp_path, photo, make):
     """Of 0..255 both, though the file of a model without normalisation takes other numbers."""
-    if BACKEND != "tensorflow" and make is linear_model:
-        pytest.skip("one conversion in a process of its own is enough")
     pytest.importorskip("ai_edge_litert")
     model, path = make(), tmp_path / "model.tflite"
     how = {"crop": 1.0, "interpolation": "bilinear"}

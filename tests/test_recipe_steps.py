@@ -1,5 +1,7 @@
 """One training step of recipes from JPEG files: one with its own network, all others a small one's.
 
+All on torch, where nothing is compiled; elsewhere those whose step is of its own kind.
+
 Images have the sizes of the recipes.
 """
 
@@ -13,6 +15,8 @@ from keras_sepvit.classification import task
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training.trainer import Trainer
+
+torch_only = pytest.mark.skipif(BACKEND != "torch", reason="compiled by none under PyTorch")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def assert_first_step(trainer, loss, changed):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "torch", reason="the step of a large network takes long to trace")
+@torch_only
 def test_imagenet_recipe_at_full_size(folder):
     trainer, *step = one_step("imagenet_t", folder)
     assert trainer.network.count_params() > 30e6
@@ -70,14 +74,21 @@ def test_imagenet_recipe_at_full_size(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["imagenet_t", "imagenet_b"])  # Lite and S have T's settings
+@pytest.mark.parametrize(
+    "name", ["imagenet_t", pytest.param("imagenet_b", marks=torch_only)]
+)  # Lite and S have T's settings
 def test_imagenet_recipes(name, folder, small_network):
     assert_first_step(*one_step(name, folder, small_network))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, size", [("finetune_384", 384), ("finetune", 224), ("frozen_backbone", 224)]
+    "name, size",
+    [
+        ("finetune_384", 384),
+        pytest.param("finetune", 224, marks=torch_only),
+        ("frozen_backbone", 224),
+    ],
 )
 def test_finetuning_recipes_start_from_weights(name, size, folder, small_network, tmp_path):
     trained = SepViT(SMALL, classes=10)

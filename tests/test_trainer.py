@@ -141,22 +141,27 @@ def test_a_folder_keeps_to_its_recipe(trained):
 
 
 @pytest.mark.slow
-def test_a_run_killed_three_times_ends_with_the_same_weights(trained, tmp_path):
-    """Killed inside an epoch, in a checkpoint write and in evaluation, at random moments."""
+def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path):
+    """Killed inside an epoch, in a checkpoint write and in evaluation, at random moments.
+
+    The last two are about NumPy's files and numbers, on each backend alike.
+    """
     folder = tmp_path / "killed"
     checkpoint = folder / "checkpoint.npz"
     script = pathlib.Path(__file__).with_name("killed_run.py")
     changes = [*SHORT, "epochs=2", "checkpoint_steps=4"]
     seen = []
-    for moment in ("epoch", "checkpoint", "evaluation"):
+    moments = ("epoch", "checkpoint", "evaluation") if BACKEND == "tensorflow" else ("epoch",)
+    for moment in moments:
         command = [sys.executable, script, moment, "digits", folder, *changes]
         process = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert process.returncode == -signal.SIGKILL, process.stderr
         with np.load(checkpoint) as file:
             progress = json.loads(str(file["header"]))["progress"]
         seen.append((progress["epoch"], progress["step"]))
-    # The second run died in its first write, so the third began where it did.
-    assert seen[0] == seen[1] and seen[0][1] and seen[2] > seen[1]
+    assert seen[0][1]
+    if BACKEND == "tensorflow":  # The second run died in its first write: the third began there.
+        assert seen[0] == seen[1] < seen[2]
 
     resumed = Trainer(recipe("epochs=2", "checkpoint_steps=4"), folder).train(verbose=0)
     uninterrupted, result = trained

@@ -37,6 +37,7 @@ def fit(model, epochs):
         # TensorFlow's XLA compiles for longer than this training takes.
         jit_compile=BACKEND == "jax",
     )
+    model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step twice
     history = model.fit(
         images((8, *model.input_shape[1:])),
         LABELS,

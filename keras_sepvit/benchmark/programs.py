@@ -58,8 +58,8 @@ def training_step(model, batch, mode):
     """
     from keras_sepvit.segmentation.segmenter import Segmenter
 
-    shape = model.output.shape if isinstance(model.output, keras.KerasTensor) else ()
-    if len(shape) not in (2, 4):
+    shape, *others = (output.shape for output in model.outputs)  # Sequential has no `output`
+    if others or len(shape) not in (2, 4):
         raise ValueError("A training step needs a classifier or a segmenter.")
     places = batch.shape[1:3] if len(shape) == 4 else ()
     labels = np.random.default_rng(1).integers(0, shape[-1], (batch.shape[0], *places))
@@ -72,6 +72,7 @@ def training_step(model, batch, mode):
         metrics=[],  # instead of those that KerasHub gives its models
         jit_compile=mode in ("xla", "compile"),
     )
+    model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step twice
     labels = keras.ops.convert_to_tensor(labels, "int32")
     return lambda: model.train_on_batch(batch, labels)
 

@@ -26,6 +26,12 @@ _PADDING = ""
 _OWN = ("name", "readable", "fault")
 
 
+# There is no Python control flow in it: converting it makes starts slower and errors obscure, and
+# leaves files of killed runs in /tmp.
+_without_autograph = tf.autograph.experimental.do_not_convert
+
+
+@_without_autograph
 def training_stream(
     source,
     transform,
@@ -110,6 +116,7 @@ def training_stream(
     return dataset.with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
 
+@_without_autograph
 def evaluation_batches(source, transform, *, batch_size, shard=ONE_PROCESS, report=None):
     """All images once, in the order of the data.
 
@@ -247,8 +254,6 @@ def _chunk_reader(source, transform, chunk):
         example = {"fault": "", **transform(source.load(element), element)}
         return {**_checked(example), "slot": element["slot"]}
 
-    # No Python control flow here: converting it only makes tracing slow and errors obscure.
-    @tf.autograph.experimental.do_not_convert
     def decode(elements):
         names = elements["name"]
         count = tf.size(names)
