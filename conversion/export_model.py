@@ -34,7 +34,7 @@ def main():
     stem = pathlib.Path(options.weights).name.removesuffix(".weights.h5").removesuffix(".keras")
     failed = 0
     for format, precision, ending in FILES:
-        command = [sys.executable, "-m", "keras_sepvit.cli", "export", options.weights]
+        command = [sys.executable, "-m", "keras_sepvit", "export", options.weights]
         command += ["--format", format, "--calibration", str(options.calibration), "--overwrite"]
         command += ["--output", str(options.output_dir / f"{stem}_{ending}")]
         if precision:

@@ -31,11 +31,13 @@ import tensorflow as tf
 
 from keras_sepvit import hub
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
+from keras_sepvit.training.sources.scenes import CLASS_NAMES as DIGITS
+from keras_sepvit.training.sources.scenes import DigitScenes
 from keras_sepvit.visualize import draw_class_map, in_rows
 
 IMAGE_SIZE = (96, 96)
-CLASSES = 1 + len(CLASS_NAMES)  # with the ground
+CLASS_NAMES = ("background", *DIGITS)
+CLASSES = len(CLASS_NAMES)
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
 # XLA compiles for minutes on CPUs, and JAX has nothing else.
@@ -126,7 +128,7 @@ def main():
     picture = options.output / "predictions.png"
     rows = [
         [
-            draw_class_map(image, class_map, CLASSES, scale=3)
+            draw_class_map(image, class_map, CLASS_NAMES, scale=3, legend=False)
             for image, class_map in zip(images[:6], shown[:6], strict=True)
         ]
         for shown in (predicted.argmax(axis=-1), maps)

@@ -75,14 +75,23 @@ class SeparableAttention(CompositeLayer):
         self.proj.build((None, tokens, channels))
 
     def call(self, inputs):
-        _, windows, tokens, channels = ops.shape(inputs)
+        return self._as_windows(functional.linear(self.proj, self._attend(inputs)), inputs)
+
+    def unprojected(self, inputs):
+        """The output before the projection, which is the same for each position."""
+        return self._as_windows(self._attend(inputs), inputs)
+
+    def _attend(self, inputs):
+        """DSA and PSA: (batch * windows, positions, channels)."""
         x = self._attend_inside_windows(inputs)
-        if self.global_token == "first":
-            tokens -= 1
         if self.global_token is not None:
-            x = self._attend_among_windows(x, windows)
-        x = functional.linear(self.proj, functional.merge_heads(x))
-        return ops.reshape(x, (-1, windows, tokens, channels))
+            x = self._attend_among_windows(x, ops.shape(inputs)[1])
+        return functional.merge_heads(x)
+
+    def _as_windows(self, x, inputs):
+        _, windows, tokens, channels = ops.shape(inputs)
+        positions = tokens - (self.global_token == "first")
+        return ops.reshape(x, (-1, windows, positions, channels))
 
     # Between DSA and the projection heads come first: (heads, batch * windows, tokens,
     # head_dim). Queries, keys and values are then parts of memory in a row, and PSA sees

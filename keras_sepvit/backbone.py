@@ -100,9 +100,9 @@ class BackboneMixin(StagesMixin):
     ) -> None:
         check_names(type(self).__name__, kwargs, _ARGUMENTS, _NOTE)
         stages = {"hidden_dims": hidden_dims, "depths": depths, "num_heads": num_heads}
+        stages["window_sizes"] = window_pairs(window_sizes)
         architecture = {
-            **{name: _of_stages(name, numbers) for name, numbers in stages.items()},
-            "window_sizes": _of_stages("window_sizes", window_pairs(window_sizes)),
+            **stages,
             "mlp_ratio": positive_number("mlp_ratio", mlp_ratio),
             "drop_path_rate": check_rate("drop_path_rate", drop_path_rate),
             "window_tokens": window_tokens or ("zeros" if dense else "learned"),
@@ -122,6 +122,7 @@ class BackboneMixin(StagesMixin):
         self.dtype_policy = policy
         self._config = {
             **architecture,
+            **{name: tuple(numbers) for name, numbers in stages.items()},
             "image_shape": image_shape,
             "include_preprocessing": include_preprocessing,
         }
@@ -199,7 +200,8 @@ class SepViTBackbone(BackboneMixin, keras.Model):
     """Separable Vision Transformer features (arXiv 2203.15380), without a head.
 
     A functional model: its layers are named `stage1_embed`, `stage1_block1`,
-    `stage1_peg`, ..., and can be reached, cut and recombined by name.
+    `stage1_peg`, ..., and can be reached, cut and recombined by name. Keras's `clone_model` gives
+    a plain functional model of it; `SepViTBackbone.from_config(backbone.get_config())` a backbone.
 
     The network has two forms. The *classification form* (`dense=False`) has a
     fixed input size, one learned window token a window, and a final norm. The
@@ -275,7 +277,9 @@ def sepvit_features(
 ):
     """Builds the functional graph of the backbone on a Keras tensor; returns the output map."""
     check_channels_last()
-    _check_stages(hidden_dims, depths, num_heads, window_sizes)
+    _check_stages(
+        hidden_dims=hidden_dims, depths=depths, num_heads=num_heads, window_sizes=window_sizes
+    )
     check_choice("patch_embedding", patch_embedding, PATCH_EMBEDDINGS)
     check_choice("window_tokens", window_tokens, WINDOW_TOKENS)
     if dense and window_tokens == "learned":
@@ -342,28 +346,22 @@ def imagenet_preprocessing(image_shape):
     return imagenet_normalization("preprocessing")
 
 
-def _of_stages(name, values):
-    """An argument with one entry a stage as a tuple."""
-    if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(STRIDES):
-        raise ValueError(
-            f"`{name}` must have one entry for each of the {len(STRIDES)} stages. "
-            f"Received: {name}={values!r}."
-        )
-    return tuple(values)
-
-
-def _check_stages(hidden_dims, depths, num_heads, window_sizes):
-    _of_stages("hidden_dims", hidden_dims)
-    _of_stages("depths", depths)
-    _of_stages("num_heads", num_heads)
-    _of_stages("window_sizes", window_sizes)
+def _check_stages(**stages):
+    """Refuses arguments that have not one entry a stage, and those that do not go together."""
+    for name, values in stages.items():
+        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(STRIDES):
+            raise ValueError(
+                f"`{name}` must have one entry for each of the {len(STRIDES)} stages. "
+                f"Received: {name}={values!r}."
+            )
+    depths, window_sizes = stages["depths"], stages["window_sizes"]
     for depth, windows in zip(depths, window_sizes, strict=True):
         if positive_int("depths", depth) != len(windows):
             raise ValueError(
                 "`window_sizes` must have one window for each block of a stage. Received: "
                 f"depths={depths}, window_sizes={window_sizes}."
             )
-    for dim, heads in zip(hidden_dims, num_heads, strict=True):
+    for dim, heads in zip(stages["hidden_dims"], stages["num_heads"], strict=True):
         check_heads(positive_int("hidden_dims", dim), positive_int("num_heads", heads))
 
 

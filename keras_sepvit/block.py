@@ -127,12 +127,14 @@ class SepViTBlock(ResidualLayer):
 
     def _mix_windows(self, inputs):
         x = pad_to_windows(inputs, self.window_size) if self.pad else inputs
-        windows = self.attn(functional.layer_norm(self.norm1, self._cut_windows(x)))
-        mixed = window_merge(windows, self.window_size, *ops.shape(x)[1:3])
-        if x is not inputs:
-            _, height, width, _ = ops.shape(inputs)
-            mixed = mixed[:, :height, :width]
-        return mixed
+        windows = functional.layer_norm(self.norm1, self._cut_windows(x))
+        if x is inputs:
+            return window_merge(self.attn(windows), self.window_size, *ops.shape(x)[1:3])
+        # Padding is cropped before the projection, which would be computed for nothing there.
+        mixed = self.attn.unprojected(windows)
+        mixed = window_merge(mixed, self.window_size, *ops.shape(x)[1:3])
+        _, height, width, _ = ops.shape(inputs)
+        return functional.linear(self.attn.proj, mixed[:, :height, :width])
 
     def _cut_windows(self, x):
         """A padded map as windows, each with its token in front where it has one."""

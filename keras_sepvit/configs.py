@@ -20,6 +20,7 @@ PATCH_EMBEDDINGS = ("overlapping", "non_overlapping")
 
 # ImageNet's statistics by channel, for images of 0..255.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+MEAN_COLOUR = tuple(map(round, IMAGENET_MEAN))
 IMAGENET_VARIANCE = ((0.229 * 255) ** 2, (0.224 * 255) ** 2, (0.225 * 255) ** 2)
 
 # A window of 7 makes a DSA block, a window of 14 a GSA block (paper, section 3.4).
@@ -125,6 +126,18 @@ DIGITS_CONFIG = SepViTConfig(
     drop_path_rate=0.05,
     mlp_ratio=2.0,
     image_size=32,
+)
+
+# For the scenes of digits, 128 x 128, in the dense form. Wider than that of the digits alone: a
+# segmenter tells digits of 20 to 48 pixels apart wherever they are.
+SCENES_CONFIG = SepViTConfig(
+    hidden_dims=(32, 64, 96, 128),
+    depths=(1, 2, 2, 1),
+    num_heads=(2, 4, 6, 8),
+    window_sizes=((8,), (8, 16), (4, 8), (4,)),
+    drop_path_rate=0.05,
+    mlp_ratio=2.0,
+    image_size=128,
 )
 
 # Paper, table 2 (v1 and v4).

@@ -1,6 +1,8 @@
-"""Fonts of this machine that have the characters of class names. Without Keras."""
+"""Class names in pictures, and fonts of this machine that have their characters. Without Keras."""
 
 import functools
+
+_LETTERS = 24  # of a name in a picture
 
 
 def legible(names):
@@ -60,3 +62,13 @@ def _characters(file):
         return set(font.get_charmap())
     except (OSError, RuntimeError):
         return set()
+
+
+def short(name):
+    """A name as pictures show it: in one line, without its middle where it is long."""
+    return shortened(" ".join(name.split()), _LETTERS)
+
+
+def shortened(text, length):
+    """A text without its middle where it is longer: names often differ at their ends."""
+    return text if len(text) <= length else f"{text[: length // 2 - 2]}...{text[1 - length // 2 :]}"

@@ -209,6 +209,16 @@ def gelu(x):
     return ops.gelu(x, approximate=False)
 
 
+def argmax(x):
+    """Where the last axis of a float tensor is highest: int32 of shape `x.shape[:-1]`."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Keras tells -0 from 0 in bits first, for which LiteRT has no operator.
+        return tf.argmax(x, axis=-1, output_type="int32")
+    return ops.argmax(x, axis=-1)
+
+
 def padded_conv(conv, x, padding):
     """`conv(x)` with `padding` zeros on every side of the map.
 

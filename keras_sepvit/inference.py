@@ -17,10 +17,20 @@ from keras_sepvit.record import (
     check_interpolation,
     read_record,
 )
-from keras_sepvit.runtime import ImageClassifier
+from keras_sepvit.runtime import ImageClassifier, ImageSegmenter
 from keras_sepvit.runtime import labels as naming
+from keras_sepvit.segmentation.prediction import segment
+from keras_sepvit.segmentation.segmenter import is_segmenter
 from keras_sepvit.validation import positive_int, window_pair
 from keras_sepvit.weights.files import check_file
+
+_CLASSIFIER, _SEGMENTER = "image classifier", "segmenter"
+_MOST_CLASSES = 255  # of class maps
+_OUTPUTS = {
+    _CLASSIFIER: "(batch, classes)",
+    _SEGMENTER: f"(batch, height, width, classes) of the same size, of up to {_MOST_CLASSES} "
+    "classes",
+}
 
 
 class KerasPredictor(ImageClassifier):
@@ -86,6 +96,43 @@ class KerasPredictor(ImageClassifier):
         return np.concatenate(found)
 
 
+class KerasSegmenter(ImageSegmenter):
+    """A segmenter of Keras, with the methods of what `keras_sepvit.runtime.Predictor` makes of one.
+
+    Args:
+        model: A Keras model from images to logits of their size, such as a `SemanticFPN` or
+            `UPerNet`; or the path of its `.keras` file, as `load_model` takes it. Without a
+            Normalization or Rescaling layer it gets images normalised with ImageNet's mean and
+            deviation.
+        labels: The names of the classes, as for `KerasPredictor`. By default the record's, else
+            their numbers.
+
+    Attributes:
+        image_shape: (height, width, 3) of the images, with None for any.
+        class_names: The name of each class.
+        record: The model's `Record`; None if it has none.
+
+    Raises:
+        ValueError: if the model is no segmenter as above, or has another number of classes.
+    """
+
+    def __init__(self, model, labels=None):
+        self._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+        (_, *image_shape), (*_, classes) = _shapes(model, _SEGMENTER)
+        self.image_shape = tuple(image_shape)
+        self.record = getattr(model, "record", None)
+        if labels is None and self.record is not None:
+            labels = self.record.class_names
+        self.class_names = _class_names(labels, classes)
+
+    def segment(self, photo):
+        (class_map,) = segment(self._model, [photo])
+        return class_map
+
+    def _answers(self, images):
+        return self._model.predict(scores.preprocess(self._model, images), verbose=0)
+
+
 def load_model(path):
     """The Keras model in a file, not compiled, with its record.
 
@@ -107,22 +154,24 @@ def load_model(path):
 
 
 def attach_record(model, class_names=None, *, crop=None, interpolation=None, activation=None):
-    """Gives a Keras classifier a record of how it is evaluated, which its `.keras` files carry.
+    """Gives a classifier or segmenter of Keras a record of how it is evaluated, for its `.keras`
+    files.
 
     Predictions, evaluations and exports of the model, and of the files that it is saved to from
     then on, follow it. The models of a training run have theirs.
 
     Args:
-        model: As for `KerasPredictor`, but no path.
+        model: As for `KerasPredictor` or `KerasSegmenter`, but no path.
         class_names: The names of the classes, in order: as `labels` there.
-        crop, interpolation: As there; by default not known.
+        crop, interpolation: As for `KerasPredictor`; by default not known. As the next, of
+            classifiers only.
         activation: What makes probabilities of the outputs, as there.
 
     Returns:
         The `Record`, which is the model's attribute `record`.
 
     Raises:
-        ValueError: if the model is no image classifier, or an argument does not go with it.
+        ValueError: if the model is neither, or an argument does not go with it.
 
     Example:
 
@@ -132,13 +181,21 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
     KerasPredictor("pets.keras").top("photo.jpg")
     ```
     """
-    (_, *size, channels), (_, classes) = _image_classifier(model)
+    maps = [len(tensor.shape) for tensor in model.outputs] == [4]
+    task = "segmentation" if maps else "classification"
+    (_, *size, channels), (*_, classes) = _shapes(model, _SEGMENTER if maps else _CLASSIFIER)
     if class_names is not None:
         class_names = tuple(naming.class_names(class_names, classes))
-    kind, _ = scores.activations(model, activation)
+    if maps and (crop, interpolation, activation) != (None, None, None):
+        raise ValueError(
+            "`crop`, `interpolation` and `activation` are for classifiers; the model is a "
+            "segmenter. Leave them out."
+        )
+    kind = "linear" if maps else scores.activations(model, activation)[0]
+    interpolation = "bilinear" if maps else interpolation
     normalized = "imagenet" if channels == 3 else "unknown"
     record = Record(
-        task="classification",
+        task=task,
         image_size=tuple(size),
         channels=channels,
         pixels="0..255" if scores.normalizes_images(model) else normalized,
@@ -170,16 +227,17 @@ def attach_record_of(path, model):
 
 
 def image_shape(model, image_size=None):
-    """(height, width, channels) of the images for a classifier.
+    """(height, width, channels) of the images for a classifier or segmenter.
 
     Args:
         model: A Keras model.
         image_size: (height, width), for a model that takes any; None for the model's own.
 
     Raises:
-        ValueError: if the model is no image classifier, or takes images of another size.
+        ValueError: if the model is neither, or takes images of another size.
     """
-    (_, height, width, channels), _ = _image_classifier(model)
+    kind = _SEGMENTER if is_segmenter(model) else _CLASSIFIER
+    (_, height, width, channels), _ = _shapes(model, kind)
     if channels not in (1, 3):
         raise ValueError(f"The model takes images of {channels} channels; expected 1 or 3.")
     if image_size is None and None in (height, width):
@@ -194,14 +252,18 @@ def image_shape(model, image_size=None):
     return height, width, channels
 
 
-def _image_classifier(model):
-    """Shapes of the one input and the one output of an image classifier; refuses others."""
+def _shapes(model, kind):
+    """Shapes of the one input and the one output of a model of a kind; refuses others."""
     inputs = [tensor.shape for tensor in model.inputs]
     outputs = [tensor.shape for tensor in model.outputs]
-    if [*map(len, inputs)] != [4] or [*map(len, outputs)] != [2]:
+    fits = [*map(len, inputs + outputs)] == [4, 4 if kind == _SEGMENTER else 2]
+    if fits and kind == _SEGMENTER:
+        fits = inputs[0][1:3] == outputs[0][1:3] and outputs[0][-1] <= _MOST_CLASSES
+        fits = fits and not hasattr(model, "pyramid_outputs")  # features of any size
+    if not fits:
         raise ValueError(
-            "The model is no image classifier: expected one input (batch, height, width, channels) "
-            f"and one output (batch, classes). Received: {inputs} and {outputs}."
+            f"The model is no {kind}: expected one input (batch, height, width, channels) "
+            f"and one output {_OUTPUTS[kind]}. Received: {inputs} and {outputs}."
         )
     return inputs[0], outputs[0]
 

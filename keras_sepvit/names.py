@@ -93,7 +93,8 @@ def distances(paths):
     """How many layers lie between each weight and the head.
 
     Blocks count as layers; a stage's patch embedding belongs to its first block, its PEG to the
-    block before it, and the first patch embedding is a layer by itself. Norms and head have 0.
+    block before it, its norm to its last block, and the first patch embedding is a layer by itself.
+    The final norm, necks and heads have 0.
 
     Args:
         paths: The paths of all weights of a model.
@@ -104,11 +105,14 @@ def distances(paths):
     names = {path: parse(path) for path in paths}
     blocks = sorted({(n.stage, n.block) for n in names.values() if n.part == "block"})
 
+    last = dict(blocks)
+
     def distance(name):
-        if name.part not in ("embed", "block", "peg"):
+        if name.stage is None:
             return 0
         first = name.part == "embed" and name.stage == 1
-        return len(blocks) + first - blocks.index((name.stage, name.block or 1))
+        block = last[name.stage] if name.part == "stage_norm" else name.block or 1
+        return len(blocks) + first - blocks.index((name.stage, block))
 
     return {path: distance(name) for path, name in names.items()}
 

@@ -7,25 +7,32 @@ import pathlib
 import types
 
 from keras_sepvit.classification import recipes as classification
+from keras_sepvit.segmentation import recipes as segmentation
 from keras_sepvit.training.recipe import Recipe, changed_recipe, check_choice, read_settings
 
-RECIPES = types.MappingProxyType({**classification.RECIPES})
+RECIPES = types.MappingProxyType({**classification.RECIPES, **segmentation.RECIPES})
 
 # By the key `task`, which files of version 0.1.0 lack.
-_CLASSES = {"classification": classification.ClassificationRecipe}
+_CLASSES = {
+    "classification": classification.ClassificationRecipe,
+    "segmentation": segmentation.SegmentationRecipe,
+}
 
-# The recipe of a folder that takes a recipe's place.
-_OF_FOLDERS = "photos"
+# The recipe of a folder that takes a recipe's place, by task.
+_OF_FOLDERS = {"classification": "photos", "segmentation": "finetune_segmenter"}
 
 
-def load_recipe(source, overrides=()):
+def load_recipe(source, overrides=(), task=None):
     """A recipe by name or from a YAML file, with changes.
 
     Args:
-        source: A name in `RECIPES`; the path of a YAML file whose keys are those of the task's
-            recipe, and which may start from a named recipe with the key `recipe`; a folder of
-            class folders, for the recipe `photos` of it; or a `Recipe`.
+        source: A name in `RECIPES`, also with hyphens; the path of a YAML file whose keys are
+            those of the task's recipe, and which may start from a named recipe with the key
+            `recipe`; a folder, for the recipe `photos` or `finetune_segmenter` of it; or a
+            `Recipe`.
         overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`.
+        task: What a folder is for: `"classification"`, by default, of class folders, or
+            `"segmentation"` of `images/` and `masks/`. That of any other `source`, if given.
 
     Returns:
         A new `Recipe` of its task, checked.
@@ -35,13 +42,41 @@ def load_recipe(source, overrides=()):
         ValueError: for unknown keys, values of a wrong type or out of range, and values that a
             recipe leaves to the user (such as `model.weights` of `finetune`) and are not given.
     """
+    for text in overrides:
+        if "=" not in text and pathlib.Path(text).expanduser().is_dir():
+            raise ValueError(
+                f"'{text}' is a folder, and changes are written key=value. To train on it, write "
+                f"data.name=folder:{text}, or name it in the place of the recipe."
+            )
+    if task is not None:
+        check_choice("task", task, tuple(_CLASSES))
+    if is_folder(source, overrides):
+        name = _OF_FOLDERS[task or "classification"]
+        # Not as it is typed: `photos/` is `photos`.
+        overrides = [f"data.name=folder:{pathlib.Path(source)}", *overrides]
+        return changed_recipe(RECIPES[name], overrides=overrides, name=name)
+    recipe = _load(source, overrides)
+    if task not in (None, recipe.task):
+        raise ValueError(
+            f"The recipe {str(source)!r} is one of {recipe.task}. Received: task={task!r}. Leave "
+            "it out."
+        )
+    return recipe
+
+
+def _load(source, overrides):
     if isinstance(source, Recipe):
         return changed_recipe(source, overrides=overrides)
-    if is_folder(source, overrides):
-        overrides = [f"data.name=folder:{source}", *overrides]
-        return changed_recipe(RECIPES[_OF_FOLDERS], overrides=overrides, name=_OF_FOLDERS)
-    if source in RECIPES:
-        return changed_recipe(RECIPES[source], overrides=overrides, name=source)
+    name = recipe_name(source)
+    if name in _OF_FOLDERS.values() and not _names_data(overrides):
+        how = "--task segmentation " * (name == _OF_FOLDERS["segmentation"])
+        raise ValueError(
+            f"The recipe '{name}' is for a folder of photos, and there is none called '{source}' "
+            f"here. Name the folder in the recipe's place, as in: keras-sepvit train {how}FOLDER. "
+            "Or add data.name=folder:FOLDER."
+        )
+    if name is not None:
+        return changed_recipe(RECIPES[name], overrides=overrides, name=name)
     path = pathlib.Path(source)
     if not path.is_file():
         raise FileNotFoundError(
@@ -64,11 +99,23 @@ def load_recipe(source, overrides=()):
     return changed_recipe(base, settings, overrides, name=str(source))
 
 
-def is_folder(source, overrides=()):
-    """Whether what `load_recipe` takes is a folder of class folders.
+def recipe_name(source):
+    """The name in `RECIPES` of what `load_recipe` takes; None of a file or a folder."""
+    name = str(source).replace("-", "_")
+    return name if name in RECIPES else None
 
-    Names of recipes come first, but for that of folders without any other data.
+
+def is_folder(source, overrides=()):
+    """Whether what `load_recipe` takes is a folder.
+
+    Names of recipes come first, but for those of folders without any other data.
     """
-    named = any(text.startswith("data.name=") for text in overrides)
-    taken = source in RECIPES and (source != _OF_FOLDERS or named)
+    if isinstance(source, Recipe) or not source:
+        return False
+    name = recipe_name(source)
+    taken = name is not None and (name not in _OF_FOLDERS.values() or _names_data(overrides))
     return not taken and pathlib.Path(source).expanduser().is_dir()
+
+
+def _names_data(overrides):
+    return any(text.startswith("data.name=") for text in overrides)

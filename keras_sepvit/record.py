@@ -28,18 +28,22 @@ class Record:
     """How pictures go into a file, and what comes out.
 
     Attributes:
-        task: `"classification"`, or `"features"` for any other network.
-        image_size: (height, width) of the pictures.
+        task: `"classification"`, `"segmentation"`, or `"features"` for any other network.
+        image_size: (height, width) of the pictures; None in a `.keras` file of a segmenter for
+            any. A segmenter's photos are fitted into it: see `keras_sepvit.runtime.canvas`.
         channels: 3 for RGB, 1 for grey.
         pixels: `"0..255"`; `"imagenet"`, (pixels - mean) / deviation by the channel, with
             the `IMAGENET_MEAN` and `IMAGENET_VARIANCE` of `keras_sepvit.configs`; or
             `"unknown"`.
         crop: Share of a photo's shorter side that the centre crop of the model's
-            evaluation keeps, above 0 and at most 1; None where that is not known.
-        interpolation: `"bicubic"` or `"bilinear"`, of the resize there, or None.
-        activation: What a classifier's scores went through: `"softmax"`, `"sigmoid"`, or
-            `"linear"` for nothing (logits). None for other networks. In a `.keras` file, what
-            makes probabilities of the scores: in the model, or behind it if it gives logits.
+            evaluation keeps, above 0 and at most 1; None where that is not known, and for
+            segmenters.
+        interpolation: `"bicubic"` or `"bilinear"`, of the resize there, or None; `"bilinear"` of
+            segmenters, whose photos are resized so.
+        activation: What scores went through: `"softmax"`, `"sigmoid"`, or `"linear"` for
+            nothing (logits). None for class maps and other networks. In a classifier's `.keras`
+            file, what makes probabilities of the scores: in the model, or behind it if it gives
+            logits.
         class_names: The names of the classes in order, or None.
         version: The version of keras_sepvit that wrote it.
     """

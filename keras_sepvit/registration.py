@@ -34,6 +34,7 @@ REGISTERED = {
     "UPerHead": "segmentation.upernet",
     "UPerNet": "segmentation.upernet",
     "ResizeTo": "segmentation.segmenter",
+    "ClassMap": "segmentation.segmenter",
     "LayerwiseAdamW": "training.optimizer",
     "WarmupCosine": "training.schedule",
     "WarmupPolynomial": "training.schedule",

@@ -52,6 +52,12 @@ def did_you_mean(name, known, mark="`"):
     return f" Did you mean {' or '.join(likely)}?" if likely else ""
 
 
+def counted(number, noun):
+    """A number with its noun: `1 image`, `1,000 classes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
 def check_names(function, given, known, note=""):
     """Refuses names of arguments that a function does not have.
 
@@ -122,6 +128,31 @@ def check_rate(name, value):
             f"Received: {name}={value!r}."
         )
     return float(value)
+
+
+def check_range(name, value, low, high):
+    """Refuses what is no number from `low` to `high`."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ValueError(
+            f"`{name}` must be a number from {low} to {high}. Received: {name}={value!r}."
+        )
+
+
+def interval(name, value, largest=math.inf):
+    """`value` as a pair of floats, 0 < low <= high <= `largest`."""
+    if (
+        not isinstance(value, (tuple, list))
+        or len(value) != 2
+        or not all(isinstance(x, numbers.Real) for x in value)
+        or not 0 < value[0] <= value[1] <= largest
+        or value[1] == math.inf
+    ):
+        limit = "" if largest == math.inf else f" <= {largest}"
+        raise ValueError(
+            f"`{name}` must be two numbers, 0 < low <= high{limit}. Received: {name}={value!r}."
+        )
+    return tuple(map(float, value))
 
 
 def policy_of(dtype):

@@ -1,4 +1,4 @@
-"""Trains by the digits recipe and kills itself: MOMENT FOLDER CHANGE...
+"""Trains by a recipe with a small network and kills itself: MOMENT RECIPE FOLDER CHANGE...
 
 MOMENT is `epoch` (before a random batch that follows a checkpoint), `checkpoint` (a checkpoint is
 half written) or `evaluation` (before a random batch of it).
@@ -9,9 +9,13 @@ import random
 import signal
 import sys
 
+from helpers import SMALL
 from training_data import SMALL_DIGITS
 
-from keras_sepvit.classification import scores, task
+from keras_sepvit.classification import task as classification
+from keras_sepvit.classification.scores import ClassificationScores
+from keras_sepvit.segmentation import task as segmentation
+from keras_sepvit.segmentation.scores import SegmentationScores
 from keras_sepvit.training import Trainer, callbacks, checkpoint, load_recipe
 
 
@@ -48,22 +52,25 @@ def kill_in_checkpoint():
 def kill_in_evaluation():
     left = random.randrange(1, 4)
 
-    update = scores.ClassificationScores.update
+    def killing(update):
+        def update_and_kill(self, *arguments):
+            nonlocal left
+            left -= 1
+            if not left:
+                kill()
+            update(self, *arguments)
 
-    def update_and_kill(self, *arguments):
-        nonlocal left
-        left -= 1
-        if not left:
-            kill()
-        update(self, *arguments)
+        return update_and_kill
 
-    scores.ClassificationScores.update = update_and_kill
+    for scores in (ClassificationScores, SegmentationScores):
+        scores.update = killing(scores.update)
 
 
 if __name__ == "__main__":
-    task.DIGITS_CONFIG = SMALL_DIGITS
-    moment, folder, *changes = sys.argv[1:]
+    classification.DIGITS_CONFIG = SMALL_DIGITS
+    segmentation.SCENES_CONFIG = SMALL
+    moment, recipe, folder, *changes = sys.argv[1:]
     {"epoch": kill_in_epoch, "checkpoint": kill_in_checkpoint, "evaluation": kill_in_evaluation}[
         moment
     ]()
-    Trainer(load_recipe("digits", changes), folder).train(verbose=0)
+    Trainer(load_recipe(recipe, changes), folder).train(verbose=0)

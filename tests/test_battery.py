@@ -12,6 +12,7 @@ from keras_sepvit import SepViT, SepViTBackbone
 from keras_sepvit.export import to_litert, to_onnx, to_torch
 from keras_sepvit.export.litert_graph import inspect
 from keras_sepvit.segmentation import SemanticFPN, UPerNet
+from keras_sepvit.segmentation.segmenter import is_segmenter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,8 @@ def test_exports_agree(export, suffix, backend, network, tmp_path):
         pytest.skip("the backbone's layers under another name")
     model = network.build((*network.odd, 3))
     randomize(model)
-    report = export(model, tmp_path / f"model.{suffix}", batch_size=2, verbose=False)
+    options = {"logits": True} if is_segmenter(model) else {}  # class maps: test_segmenter_files
+    report = export(model, tmp_path / f"model.{suffix}", batch_size=2, verbose=False, **options)
     assert report.max_error < 1e-4 and report.images > 0
     if suffix == "tflite":
         graph = inspect(tmp_path / "model.tflite")

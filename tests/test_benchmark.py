@@ -14,7 +14,7 @@ from helpers import BACKEND, SMALL
 from typer.testing import CliRunner
 
 from keras_sepvit import SepViT
-from keras_sepvit.benchmark import run, worker
+from keras_sepvit.benchmark import programs, run, worker
 from keras_sepvit.benchmark.report import summarise
 from keras_sepvit.benchmark.run import MODES
 from keras_sepvit.benchmark.timing import (
@@ -27,6 +27,7 @@ from keras_sepvit.benchmark.timing import (
 )
 from keras_sepvit.cli import app
 from keras_sepvit.configs import VARIANTS
+from keras_sepvit.segmentation import SemanticFPN
 
 JOB = {
     "backend": BACKEND,
@@ -150,6 +151,15 @@ def test_precisions(precision):
     losses = [float(program()) for _ in range(8)]
     assert losses[-1] < losses[0] - 0.1
     assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_segmenter_takes_a_training_step():
+    model = SemanticFPN(SMALL, 3, (32, 64, 3), neck_channels=8, head_channels=8)
+    before = keras.ops.convert_to_numpy(model.trainable_variables[0])
+    batch = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(2, 32, 64, 3)))
+    step = programs.training_step(model, batch, MODES[BACKEND][0])
+    assert float(step()) == pytest.approx(np.log(3), rel=0.1)  # labels are random
+    assert not np.array_equal(before, keras.ops.convert_to_numpy(model.trainable_variables[0]))
 
 
 BAD_INPUT = [

@@ -147,6 +147,15 @@ def test_the_pages_have_places_for_all_figures(tmp_path):
     assert sum(minutes for _, minutes in figures.FIGURES.values()) <= 40
 
 
+def test_the_page_is_of_the_commands_that_write_it():
+    """Whoever changes a command measures again."""
+    text = (page.ROOT / "docs" / "benchmark.md").read_text()
+    for options in speed_page.PARTS.values():
+        assert f"`python benchmarks/speed.py {options}`" in text
+    for options in speed_page.MEMORY.values():
+        assert f"`python benchmarks/memory.py {options}`" in text
+
+
 def test_figures_go_on_after_an_interruption(tmp_path):
     ran, fails = [], ["export-speed"]
 

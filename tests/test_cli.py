@@ -422,7 +422,7 @@ for arguments in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         with contextlib.redirect_stderr(out):
             try:
-                runpy.run_module("keras_sepvit.cli", run_name="__main__")
+                runpy.run_module("keras_sepvit", run_name="__main__")
             except SystemExit as end:
                 results.append([end.code, out.getvalue()])
 print(json.dumps(results))
@@ -431,7 +431,7 @@ print(json.dumps(results))
 
 @pytest.mark.once
 def test_commands_that_need_no_keras(exported_files, photo):
-    """`python -m keras_sepvit.cli`, where Keras and the backends cannot be imported."""
+    """`python -m keras_sepvit`, where Keras and the backends cannot be imported."""
     commands = [
         (["--help"], 0, "predict"),
         (["summary", "--help"], 0, "--image-size"),
@@ -563,6 +563,11 @@ OWN_LINES = {
         r"Warning: Loaded \d+ of the model's \d+ weights from '\S+digits.weights.h5'\.\n"
         r"2 weights not in the file.*\n2 arrays of the file not used: head/kernel, head/bias\.\n",
     ),
+    "damaged JPEGs in training": (
+        "train jpegs model.variant=sepvit_digits model.image_size=32 batch_size=4 epochs=2 "
+        "optimizer.warmup_epochs=0 jit_compile=false",
+        r"Skipped an image that cannot be read: b/cut off.jpg\n",
+    ),
     "an error": ("evaluate digits --data nothing/at/all", r"Error: There is no .*\n"),
 }
 
@@ -580,10 +585,17 @@ def test_a_commands_lines_are_its_own(command, stderr, photo, folder):
     for name in "ab":
         (folder / "two" / name).mkdir(parents=True, exist_ok=True)
         (folder / "two" / name / "photo.png").write_bytes(photo.read_bytes())
+        (folder / "jpegs" / name).mkdir(parents=True, exist_ok=True)
+        for number in range(6):
+            Image.open(photo).convert("RGB").save(folder / "jpegs" / name / f"{number}.jpg")
+    content = (folder / "jpegs" / "b" / "0.jpg").read_bytes()
+    (folder / "jpegs" / "b" / "cut off.jpg").write_bytes(content[: len(content) // 2])
+    # Decoded, and told by libjpeg: "6 extraneous bytes before marker 0xd9".
+    (folder / "jpegs" / "a" / "0.jpg").write_bytes(content[:-2] + b"rubble" + content[-2:])
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(keras_sepvit.__path__[0])}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     result = subprocess.run(
-        [sys.executable, "-m", "keras_sepvit.cli", *command.split()],
+        [sys.executable, "-m", "keras_sepvit", *command.split()],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -55,7 +55,7 @@ def test_logits_become_probabilities():
     images = noise(2)
     logits = predict(model, images)
     deployment = prepare(model)
-    assert deployment.is_softmax and deployment.takes_pixels
+    assert deployment.is_softmax and deployment.takes_pixels and deployment.task == "classification"
     assert deployment.outputs == {"probabilities": (CLASSES,)}
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
@@ -64,7 +64,7 @@ def test_logits_become_probabilities():
         atol=1e-6,
     )
     plain = prepare(model, probabilities=False)
-    assert plain.is_classifier and not plain.is_softmax
+    assert plain.activation == "linear" and not plain.is_softmax
     np.testing.assert_allclose(plain.predict(images)["logits"], logits, atol=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_one_logit_becomes_a_probability_of_its_own():
 def test_features_get_no_softmax():
     deployment = prepare(tiny_classifier(include_top=False, pooling="avg"))
     assert deployment.outputs == {"features": (32,)}
-    assert not deployment.is_classifier
+    assert (deployment.task, deployment.activation) == ("features", None)
 
 
 @pytest.mark.once

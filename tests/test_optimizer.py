@@ -1,15 +1,19 @@
 """Schedule and optimiser of the recipes."""
 
+import json
 import math
+import re
 
 import keras
 import numpy as np
 import pytest
 from helpers import TINY, to_numpy
 from keras import ops
+from reference import DATA
 
 from keras_sepvit import SepViT, SepViTBlock
 from keras_sepvit.recipes import load_recipe
+from keras_sepvit.segmentation import SemanticFPN, UPerNet
 from keras_sepvit.training.optimizer import (
     LayerwiseAdamW,
     build_optimizer,
@@ -55,6 +59,52 @@ def test_polynomial_and_steps_are_mmcvs():
         assert float(copy(7)) == float(schedule(7))
 
 
+# The recipes whose schedules mmcv computed, with epochs of the reference's length.
+MMCV = np.load(DATA / "official_schedules_resizes_metrics.npz")
+BY_EPOCH = [
+    *("optimizer.schedule=steps", "optimizer.warmup_steps=500", "optimizer.warmup_ratio=1e-3"),
+    "optimizer.reference_batch=null",
+]
+SCHEDULES = {
+    "fpn": ("ade20k_fpn_t", []),
+    "upernet": ("ade20k_upernet_b", []),
+    "retinanet_1x": (
+        "imagenet_t",
+        [*BY_EPOCH, "epochs=12", "optimizer.milestones=[8,11]", "optimizer.learning_rate=1e-4"],
+    ),
+    "mask_rcnn_1x": (
+        "imagenet_t",
+        [*BY_EPOCH, "epochs=12", "optimizer.milestones=[8,11]", "optimizer.learning_rate=2e-4"],
+    ),
+    "detection_3x": (
+        "imagenet_t",
+        [*BY_EPOCH, "epochs=36", "optimizer.milestones=[27,33]", "optimizer.learning_rate=1e-4"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_mmcvs_at_the_steps_of_the_reference(name):
+    recipe, changes = SCHEDULES[name]
+    recipe = load_recipe(recipe, ["data.name=folder:x", *changes])
+    schedule = build_schedule(recipe, int(MMCV["detection_iterations_per_epoch"]))
+    steps, expected = MMCV[f"{name}_iterations"], MMCV[f"{name}_lr"]
+    rates = to_numpy(schedule(ops.convert_to_tensor(steps.astype("int64"))))
+    np.testing.assert_allclose(rates, expected, rtol=2e-4, atol=1e-11)
+
+
+def test_another_batch_sees_as_many_images():
+    """Rate, warm-up and length follow the batch; steps that are given stay as they are."""
+    changes = ["data.name=folder:x", "batch_size=4"]
+    recipe = load_recipe("ade20k_upernet_t", changes)
+    schedule = build_schedule(recipe, steps_per_epoch=5052)
+    assert (schedule.steps, schedule.warmup_steps) == (640_000, 6_000)
+    assert schedule.peak == pytest.approx(1.5e-5) and schedule.initial == pytest.approx(1.5e-11)
+    fixed = ["steps=100", "optimizer.warmup_steps=10"]
+    schedule = build_schedule(load_recipe("ade20k_upernet_t", [*changes, *fixed]), 5052)
+    assert (schedule.steps, schedule.warmup_steps) == (100, 10)
+
+
 def test_recipes_choose_their_schedule():
     changes = ["epochs=12", "optimizer.warmup_steps=500", "optimizer.milestones=[8,11]"]
     recipe = load_recipe("imagenet_t", ["optimizer.schedule=steps", *changes])
@@ -90,6 +140,31 @@ def test_weight_decay_spares_what_the_paper_spares(network):
     assert "block/attn/win_kernel" in decayed and "block/attn/win_bias" not in decayed
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("name, segmenter", [("fpn", SemanticFPN), ("upernet", UPerNet)])
+def test_weight_decay_of_segmenters_is_that_of_the_authors_settings(name, segmenter):
+    """By number of weights and elements, and of what is spared by part of the name."""
+    expected = json.loads((DATA / "official_weight_decay.json").read_text())[name]
+    recipe = load_recipe(f"ade20k_{name}_t", ["data.name=folder:x"])
+    variables = segmenter("sepvit_t", num_classes=150).trainable_variables
+    sizes = {variable.path: math.prod(variable.shape) for variable in variables}
+    assert (len(sizes), sum(sizes.values())) == (expected["tensors"], expected["elements"])
+    assert {0.0, recipe.optimizer.weight_decay} >= {*expected["decays"]}
+    assert {recipe.peak_learning_rate()} == {*expected["rates"]}
+    spared = {v.path for v in variables if not decays(v, spared=recipe.optimizer.spared)}
+    assert len(spared) == expected["zero_decay_tensors"]
+    parts = {
+        **{"norm1": "/norm1/", "norm2": "/norm2/", "norm_list": r"^stage\d_norm/"},
+        **{"win_tokens_norm": "/win_tokens_norm/", "patch_embeds": "_embed/"},
+        **{"pos_block": "_peg/", ".bn.": "/bn/"},
+    }
+    sums = {
+        part: sum(sizes[path] for path in spared if re.search(pattern, path))
+        for part, pattern in parts.items()
+    }
+    assert sums == expected["zero_decay_sums"]
+
+
 def test_layers_learn_slower_the_farther_from_the_head(network):
     scales = layer_scales(network.trainable_variables, 0.5)
     # Blocks of TINY: 1, 2, 2, 1; the first patch embedding is layer 0, norm and head layer 7.
@@ -99,6 +174,20 @@ def test_layers_learn_slower_the_farther_from_the_head(network):
     assert scales["stage3_block2/mlp/fc1/kernel"] == 0.5**2
     assert scales["norm/gamma"] == scales["head/kernel"] == 1
     assert len(scales) == len(network.trainable_variables)
+
+
+def test_a_segmenters_backbone_may_have_a_rate_of_its_own():
+    network = SemanticFPN(TINY, 3, neck_channels=8, head_channels=8)
+    scales = layer_scales(network.trainable_variables, 0.5, backbone=0.1)
+    assert scales["decode_head/conv_seg/kernel"] == scales["neck/fpn_convs_0/conv/bias"] == 1
+    # The norm behind a stage belongs to its last block, here the last of all.
+    assert scales["stage4_norm/gamma"] == scales["stage4_block1/norm1/gamma"] == 0.1 * 0.5
+    assert scales["stage1_norm/gamma"] == 0.1 * 0.5**6
+    recipe = load_recipe(
+        "finetune_segmenter", ["data.name=x", "optimizer.backbone_rate=0.1", "batch_size=16"]
+    )
+    optimizer = build_optimizer(recipe, network, steps_per_epoch=10)
+    assert optimizer.scales["stage2_embed/proj/kernel"] == 0.1
 
 
 def test_recipe_becomes_adamw(network):

@@ -17,6 +17,7 @@ from keras_sepvit.cli import app
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.runtime import Predictor
 from keras_sepvit.training import device
+from keras_sepvit.training.sources.labelled import open_splits
 from keras_sepvit.training.trainer import Trainer
 
 pytestmark = pytest.mark.once
@@ -57,6 +58,9 @@ def folder(tmp_path, monkeypatch):
 def test_from_a_folder_of_photos_to_a_file(folder):
     write_photos(folder / "photos")
     Image.new("RGB", (60, 40), COLOURS["grün"]).save(folder / "new.jpg")
+    held_out = open_splits("folder:photos", "train", "validation")[1].paths
+    broken = next(path for path in held_out if path.isprintable())
+    (folder / "photos" / broken).write_bytes(b"no photo")
     block = README.read_text("utf-8").split("## From a folder of photos")[1]
     train, look, evaluate, predict, export, use = re.findall(r"^    (.+)$", block, re.M)[:6]
 
@@ -64,7 +68,8 @@ def test_from_a_folder_of_photos_to_a_file(folder):
     assert "(train-fold0, 39 images, 3 classes); held out for validation: 9 images" in told
     assert "batch_size=4 (39 images" in told and "learning_rate=" in told
     assert re.search(r"; best top1 [\d.]+ % after epoch \d", told)
-    assert re.search(r"^grün +3 ", told, re.M)
+    assert "best.keras on 8 images of folder:photos (validation-fold0, 9 images, 3 cl" in told
+    assert re.search(r"^grün +2 ", told, re.M)
     run_folder = folder / "runs" / "photos"
     pictures = [shlex.split(look, comments=True)[1], *re.findall(r"\w+\.png", look)[1:]]
     for name in ("confusion.png", *(pathlib.Path(picture).name for picture in pictures[1:])):
@@ -73,19 +78,20 @@ def test_from_a_folder_of_photos_to_a_file(folder):
     assert (run_folder / "mistakes.png").exists() == bool(report["mistakes"])
 
     # The commands that training ends with are ready to be pasted.
-    next_predict, next_export = told.splitlines()[-2:]
+    *_, next_predict, next_export, unreadable = told.splitlines()
+    assert unreadable == f"1 image could not be read: {broken}"
     assert "IMG" in run(next_predict).stdout
     assert next_export == export.split(" #")[0].strip().replace(
         "photos.tflite", "runs/photos/best.tflite"
     )
 
     shown = json.loads(run(evaluate, "--json").stdout)
-    assert (shown["images"], shown["split"]) == (9, "validation-fold0")
+    assert (shown["images"], shown["split"]) == (8, "validation-fold0")
     assert (shown["top1"], shown["classes"]) == (report["top1"], report["classes"])
     assert shown["loss"] == pytest.approx(report["loss"], abs=1e-4)
     everything = run(evaluate, "--data", "photos", "--json")
-    assert json.loads(everything.stdout)["images"] == 48
-    assert "Note: 39 of 48 images were trained on" in everything.stderr
+    assert json.loads(everything.stdout)["images"] == 47
+    assert "Note: training has seen 39 of 48 images" in everything.stderr
 
     (of_keras,) = json.loads(run(predict, "--json").stdout)
     run(export)
@@ -109,6 +115,15 @@ def test_what_is_decided_stays_when_a_run_goes_on_elsewhere(folder, monkeypatch,
     assert trainer.recipe == kept and not trainer.decisions
     with pytest.raises(ValueError, match="differs in batch_size"):
         Trainer(load_recipe("photos", [*changes, "batch_size=16"]), "run")
+    with pytest.raises(ValueError, match="data.name .folder:photos there, folder:other here"):
+        Trainer(load_recipe("photos", [*changes, "data.name=folder:other"]), "run")
+    training_data.write_folder(folder / "photos", ("tulip",), 5)
+    message = "96 images of 3 classes, .* now has 100 images of 4 classes; new: tulip. Give this"
+    with pytest.raises(ValueError, match=message):
+        Trainer(load_recipe("photos", changes), "run")
+    assert (folder / "run" / "classes.txt").read_text(
+        "utf-8"
+    ).split() == "grün naïve rot 青".split()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +135,7 @@ def test_what_is_decided_stays_when_a_run_goes_on_elsewhere(folder, monkeypatch,
         (10_000, (True, None), (), (224, 128, 1.4e-3)),
         (10_000, (True, 8e9), ("model.variant=sepvit_b",), (224, 4, 2.5e-4)),
         (10_000, (True, 8e9), ("model.weights=digits", "batch_size=64"), (32, 64, 2e-4)),
-        (3, (False, None), ("model.image_size=64",), (64, 1, 1.25e-4)),
+        (3, (False, None), ("model.image_size=64", "epochs=3"), (64, 1, 1.25e-4)),
     ],
 )
 def test_size_and_batch_follow_the_machine(monkeypatch, images, machine, changes, expected):
@@ -129,6 +144,7 @@ def test_size_and_batch_follow_the_machine(monkeypatch, images, machine, changes
     done, chosen = automatic.decided(recipe, images, devices=1)
     found = done.model.image_size, done.batch_size, done.peak_learning_rate()
     assert found == (*expected[:2], pytest.approx(expected[2], rel=0.05))
+    assert done.optimizer.warmup_epochs == (0.75 if "epochs=3" in changes else 5)
     given = {change.split("=")[0] for change in changes}
     assert chosen.keys() == set(recipe.AUTOMATIC) - given
     shared = automatic.decided(recipe, images, devices=3)[0].batch_size
@@ -141,12 +157,12 @@ def test_folders_that_cannot_be_trained_on(folder, monkeypatch):
         assert result.exit_code == 2 and not list(folder.rglob("recipe.yaml"))
         return result.stderr
 
-    assert "data.name=VALUE" in refused("photos")
+    assert "keras-sepvit train FOLDER" in refused("photos")
     training_data.write_folder(folder / "photos", ("cat",), 3)
     told = refused("photos")
-    assert "One class is nothing to tell apart" in told and "1 classes" in told
+    assert "One class is nothing to tell apart" in told and "1 class)" in told
     training_data.write_folder(folder / "photos", ("dog",), 3)
-    assert "lies among the class folders" in refused("photos", "--output", "photos/run")
+    assert "lies among the pictures of" in refused("photos", "--output", "photos/run")
     monkeypatch.chdir(folder / "photos")
-    assert "lies among the class folders" in refused(".")
+    assert "lies among the pictures of" in refused(".")
     assert load_recipe(".").data.name == "folder:."

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_sepvit.runtime.images import open_image
+from keras_sepvit.training import images
 from keras_sepvit.training.images import decode
 from keras_sepvit.training.pipeline import batch_names
 from keras_sepvit.training.sources.labelled import open_source
@@ -183,6 +184,54 @@ def test_all_eight_orientations_are_upright(kind, how, orientation):
     assert part.shape == (30, 32, 3) and difference[1:-1, 1:-1].max() <= 2
 
 
+def with_segments(content, *segments):
+    """A JPEG with pairs of the number of an APP segment and its text in front of all else."""
+    parts = (
+        bytes((0xFF, 0xE0 + number)) + (len(text) + 2).to_bytes(2, "big") + text
+        for number, text in segments
+    )
+    return content[:2] + b"".join(parts) + content[2:]
+
+
+@pytest.mark.parametrize("how", ["exif", "xmp"])
+@pytest.mark.parametrize(
+    "front",
+    {
+        "nothing": [],
+        "a thumbnail": [(13, encode(photo(200, 300), "JPEG"))],
+        "two of 64 KB": [(13, bytes(65533)), (1, b"http://ns.adobe.com/xmp/" + bytes(65000))],
+        "a profile of half a megabyte": [
+            (2, b"ICC_PROFILE\0" + bytes((number, 8)) + bytes(65519)) for number in range(1, 9)
+        ],
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_orientations_are_found_behind_other_metadata(front, how):
+    content = noted(photo(30, 40), "JPEG", 6, how)
+    content = with_segments(content, *front[1])
+    np.testing.assert_array_equal(decode(content), open_image(io.BytesIO(content)))
+    assert decode(content).shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("kind, orientation", [("H", 1), ("H", 8), ("I", 1), ("I", 3), ("B", 6)])
+def test_orientations_of_any_type_are_read(byte_order, kind, orientation, monkeypatch):
+    """Python is asked only where there is something to turn, or an unusual type."""
+    exif = Image.Exif()
+    exif.endian = byte_order
+    value = struct.pack(byte_order + kind, orientation).ljust(4, b"\0")
+    number = {"B": 1, "H": 3, "I": 4}[kind]
+    entry = struct.pack(byte_order + "HHI", ORIENTATION, number, 1) + value
+    mark = {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}[byte_order]
+    block = b"Exif\0\0" + mark + struct.pack(byte_order + "H", 1) + entry + bytes(4)
+    content = encode(photo(30, 40), "JPEG", exif=block)
+    asked = []
+    read = images._jpeg_orientation
+    monkeypatch.setattr(images, "_jpeg_orientation", lambda x: asked.append(1) or read(x))
+    np.testing.assert_array_equal(decode(content), open_image(io.BytesIO(content)))
+    assert bool(asked) == (orientation != 1 or kind != "H")
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0junk"])
 def test_damaged_metadata_do_not_hide_a_picture(exif):
     content = encode(photo(), "JPEG", exif=exif)
@@ -227,7 +276,7 @@ def test_a_folder_loses_no_file(tmp_path):
     assert source.skipped == (
         "no classes, without pictures: annotations, empty",
         "4 files not read, of other kinds (2 .heic, 1 .xml, 1 .txt)",
-        "1 pictures not read, outside of class folders",
+        "1 picture not read, outside of class folders",
     )
     assert str(source).endswith("5 images, 2 classes); " + "; ".join(source.skipped))
 

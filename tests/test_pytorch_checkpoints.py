@@ -140,7 +140,7 @@ def test_missing_and_surplus_keys_are_listed(source, untouched, tmp_path):
     state_dict["extra.conv.weight"] = torch.zeros(3, 4)
     path = tmp_path / "checkpoint.pth"
     torch.save(state_dict, path)
-    message = refused(untouched, path, "2 weights differ")
+    message = refused(untouched, path, "2 differences:")
     assert "stage1_block1/norm1/gamma: not in the file, (8,) in the model" in message
     assert "extra.conv.weight: (3, 4) in the file, not in the model" in message
     report = load_weights(classifier(), path, partial=True)
@@ -174,7 +174,7 @@ def test_a_kernel_of_another_rank_is_a_difference(source, untouched, tmp_path):
     state_dict = {**source[1], "head.weight": source[1]["head.weight"][..., None, None]}
     path = tmp_path / "checkpoint.pth"
     torch.save(state_dict, path)
-    message = refused(untouched, path, "1 weights differ")
+    message = refused(untouched, path, "1 difference:")
     assert "head/kernel: (5, 32, 1, 1) in the file, (32, 5) in the model" in message
 
 

@@ -34,6 +34,32 @@ def test_imagenet_recipes_are_the_papers(name, variant, warmup, decay):
     assert (augmentation.label_smoothing, augmentation.erase_rate) == (0.1, 0.25)
 
 
+@pytest.mark.parametrize(
+    "head, variant, drop_path, decay",
+    [
+        ("fpn", "t", 0.2, 1e-4),
+        ("fpn", "s", 0.3, 1e-4),
+        ("fpn", "b", 0.4, 1e-4),
+        ("upernet", "t", 0.2, 0.01),
+        ("upernet", "s", 0.3, 0.01),
+        ("upernet", "b", 0.5, 0.03),
+    ],
+)
+def test_ade20k_recipes_are_the_papers(head, variant, drop_path, decay):
+    recipe = load_recipe(f"ade20k-{head}-{variant}", ["data.name=folder:ade"])
+    model, optimizer, augmentation = recipe.model, recipe.optimizer, recipe.augmentation
+    assert model.head == {"fpn": "semantic_fpn", "upernet": "upernet"}[head]
+    assert (model.variant, model.drop_path_rate) == (f"sepvit_{variant}", drop_path)
+    assert (model.image_size, model.channels, model.weights) == ((512, 512), None, None)
+    # Rates and schedules: tests/test_optimizer.py.
+    assert (optimizer.weight_decay, optimizer.clip_norm, optimizer.layer_decay) == (decay, None, 1)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 1e-8)
+    assert recipe.images == 16 * {"fpn": 80_000, "upernet": 160_000}[head]
+    assert (recipe.batch_size, recipe.precision, recipe.ema_decay) == (16, "float32", None)
+    assert (augmentation.sides, augmentation.scale) == ((512, 2048), (0.5, 2.0))
+    assert (augmentation.largest_share, augmentation.flip) == (0.75, 0.5)
+
+
 def test_learning_rate_follows_the_batch():
     assert load_recipe("imagenet_t", ["batch_size=256"]).peak_learning_rate() == 2.5e-4
 
@@ -92,6 +118,13 @@ def test_text_is_taken_as_it_is_typed(text):
         (["augmentation.mixup=much"], "augmentation.mixup must be a number"),
         (["augmentation.crop_scale=0.5"], "crop_scale must be a list of 2 numbers"),
         (["optimizer.milestones=[3,a]"], "milestones must be a list of numbers"),
+        (
+            ["optimizer.spared=norm"],
+            r"spared must be a list of words, such as \[norm,peg\] or null",
+        ),
+        (["optimizer.backbone_rate=null"], "backbone_rate must be above 0"),
+        (["optimizer.warmup_ratio=2"], "warmup_ratio must be from 0 to 1"),
+        (["images=0"], "images must be at least 1"),
         (["optimizer.learning_rate=inf"], "learning_rate must be finite"),
         (["augmentation.auto_augment=randm9"], "augmentation.auto_augment: .*'randm9'"),
         (["augmentation.auto_augment=rand-m99"], "augmentation.auto_augment: .*magnitude=99"),
@@ -106,6 +139,7 @@ def test_text_is_taken_as_it_is_typed(text):
         (["model.variant=swin_t"], "sepvit_lite"),
         (["ema_decay=1.0"], "below 1"),
         (["optimizer.warmup_epochs=300"], "below epochs"),
+        (["optimizer.warmup_epochs=-1"], "warmup_epochs must be at least 0"),
         (["task=segmentation"], "task must be one of classification"),
         (["model.frozen_stages=5"], "one of 0, 1, 2, 3, 4"),
         (["steps=0"], "steps must be at least 1"),
@@ -120,6 +154,35 @@ def test_refused_changes_name_the_key(changes, message):
         load_recipe("imagenet_t", changes)
 
 
+def test_a_folder_has_a_recipe_by_task(tmp_path):
+    recipe = load_recipe(tmp_path, task="segmentation")
+    assert (recipe.task, recipe.data.name) == ("segmentation", f"folder:{tmp_path}")
+    assert load_recipe(tmp_path).task == "classification"
+    with pytest.raises(ValueError, match="one of classification, segmentation"):
+        load_recipe(tmp_path, task="detection")
+    with pytest.raises(
+        ValueError, match="'digits' is one of classification. .*task='segmentation'"
+    ):
+        load_recipe("digits", task="segmentation")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("model.head=deeplab", "model.head must be one of semantic_fpn, upernet"),
+        ("model.variant=sepvit_digits", "sepvit_scenes"),
+        ("model.image_size=512", "image_size must be a list of 2 numbers"),
+        ("model.image_size=[0,64]", "image_size must be two sides, at least 1"),
+        ("model.channels=0", "channels must be at least 1"),
+        ("augmentation.sides=[2048,512]", "sides must be two numbers above 0 in rising order"),
+        ("augmentation.largest_share=0", "largest_share must be above 0"),
+    ],
+)
+def test_refused_changes_of_segmentation(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("segment_digits", [change])
+
+
 def test_what_a_recipe_leaves_to_the_user_is_asked_for():
     with pytest.raises(ValueError, match="model.weights=VALUE"):
         load_recipe("finetune", ["data.name=digits"])
@@ -128,6 +191,8 @@ def test_what_a_recipe_leaves_to_the_user_is_asked_for():
 def test_unknown_recipes(tmp_path):
     with pytest.raises(FileNotFoundError, match="imagenet_b"):
         load_recipe("imagenet_xl")
+    with pytest.raises(FileNotFoundError, match="Unknown recipe: ''"):
+        load_recipe("")
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n")
     with pytest.raises(ValueError, match="mapping"):
@@ -135,7 +200,7 @@ def test_unknown_recipes(tmp_path):
     for content, message in {
         b"epochs: [1": "no YAML",
         b"epochs: 1\nepochs: 2": "duplicate key epochs",
-        b"\xff\xfee": "no YAML",
+        b"\xff\xfee": "no text. Pictures are trained on as a folder",
         b"optimizer: {lr: 1}": "mean optimizer.learning_rate",
         b"optimizer: 3": "optimizer is a group of keys",
         b"epochs: ten": "epochs must be a whole number",

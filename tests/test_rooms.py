@@ -23,23 +23,29 @@ ALLOWED = {
     **dict.fromkeys(BESIDE, DATA),
     "weights": WEIGHTS,
     **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
-    "segmentation": {*WEIGHTS, *NETWORK, "scores", "runtime", "segmentation"},
+    "segmentation": {
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
+    },
     "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
-    "inference": {*WEIGHTS, *BESIDE, "classification.classifier", "runtime"},
-    "visualize": {"fonts"},
+    "inference": {
+        *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
+        "segmentation.segmenter",
+    },
+    "visualize": {"files", "fonts"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification"},
+    "recipes": {"training", "classification", "segmentation"},
     "export": {
         *DATA,
         *BESIDE,
-        *("functional", "layers", "classification.classifier", "runtime", "export"),
+        *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
+        *("runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
-    "benchmark": {*BESIDE, "runtime", "benchmark"},
+    "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},
 }
 WITHOUT_KERAS = {
     *(
@@ -57,7 +63,7 @@ WITHOUT_KERAS = {
     ),
     *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
 }
-ANYTHING = {"__init__", "cli", "default_backend", "registration"}
+ANYTHING = {"__init__", "__main__", "cli", "default_backend", "registration"}
 
 
 def imported(path):

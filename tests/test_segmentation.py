@@ -194,6 +194,10 @@ def test_weights(tmp_path):
     assert {*report.new} == {"decode_head/conv_seg/kernel", "decode_head/conv_seg/bias"}
     with pytest.raises(ValueError, match="psp_modules.*not in the file"):
         load_weights(upernet(DIGITS_CONFIG), paths[0])
+    with pytest.warns(UserWarning, match=r"not in the file.* decode_head/conv_seg/bias"):
+        other = UPerNet(DIGITS_CONFIG, 5, head_channels=16, weights=paths[0])
+    for weight, expected in zip(other.backbone.weights, model.backbone.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight), to_numpy(expected))
 
 
 def convert_or_save(model, path):
@@ -284,6 +288,18 @@ def test_bad_arguments_are_told():
             assert BACKEND != "jax", error
         else:
             assert np.isnan(to_numpy(loss))
+    model.compile("sgd")
+    wrong = maps.astype("int32")
+    wrong[0, -1, -2:] = 5, -1
+    for step in (
+        lambda: model.fit(photos, wrong, verbose=0),
+        lambda: model.fit(photos, maps, validation_data=(photos, wrong), verbose=0),
+        lambda: model.evaluate(photos, wrong, verbose=0),
+        lambda: model.train_on_batch(photos, wrong),
+        lambda: model.test_on_batch(photos, y=wrong),
+    ):
+        with pytest.raises(ValueError, match="classes 0 to 4, and 255 .* Received: -1, 5. Renum"):
+            step()
     for number in (1, 256):
         with pytest.raises(ValueError, match=f"`num_classes` must be 2 .* num_classes={number}"):
             semantic_fpn(classes=number)
@@ -296,7 +312,7 @@ def test_bad_arguments_are_told():
         upernet(keras.Sequential([keras.Input((64, 64, 3))], name="plain"))
     with pytest.raises(ValueError, match="`image_shape` goes with the name of a variant"):
         semantic_fpn(semantic_fpn().backbone, image_shape=(64, 64, 3))
-    with pytest.raises(ValueError, match=r"`photos` must be .*float32 \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"A photo must be .*float32 \(4, 4, 3\)"):
         segment(model, [np.zeros((4, 4, 3), "float32")])
     with pytest.raises(ValueError, match="`photos` must be a list"):
         segment(model, "photo.jpg")

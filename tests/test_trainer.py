@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from keras_sepvit.cli import app
 from keras_sepvit.inference import KerasPredictor
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.runtime import Predictor
+from keras_sepvit.training import callbacks
 from keras_sepvit.training.callbacks import NonFiniteLossError
 from keras_sepvit.training.trainer import Trainer
 
@@ -150,7 +153,7 @@ def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path):
     seen = []
     moments = ("epoch", "checkpoint", "evaluation") if BACKEND == "tensorflow" else ("epoch",)
     for moment in moments:
-        command = [sys.executable, script, moment, folder, *changes]
+        command = [sys.executable, script, moment, "digits", folder, *changes]
         process = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert process.returncode == -signal.SIGKILL, process.stderr
         with np.load(checkpoint) as file:
@@ -195,6 +198,27 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
     )
     with pytest.raises(NonFiniteLossError, match=r"step \d+ of epoch 1.*digits/train:\d+"):
         Trainer(broken, tmp_path).train(verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_is_not_lost_where_python_drops_exceptions(tmp_path, monkeypatch):
+    class Object:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        steps.append(batch)
+        if batch == 1:
+            Object()
+
+    steps = []
+    monkeypatch.setattr(callbacks.Throughput, "on_train_batch_begin", on_train_batch_begin)
+    command = ["train", "digits", *SHORT, "epochs=1", "--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 130, result.output
+    assert "Stopped. There is no checkpoint yet" in result.stderr
+    assert steps == [0, 1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_frozen_stages_keep_their_weights(tmp_path):
@@ -244,10 +268,18 @@ def test_training_from_the_imagenet_builder(tmp_path):
         (["digits", "optimizer.lr=1"], "lr"),
         (["imagenet_t", "data.name=folder:/nowhere"], "nowhere"),
         (["finetune", "data.name=digits"], "model.weights=VALUE"),
+        (["finetune", "tests"], "'tests' is a folder, and changes are written key=value."),
+        (["photos"], "keras-sepvit train FOLDER"),
+        (["photos", "tests", "--epochs", "3"], "no option --epochs; .* Write epochs=3."),
+        (["digits", "--lr=1e-3", "epochs=1"], "Write optimizer.learning_rate=1e-3."),
+        (["digits", "--batch-size"], "Write batch_size=VALUE."),
+        (["digits", "--ouptut", "x"], "no option --ouptut; .* Write --output."),
+        (["--whatever", "4"], "no option --whatever; .* --show prints them."),
     ],
 )
-def test_bad_input_ends_with_one_line(arguments, message, tmp_path):
+def test_bad_input_ends_with_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
     result = CliRunner().invoke(app, ["train", *arguments, "--output", str(tmp_path / "run")])
-    assert result.exit_code == 2
-    assert message in result.output and "Traceback" not in result.output
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert re.search(message, result.output) and "Traceback" not in result.output
     assert not (tmp_path / "run").exists()

@@ -450,7 +450,7 @@ def test_a_set_that_cannot_be_prepared_tells_how_to(tmp_path, monkeypatch):
 
 def test_arguments_out_of_range(image_folder):
     source = open_source(str(image_folder), "train")
-    with pytest.raises(ValueError, match="do not make a batch of 40.*batch_size=20 for 2 proc"):
+    with pytest.raises(ValueError, match="too few for a batch of 40.*batch_size=20 for 2 proc"):
         batches(source, 1, batch_size=20, shard=Shard(1, 2))
     with pytest.raises(ValueError, match="`start_step` must .* has 6. Received: 7"):
         batches(source, 1, start_step=7)

@@ -6,8 +6,6 @@ import math
 from keras_sepvit.benchmark.worker import Refused
 from peers.catalogue import catalogue_model
 
-CLASSES = 1000
-
 # What is imported of each library.
 MODULES = {
     "keras_sepvit": "keras_sepvit.classification.classifier",
@@ -21,7 +19,7 @@ LARGEST_DIFFERENCE = 0.02
 
 
 def build_model(name, image_size):
-    """A classifier of the catalogue, with random weights, that gives logits.
+    """A network of the catalogue, with random weights, that gives logits.
 
     Args:
         name: Its name in the catalogue.
@@ -41,12 +39,14 @@ def build_model(name, image_size):
     if model.library == "transformers":
         return _transformers_model(library, model, image_size)
     shape = (*image_size, 3)
+    if model.task == "segmentation":
+        return _segmenter(library, model, shape)
     if model.library == "keras_hub":
         backbone_class = getattr(library.models, f"{model.constructor}Backbone")
         classifier_class = getattr(library.models, f"{model.constructor}ImageClassifier")
         backbone = backbone_class(image_shape=shape, **model.arguments)
-        return classifier_class(backbone=backbone, num_classes=CLASSES, activation=None)
-    options = {"input_shape": shape, "classes": CLASSES, "classifier_activation": None}
+        return classifier_class(backbone=backbone, num_classes=model.classes, activation=None)
+    options = {"input_shape": shape, "classes": model.classes, "classifier_activation": None}
     options |= model.arguments
     if model.library == "keras_sepvit":
         return library.SepViT(model.constructor, **options)
@@ -94,12 +94,31 @@ def check_parameters(name, count):
         Refused: if the numbers differ by more than 2 %.
     """
     model = catalogue_model(name)
+    height, width = model.image_size
     if abs(count - model.parameters) > LARGEST_DIFFERENCE * model.parameters:
         raise Refused(
             f"{model.title} ({name}) has {count:,} parameters; published are "
-            f"{model.parameters:,.0f} at 224 x 224 ({model.source}). They may differ by "
+            f"{model.parameters:,.0f} at {height} x {width} ({model.source}). They may differ by "
             f"{LARGEST_DIFFERENCE:.0%} at most: this is another network."
         )
+
+
+def _segmenter(library, model, shape):
+    arguments = dict(model.arguments)
+    if model.library == "keras_sepvit":
+        from keras_sepvit import segmentation
+
+        return getattr(segmentation, model.constructor)(
+            num_classes=model.classes, image_shape=shape, **arguments
+        )
+    encoder, encoder_arguments = arguments.pop("image_encoder")
+    encoder_class = getattr(library.models, f"{encoder}Backbone")
+    backbone_class = getattr(library.models, f"{model.constructor}Backbone")
+    segmenter_class = getattr(library.models, f"{model.constructor}ImageSegmenter")
+    encoder = encoder_class(image_shape=shape, **encoder_arguments)
+    if model.constructor == "DeepLabV3":
+        arguments["image_shape"] = shape
+    return segmenter_class(backbone_class(encoder, **arguments), num_classes=model.classes)
 
 
 def _transformers_model(library, model, image_size):
@@ -107,14 +126,39 @@ def _transformers_model(library, model, image_size):
     import torch
 
     torch.manual_seed(0)
-    config_class = getattr(library, f"{model.constructor}Config")
-    model_class = getattr(library, f"{model.constructor}ForImageClassification")
-    height, width = image_size
-    size = {} if model.constructor == "Cvt" else {"image_size": height}
-    if size and height != width:
-        raise ValueError(f"{model.title} takes square images. Received: {height} x {width}.")
-    module = model_class(config_class(**model.arguments, **size, num_labels=CLASSES))
+    if model.task == "segmentation":
+        module = _transformers_segmenter(library, model, image_size)
+    else:
+        module = _transformers_classifier(library, model, image_size)
     policy = keras.config.dtype_policy().name
     if not policy.startswith("mixed_"):
         module = module.to(getattr(torch, policy))
     return module.eval()
+
+
+def _transformers_classifier(library, model, image_size):
+    config_class = getattr(library, f"{model.constructor}Config")
+    model_class = getattr(library, f"{model.constructor}ForImageClassification")
+    size = {} if model.constructor == "Cvt" else {"image_size": _square(model, image_size)}
+    return model_class(config_class(**model.arguments, **size, num_labels=model.classes))
+
+
+def _transformers_segmenter(library, model, image_size):
+    backbone, arguments = model.arguments["backbone"]
+    stages = [f"stage{number}" for number in range(1, 5)]
+    backbone_config = getattr(library, f"{backbone}Config")(
+        **arguments, image_size=_square(model, image_size), out_features=stages
+    )
+    config = getattr(library, f"{model.constructor}Config")(
+        backbone_config=backbone_config,
+        auxiliary_in_channels=4 * arguments["embed_dim"],
+        num_labels=model.classes,
+    )
+    return getattr(library, f"{model.constructor}ForSemanticSegmentation")(config)
+
+
+def _square(model, image_size):
+    height, width = image_size
+    if height != width:
+        raise ValueError(f"{model.title} takes square images. Received: {height} x {width}.")
+    return height

@@ -1,7 +1,7 @@
 """The networks that the pages of docs/ show, with what is published about each.
 
-All are classifiers of 1000 classes, built from these arguments with random weights. No
-Keras is imported here.
+Classifiers of 1000 classes and segmenters of the 150 of ADE20K, built from these arguments with
+random weights. No Keras is imported here.
 """
 
 import dataclasses
@@ -16,6 +16,10 @@ DEIT = "arXiv 2012.12877, table 5; MACs from arXiv 2103.14030, table 1"
 EFFICIENTNETV2 = "arXiv 2104.00298 and its repository"
 PVTV2 = "arXiv 2106.13797, table 2"
 CVT = "arXiv 2103.15808, table 3"
+SEPVIT_ADE20K = "arXiv 2203.15380v4, table 3; count of the authors' code without unused weights"
+SWIN_ADE20K = "Swin-Transformer-Semantic-Segmentation, README"
+SEGFORMER = "arXiv 2105.15203, table 1"
+DEEPLAB = "KerasHub's preset deeplab_v3_plus_resnet50_pascalvoc"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,20 +33,30 @@ class CatalogueModel:
         constructor: What builds it: a variant of `keras_sepvit`, the prefix of a KerasHub
             backbone, a function of keras.applications, or the prefix of the classes of
             transformers.
-        parameters: Published number of trainable parameters with 1000 classes, at 224 x 224.
-        macs: Published multiply-accumulates of an image of 224 x 224, in billions (most
-            sources call them FLOPs).
+        parameters: Published number of trainable parameters with 1000 or 150 classes, at
+            `image_size`.
+        macs: Published multiply-accumulates of an image of `image_size`, in billions (most
+            sources call them FLOPs); None where they are not.
         source: Where the two are published.
         arguments: Arguments of the constructor.
+        task: `"classification"` or `"segmentation"`.
+        image_size: (height, width) of the images that the published numbers are of.
     """
 
     title: str
     library: str
     constructor: str
     parameters: float
-    macs: float
+    macs: float | None
     source: str
     arguments: dict = dataclasses.field(default_factory=dict)
+    task: str = "classification"
+    image_size: tuple = (224, 224)
+
+    @property
+    def classes(self):
+        """Number of classes: ImageNet's or ADE20K's."""
+        return 1000 if self.task == "classification" else 150
 
     @property
     def backends(self):
@@ -60,6 +74,20 @@ def _keras(title, constructor, parameters, macs, source, **arguments):
 
 def _transformers(title, constructor, parameters, macs, source, **arguments):
     return CatalogueModel(title, "transformers", constructor, parameters, macs, source, arguments)
+
+
+def _segmenter(title, library, constructor, parameters, macs, source, image_size, **arguments):
+    return CatalogueModel(
+        title,
+        library,
+        constructor,
+        parameters,
+        macs,
+        source,
+        arguments,
+        task="segmentation",
+        image_size=image_size,
+    )
 
 
 def _swin(embed_dim, depths, num_heads):
@@ -81,6 +109,32 @@ _PVT_V2_B2 = {
     "depths": (3, 4, 6, 3),
     "mlp_ratios": (8, 8, 4, 4),
 }
+_MIT_B2 = {
+    "layerwise_depths": (3, 4, 6, 3),
+    "num_layers": 4,
+    "layerwise_num_heads": (1, 2, 5, 8),
+    "layerwise_sr_ratios": (8, 4, 2, 1),
+    "max_drop_path_rate": 0.1,
+    "layerwise_patch_sizes": (7, 3, 3, 3),
+    "layerwise_strides": (4, 2, 2, 2),
+    "hidden_dims": (64, 128, 320, 512),
+}
+_RESNET50 = {
+    "input_conv_filters": [64],
+    "input_conv_kernel_sizes": [7],
+    "stackwise_num_filters": [64, 128, 256, 512],
+    "stackwise_num_blocks": [3, 4, 6, 3],
+    "stackwise_num_strides": [1, 2, 2, 2],
+    "block_type": "bottleneck_block",
+}
+_DEEPLAB = {
+    "image_encoder": ("ResNet", _RESNET50),
+    "spatial_pyramid_pooling_key": "P5",
+    "low_level_feature_key": "P2",
+    "upsampling_size": 8,
+    "dilation_rates": [6, 12, 18],
+}
+_SEGFORMER_B2 = {"image_encoder": ("MiT", _MIT_B2), "projection_filters": 768}
 _RAW = {"include_preprocessing": False}
 
 CATALOGUE = {
@@ -102,6 +156,56 @@ CATALOGUE = {
     "mobilenetv2": _keras("MobileNetV2", "MobileNetV2", 3_504_872, 0.30, TORCHVISION),
     "hf_swin_t": _transformers("Swin-T (HF)", "Swin", 28_288_354, 4.49, TORCHVISION, **_SWIN_T),
     "hf_pvt_v2_b2": _transformers("PVTv2-B2", "PvtV2", 25.4e6, 4.0, PVTV2, **_PVT_V2_B2),
+    "semantic_fpn_t": _segmenter(
+        "Semantic FPN, SepViT-T",
+        "keras_sepvit",
+        "SemanticFPN",
+        38_028_534,
+        181,
+        SEPVIT_ADE20K,
+        (512, 2048),
+        backbone="sepvit_t",
+    ),
+    "upernet_t": _segmenter(
+        "UperNet, SepViT-T",
+        "keras_sepvit",
+        "UPerNet",
+        66_076_556,
+        940,
+        SEPVIT_ADE20K,
+        (512, 2048),
+        backbone="sepvit_t",
+    ),
+    "hf_upernet_swin_t": _segmenter(
+        "UperNet, Swin-T (HF)",
+        "transformers",
+        "UperNet",
+        60e6,
+        945,
+        SWIN_ADE20K,
+        (512, 2048),
+        backbone=("Swin", _SWIN_T),
+    ),
+    "segformer_b2": _segmenter(
+        "SegFormer-B2 (KerasHub)",
+        "keras_hub",
+        "SegFormer",
+        27.5e6,
+        62.4,
+        SEGFORMER,
+        (512, 512),
+        **_SEGFORMER_B2,
+    ),
+    "deeplab_v3_plus": _segmenter(
+        "DeepLabV3+, ResNet50 (KerasHub)",
+        "keras_hub",
+        "DeepLabV3",
+        39_190_656,
+        None,
+        DEEPLAB,
+        (512, 512),
+        **_DEEPLAB,
+    ),
     "hf_cvt_13": _transformers("CvT-13", "Cvt", 20.0e6, 4.5, CVT, depth=(1, 2, 10)),
 }
 

@@ -95,12 +95,19 @@ def models_table(record):
                 f"{built['parameters'] / 1e6:.2f}" if built else "",
                 f"{model.parameters / 1e6:.2f}",
                 f"{built['macs'] / 1e9:.2f}" if "macs" in built else "",
-                f"{model.macs:g}",
+                _published_macs(model),
                 model.source,
             ]
         )
     header = ["model", "name", "library", "M parameters", "published", "G MACs", "published at 224"]
     return markdown_table([*header, "source of the published"], rows)
+
+
+def _published_macs(model):
+    if model.macs is None:
+        return ""
+    size = "" if model.image_size == (224, 224) else " ({} x {})".format(*model.image_size)
+    return f"{model.macs:g}{size}"
 
 
 def best_table(rows, titles):

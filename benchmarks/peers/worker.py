@@ -12,7 +12,7 @@ import numpy as np
 from keras_sepvit.benchmark.machine import proc_fields
 from keras_sepvit.benchmark.timing import call_milliseconds
 from keras_sepvit.benchmark.worker import Refused, Worker, device, main, reason_of, warm_up
-from peers.build import CLASSES, build_model, check_parameters, count_parameters, import_library
+from peers.build import build_model, check_parameters, count_parameters, import_library
 from peers.catalogue import catalogue_model
 
 # (rows, inner, columns) of products: those of SepViT-T's layers at 224 x 224 and batch 16 (64
@@ -74,11 +74,13 @@ class PeerWorker(Worker):
         batch = ops.convert_to_tensor(np.ascontiguousarray(images))
         module.to(batch.device).train(task == "train")
 
+        if task == "train":
+            loss = loss_of(module, catalogue_model(name), batch)
+            return training_step(module, loss, batch, precision, mode)
+
         def function(images):
             return module(images).logits
 
-        if task == "train":
-            return training_step(module, function, batch, precision, mode)
         return programs.torch_forward(module, function, batch.to(getattr(torch, precision)), mode)
 
     def _product_rates(self):
@@ -122,16 +124,32 @@ class PeerWorker(Worker):
         return {"before": before, "peak": process_memory("VmHWM")}
 
 
-def training_step(module, function, batch, precision, mode):
-    """As `programs.training_step`, of a torch module and a function to its logits."""
+def loss_of(module, model, batch):
+    """A function of a batch of images that gives the loss of a torch module for random labels.
+
+    Args:
+        module: The torch module.
+        model: Its `CatalogueModel`.
+        batch: The images, (batch, 3, height, width).
+    """
+    import torch
+
+    shape = (len(batch),) if model.task == "classification" else (len(batch), *batch.shape[2:])
+    labels = np.random.default_rng(1).integers(0, model.classes, shape)
+    targets = torch.from_numpy(labels).to(batch.device)
+    if model.task == "segmentation":  # with that of the auxiliary head
+        return lambda images: module(images, labels=targets).loss
+    return lambda images: torch.nn.functional.cross_entropy(module(images).logits.float(), targets)
+
+
+def training_step(module, loss, batch, precision, mode):
+    """As `programs.training_step`, of a torch module and a function to its loss."""
     import torch
 
     from keras_sepvit.benchmark import programs
 
-    labels = np.random.default_rng(1).integers(0, CLASSES, len(batch))
-    targets = torch.from_numpy(labels).to(batch.device)
     if mode == "compile":
-        function = torch.compile(function)
+        loss = torch.compile(loss)
     optimizer = torch.optim.AdamW(
         module.parameters(), programs.LEARNING_RATE, weight_decay=programs.WEIGHT_DECAY
     )
@@ -143,13 +161,12 @@ def training_step(module, function, batch, precision, mode):
 
     def run():
         with casting():
-            logits = function(batch)
-        loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+            value = loss(batch)
         optimizer.zero_grad()
-        scaler.scale(loss).backward()
+        scaler.scale(value).backward()
         scaler.step(optimizer)
         scaler.update()
-        return loss.item()
+        return value.item()
 
     return run
 

@@ -49,21 +49,34 @@ def torch_forward(module, function, batch, mode):
 
 
 def training_step(model, batch, mode):
-    """As `forward`, a function that trains a classifier by a step and returns the loss.
+    """As `forward`, a function that trains a classifier or a segmenter by a step.
 
-    Labels are random; what the model was compiled with is lost.
+    It returns the loss. Labels are random; what the model was compiled with is lost.
 
     Raises:
-        ValueError: for a model that is no classifier.
+        ValueError: for another model.
     """
+<<<<<<< HEAD
     shapes = [output.shape for output in model.outputs]  # a Sequential model has no `output`
     if [*map(len, shapes)] != [2]:
         raise ValueError("A training step needs a classifier.")
     labels = np.random.default_rng(1).integers(0, shapes[0][-1], batch.shape[0])
+=======
+    from keras_sepvit.segmentation.segmenter import Segmenter
+
+    shape = model.output.shape if isinstance(model.output, keras.KerasTensor) else ()
+    if len(shape) not in (2, 4):
+        raise ValueError("A training step needs a classifier or a segmenter.")
+    places = batch.shape[1:3] if len(shape) == 4 else ()
+    labels = np.random.default_rng(1).integers(0, shape[-1], (batch.shape[0], *places))
+    loss = {}
+    if not isinstance(model, Segmenter):  # which has its own
+        loss = {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+>>>>>>> main
     model.compile(
         keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[],  # instead of those that KerasHub gives its classifiers
+        **loss,
+        metrics=[],  # instead of those that KerasHub gives its models
         jit_compile=mode in ("xla", "compile"),
     )
     model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step twice

@@ -1,4 +1,4 @@
-"""What a recipe may leave to the machine and the data: image size, batch size, learning rate."""
+"""What a recipe may leave to the machine and the data: sizes, learning rate, warm-up."""
 
 import copy
 import math
@@ -6,6 +6,7 @@ import math
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.configs import DIGITS_CONFIG, VARIANTS
 from keras_sepvit.training import device
+from keras_sepvit.validation import counted
 from keras_sepvit.weights.registry import registered_weights
 
 # Sizes in pixels: that of published weights, and one that processors train in minutes.
@@ -15,6 +16,8 @@ _SIZE_OF_PROCESSORS = 128
 _BATCH = 128
 _BATCH_OF_PROCESSORS = 32
 _UPDATES = 8
+# The most epochs of warm-up, and the largest share of all.
+_WARMUP, _WARMUP_SHARE = 5, 0.25
 # Bytes that training an image takes for each number of a block's output: 100 with torch and 170
 # with TensorFlow were measured for SepViT-Lite at 128 pixels on a CPU.
 _BYTES = 250
@@ -39,7 +42,7 @@ def decided(recipe, images, devices):
     if recipe.batch_size is None:
         recipe.batch_size = _batch_size(recipe, images, devices, accelerator, memory)
         free = f"{memory / 2**30:.0f} GB of memory" if memory else "unknown memory"
-        chosen["batch_size"] = f"{recipe.batch_size} ({images:,} images, {free})"
+        chosen["batch_size"] = f"{recipe.batch_size} ({counted(images, 'image')}, {free})"
     if recipe.optimizer.learning_rate is None:
         # As Adam's steps are: by the root of the batch. Weights that are trained need small ones.
         scratch = recipe.model.weights is None
@@ -48,6 +51,9 @@ def decided(recipe, images, devices):
         recipe.optimizer.learning_rate = float(f"{rate:.2g}")
         why = "random weights" if scratch else "trained weights"
         chosen["optimizer.learning_rate"] = f"{recipe.optimizer.learning_rate:g} ({why})"
+    if recipe.optimizer.warmup_epochs is None:
+        recipe.optimizer.warmup_epochs = min(_WARMUP, _WARMUP_SHARE * recipe.epochs)
+        chosen["optimizer.warmup_epochs"] = f"{recipe.optimizer.warmup_epochs:g}"
     return recipe, chosen
 
 

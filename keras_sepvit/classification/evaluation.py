@@ -8,10 +8,11 @@ from keras_sepvit.classification.task import labelled
 from keras_sepvit.inference import KerasPredictor
 from keras_sepvit.record import INTERPOLATION
 from keras_sepvit.runtime import labels as naming
+from keras_sepvit.training.evaluation import class_order
 from keras_sepvit.training.evaluation import evaluate as run
 from keras_sepvit.training.pipeline import evaluation_batches
 from keras_sepvit.training.report import DataReport
-from keras_sepvit.validation import window_pair
+from keras_sepvit.validation import counted, window_pair
 
 
 def evaluate(
@@ -77,10 +78,15 @@ def evaluate(
     classes = len(model.class_names)
     if classes != source.classes:
         raise ValueError(
-            f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
-            "on data with the classes that it was trained on."
+            f"The model has {counted(classes, 'class')}, and {source} has another number. "
+            "Evaluate it on data with the classes that it was trained on."
         )
-    predict = _in_order_of(source, model.predict, class_names)
+    order = class_order(class_names, source)
+
+    def predict(images):
+        probabilities = model.predict(images)
+        return probabilities if order is None else probabilities[:, order]
+
     report = DataReport() if report is None else report
     known = report.unreadable
     transform = EvalTransform(
@@ -97,22 +103,3 @@ def evaluate(
     accuracy = ClassificationScores(source.multi_label) if details is None else details
     results = run(predict, batches, accuracy, report=report, verbose=verbose)
     return {**results, **accuracy.counts(), "unreadable": report.unreadable - known}
-
-
-def _in_order_of(source, predict, names):
-    """`predict`, with its answers in the order of the source's classes."""
-    if not names or not source.class_names or list(names) == list(source.class_names):
-        return predict
-    positions = {name: position for position, name in enumerate(names)}
-    if len(positions) < len(names) or sorted(names) != sorted(source.class_names):
-        raise ValueError(
-            f"The model's classes are {_listed(names)}, and those of {source} are "
-            f"{_listed(source.class_names)}. Give the same names to both: those of the model are "
-            "its `class_names`, in the order of its outputs."
-        )
-    order = [positions[name] for name in source.class_names]
-    return lambda images: predict(images)[:, order]
-
-
-def _listed(names):
-    return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")

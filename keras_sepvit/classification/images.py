@@ -10,7 +10,6 @@ https://github.com/pytorch/vision.
 
 import dataclasses
 import math
-import numbers
 
 from keras_sepvit.classification.randaugment import (
     RandAugment,
@@ -18,10 +17,9 @@ from keras_sepvit.classification.randaugment import (
     color,
     contrast,
 )
-from keras_sepvit.classification.randaugment_settings import check_range
 from keras_sepvit.training.images import KERNELS, decode, resize, resize_and_crop
 from keras_sepvit.training.tensorflow import tf
-from keras_sepvit.validation import check_choice, window_pair
+from keras_sepvit.validation import check_choice, check_range, interval, window_pair
 
 _TRIES = 10
 
@@ -91,8 +89,8 @@ class TrainTransform:
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", window_pair("image_size", self.image_size))
-        object.__setattr__(self, "scale", _interval("scale", self.scale, 1))
-        object.__setattr__(self, "ratio", _interval("ratio", self.ratio, math.inf))
+        object.__setattr__(self, "scale", interval("scale", self.scale, 1))
+        object.__setattr__(self, "ratio", interval("ratio", self.ratio))
         check_choice("interpolation", self.interpolation, (*KERNELS, "random"))
         check_range("flip", self.flip, 0, 1)
         check_range("color_jitter", self.color_jitter, 0, 1)
@@ -219,19 +217,3 @@ def _color_jitter(image, strength, seed):
             ],
         )
     return image
-
-
-def _interval(name, value, largest):
-    """`value` as a pair of floats, 0 < low <= high <= `largest`."""
-    if (
-        not isinstance(value, (tuple, list))
-        or len(value) != 2
-        or not all(isinstance(x, numbers.Real) for x in value)
-        or not 0 < value[0] <= value[1] <= largest
-        or value[1] == math.inf
-    ):
-        limit = "" if largest == math.inf else f" <= {largest}"
-        raise ValueError(
-            f"`{name}` must be two numbers, 0 < low <= high{limit}. Received: {name}={value!r}."
-        )
-    return tuple(map(float, value))

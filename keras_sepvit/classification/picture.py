@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from keras_sepvit.fonts import legible
-from keras_sepvit.training.picture import draw_images, short
+from keras_sepvit.fonts import legible, short
+from keras_sepvit.training.picture import draw_images
 
 
 def draw_classes(path, images, targets, class_names=None):

@@ -18,11 +18,8 @@ https://github.com/huggingface/pytorch-image-models; Pillow, https://python-pill
 import math
 from typing import NamedTuple
 
-from keras_sepvit.classification.randaugment_settings import (
-    IMAGENET_MEAN,
-    LARGEST_MAGNITUDE,
-    RandAugmentSettings,
-)
+from keras_sepvit.classification.randaugment_settings import LARGEST_MAGNITUDE, RandAugmentSettings
+from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.validation import check_choice
 
@@ -125,7 +122,7 @@ def sharpness(image, factor):
     return tf.ensure_shape(tf.concat([image[:1], middle, image[1:][-1:]], axis=0), image.shape)
 
 
-def shear_x(image, factor, interpolation="bicubic", fill=IMAGENET_MEAN):
+def shear_x(image, factor, interpolation="bicubic", fill=MEAN_COLOUR):
     """Moves row y to the left by `factor` * (y + 0.5) pixels.
 
     Args:
@@ -140,12 +137,12 @@ def shear_x(image, factor, interpolation="bicubic", fill=IMAGENET_MEAN):
     return _move_rows(image, shifts, interpolation, fill)
 
 
-def shear_y(image, factor, interpolation="bicubic", fill=IMAGENET_MEAN):
+def shear_y(image, factor, interpolation="bicubic", fill=MEAN_COLOUR):
     """Moves column x up by `factor` * (x + 0.5) pixels; see `shear_x`."""
     return _transpose(shear_x(_transpose(_as_image(image)), factor, interpolation, fill))
 
 
-def translate_x(image, share, interpolation="bicubic", fill=IMAGENET_MEAN):
+def translate_x(image, share, interpolation="bicubic", fill=MEAN_COLOUR):
     """Moves the image to the left by `share` times its width; see `shear_x`."""
     image = _as_image(image)
     height, width = tf.unstack(tf.shape(image)[:2])
@@ -153,12 +150,12 @@ def translate_x(image, share, interpolation="bicubic", fill=IMAGENET_MEAN):
     return _move_rows(image, tf.fill([height], shift), interpolation, fill)
 
 
-def translate_y(image, share, interpolation="bicubic", fill=IMAGENET_MEAN):
+def translate_y(image, share, interpolation="bicubic", fill=MEAN_COLOUR):
     """Moves the image up by `share` times its height; see `shear_x`."""
     return _transpose(translate_x(_transpose(_as_image(image)), share, interpolation, fill))
 
 
-def rotate(image, degrees, interpolation="bicubic", fill=IMAGENET_MEAN):
+def rotate(image, degrees, interpolation="bicubic", fill=MEAN_COLOUR):
     """Turns the image about its centre, counter-clockwise by `degrees`; see `shear_x`."""
     image = _as_image(image)
     check_choice("interpolation", interpolation, tuple(_INTERPOLATIONS))

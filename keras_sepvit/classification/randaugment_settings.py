@@ -4,12 +4,9 @@ import dataclasses
 import numbers
 import re
 
-from keras_sepvit.validation import check_choice, positive_int
-
-# The mean colour of ImageNet, (0.485, 0.456, 0.406), as timm rounds it to uint8.
-IMAGENET_MEAN = (124, 116, 104)
-
-INTERPOLATIONS = ("bilinear", "bicubic")
+from keras_sepvit.configs import MEAN_COLOUR
+from keras_sepvit.record import INTERPOLATIONS
+from keras_sepvit.validation import check_choice, check_range, positive_int
 
 LARGEST_MAGNITUDE = 10
 
@@ -39,7 +36,7 @@ class RandAugmentSettings:
     increasing: bool = False
     probability: float = 0.5
     interpolation: str = "random"
-    fill: tuple = IMAGENET_MEAN
+    fill: tuple = MEAN_COLOUR
 
     def __post_init__(self):
         check_range("magnitude", self.magnitude, 0, LARGEST_MAGNITUDE)
@@ -85,15 +82,6 @@ class RandAugmentSettings:
             except (KeyError, ValueError):
                 raise ValueError(f"Bad number in section {section!r} of {text!r}.") from None
         return cls(**{_SECTIONS[key][0]: value for key, value in values.items()}, **kwargs)
-
-
-def check_range(name, value, low, high):
-    """Refuses what is no number from `low` to `high`."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise ValueError(
-            f"`{name}` must be a number from {low} to {high}. Received: {name}={value!r}."
-        )
 
 
 def _flag(text):

@@ -8,8 +8,9 @@ what the code has.
 import types
 from dataclasses import dataclass, field
 
-from keras_sepvit.classification.randaugment_settings import INTERPOLATIONS, RandAugmentSettings
+from keras_sepvit.classification.randaugment_settings import RandAugmentSettings
 from keras_sepvit.configs import VARIANTS
+from keras_sepvit.record import INTERPOLATIONS
 from keras_sepvit.training.recipe import OptimizerRecipe, Recipe, check, check_choice, check_rate
 
 # The configuration of the embedded digits, a small member beside the published family.
@@ -123,7 +124,12 @@ class ClassificationRecipe(Recipe):
         model, data, augmentation: See their classes.
     """
 
-    AUTOMATIC = ("batch_size", "model.image_size", "optimizer.learning_rate")
+    AUTOMATIC = (
+        "batch_size",
+        "model.image_size",
+        "optimizer.learning_rate",
+        "optimizer.warmup_epochs",
+    )
     MAY_CHANGE = (*Recipe.MAY_CHANGE, "data.data_dir")
 
     task: str = "classification"
@@ -248,7 +254,7 @@ _PHOTOS = ClassificationRecipe(
         cutmix=0.0,
     ),
     optimizer=OptimizerRecipe(
-        learning_rate=None, reference_batch=None, warmup_epochs=5, final_learning_rate=1e-6
+        learning_rate=None, reference_batch=None, warmup_epochs=None, final_learning_rate=1e-6
     ),
     epochs=100,
     patience=25,

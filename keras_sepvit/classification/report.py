@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.files import replacing
-from keras_sepvit.fonts import legible
+from keras_sepvit.fonts import legible, short
 from keras_sepvit.training.by_class import (
     Worst,
     confusion_rows,
@@ -15,7 +15,7 @@ from keras_sepvit.training.by_class import (
     write_matrix,
     write_rows,
 )
-from keras_sepvit.training.picture import draw_confusion, short
+from keras_sepvit.training.picture import draw_confusion
 from keras_sepvit.training.task import Report
 
 _PICTURES = ("confusion.png", "mistakes.png")

@@ -50,7 +50,9 @@ def common(
 
 
 for command in COMMANDS:
-    app.command()(reports_bad_input(command))
+    # An option that `train` lacks may be meant as a setting of the recipe, which it tells itself.
+    settings = {"ignore_unknown_options": command is train.train}
+    app.command(context_settings=settings)(reports_bad_input(command))
 
 
 def main():

@@ -1,4 +1,4 @@
-"""`keras-sepvit evaluate`: the accuracy of a classifier on a data set."""
+"""`keras-sepvit evaluate`: how good a classifier or segmenter is on a data set."""
 
 import contextlib
 import json
@@ -22,6 +22,7 @@ from keras_sepvit.cli.common import (
     parse_image_size,
     whole_model_error,
 )
+from keras_sepvit.validation import counted
 
 
 def evaluate(
@@ -29,7 +30,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="A folder of class folders, digits, or the name of a TFDS data set.",
+            help="A folder of class folders, digits, or the name of a TFDS data set; of "
+            "segmenters a folder of images and masks, or scenes.",
             show_default="the validation data of a model in its training folder, else imagenet2012",
         ),
     ] = None,
@@ -51,14 +53,51 @@ def evaluate(
     interpolation: Interpolation = None,
     activation: Activation = None,
     labels: Labels = None,
-    batch_size: Annotated[int, typer.Option(help="Images predicted at a time.")] = 64,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images predicted at a time.", show_default="64; of segmenters 1"),
+    ] = None,
     variant: Variant = None,
     classes: Classes = None,
+    sides: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHORTERxLONGER",
+            help="Of a segmenter of any image size: what a photo's sides become at most.",
+            show_default="512x2048",
+        ),
+    ] = None,
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Of segmenters: factors on the photos' size, whose answers are averaged: "
+            "0.5,0.75,1,1.25,1.5,1.75.",
+            show_default="1",
+        ),
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Of segmenters: average with flipped photos.")
+    ] = False,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Of segmenters: windows that photos are cut into, 512, or HEIGHTxWIDTH.",
+        ),
+    ] = None,
+    stride: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="From one window to the next.", show_default="two thirds of it"
+        ),
+    ] = None,
     output: Annotated[
         pathlib.Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where tables and pictures go: confusion.png, mistakes.png, classes.csv...",
+            help="Where tables and pictures go: confusion.png, mistakes.png (of segmenters "
+            "worst.png), classes.csv...",
         ),
     ] = None,
     csv: Annotated[
@@ -67,69 +106,72 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ):
-    """Measure a classifier's accuracy; that of exported files (.tflite, .onnx), too.
+    """Measure a classifier's accuracy, or a segmenter's mean IoU; of exported files, too.
 
     On a validation set: ImageNet's (imagenet2012), ImageNet V2
     (imagenet_v2/matched-frequency with --split test), ReaL labels
     (imagenet2012_real, where a prediction is right if it is among an image's
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
     interpolation are the model's where its file tells: one that `export` or `train`
-    wrote. Classes are matched by name where both the data and the model, or
-    --labels, have names. Prints a table by class; --output draws the confusion matrix and
-    the surest mistakes.
+    wrote. Segmenters are measured at the photos' own sizes. Classes are matched by name
+    where both the data and the model, or --labels, have names. Prints a table by class;
+    --output draws the confusion matrix and the surest mistakes, or the worst photos.
     """
     check_files_exist(labels)
     size = parse_image_size(image_size) if image_size else None
+    of_classifiers = {"crop": crop, "interpolation": interpolation, "activation": activation}
+    of_segmenters = {
+        "sides": parse_image_size(sides, "--sides") if sides else None,
+        "scales": _numbers(scales) if scales else None,
+        "flip": flip or None,
+        "window": parse_image_size(window, "--window") if window else None,
+        "stride": parse_image_size(stride, "--stride") if stride else None,
+    }
 
     import keras
 
-    from keras_sepvit import runtime
-    from keras_sepvit.classification.evaluation import evaluate as measure
-    from keras_sepvit.classification.report import ClassificationReport
-    from keras_sepvit.cli import classifiers
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.by_class import write_rows
     from keras_sepvit.training.report import DataReport
 
     keras.config.disable_interactive_logging()
-    if weights.lower().endswith(runtime.SUFFIXES):
-        if variant is not None or classes is not None:
-            raise whole_model_error(weights)
-        if activation is not None:
-            raise ValueError("--activation is for models of Keras. Leave it out.")
-        model = runtime.Predictor(weights)
-        height, width, channels = model.image_shape
-        check_image_size(size, height, width)
-    else:
-        model = classifiers.load_classifier(weights, variant, classes, size)
-        height, width, channels = classifiers.image_shape(model, size)
+    model, (height, width, channels) = _open(weights, variant, classes, size, activation)
+    segments = _is_segmenter(model)
+    kind, other = ("segmenter", "classifiers") if segments else ("classifier", "segmenters")
+    for name, value in (of_classifiers if segments else of_segmenters).items():
+        if value is not None:
+            raise ValueError(f"`{name}` is for {other}, and {weights} is a {kind}. Leave it out.")
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output: {output} is a file. Give the name of a folder.")
     if csv is not None and not csv.absolute().parent.is_dir():
         raise ValueError(f"--csv: there is no folder {csv.parent}. Create it.")
-    known = len(model.class_names) if hasattr(model, "class_names") else model.output_shape[-1]
-    source = _source(weights, known, data, split, data_dir)
+    source = _source(weights, model, data, split, data_dir)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
-    details = None
-    if not source.multi_label:
-        details = ClassificationReport(source.classes, source.class_names)
-    elif output or csv:
+    if source.multi_label and (output or csv):
         raise ValueError(f"{source} has sets of labels and no table by class: no --output, --csv.")
     report = DataReport()
-    result = measure(
-        model,
-        source,
-        image_size=(height, width),
-        batch_size=batch_size,
-        crop=crop,
-        interpolation=interpolation,
-        activation=activation,
-        class_names=None if labels is None else read_names(labels),
-        details=details,
-        report=report,
-        verbose=int(sys.stdout.isatty() and not as_json),
-    )
+    how = {
+        "class_names": None if labels is None else read_names(labels),
+        "report": report,
+        "verbose": int(sys.stdout.isatty() and not as_json),
+    }
+    if segments:
+        from keras_sepvit.segmentation import SegmentationReport
+        from keras_sepvit.segmentation import evaluate as measure
+
+        details = SegmentationReport(source.classes, source.class_names)
+        how |= {name: value for name, value in of_segmenters.items() if value is not None}
+        how |= {"batch_size": batch_size or 1}
+    else:
+        from keras_sepvit.classification import ClassificationReport
+        from keras_sepvit.classification import evaluate as measure
+
+        details = None
+        if not source.multi_label:
+            details = ClassificationReport(source.classes, source.class_names)
+        how |= {"image_size": (height, width), "batch_size": batch_size or 64, **of_classifiers}
+    result = measure(model, source, details=details, **how)
     if source.whole and not _recipe_of(weights).is_file():
         typer.echo(
             "Note: the folder has no splits, and all of it is evaluated: images that the model was "
@@ -139,7 +181,7 @@ def evaluate(
     record = {
         "data": source.name,
         "split": source.split,
-        "image_size": (height, width),
+        "image_size": (height, width) if height and width else None,
         **result,
         **(details.record() if details else {}),
         "unreadable_names": report.names,
@@ -156,53 +198,114 @@ def evaluate(
     )
 
 
+def _open(weights, variant, classes, size, activation):
+    """The model, and (height, width, channels) of its images; of a segmenter for any, None."""
+    from keras_sepvit import runtime
+    from keras_sepvit.cli import classifiers
+
+    if weights.lower().endswith(runtime.SUFFIXES):
+        if variant is not None or classes is not None:
+            raise whole_model_error(weights)
+        if activation is not None:
+            raise ValueError("--activation is for models of Keras. Leave it out.")
+        model = runtime.Predictor(weights)
+        shape = model.image_shape
+    else:
+        model = classifiers.load_classifier(weights, variant, classes, size)
+        if not _is_segmenter(model):
+            return model, classifiers.image_shape(model, size)
+        shape = model.input_shape[1:]
+    if size is not None and None in shape:
+        raise ValueError(f"--image-size: {weights} takes images of any size. Give --sides.")
+    check_image_size(size, *shape[:2])
+    return model, shape
+
+
+def _is_segmenter(model):
+    from keras_sepvit import runtime
+    from keras_sepvit.segmentation.segmenter import is_segmenter
+
+    return isinstance(model, runtime.ImageSegmenter) or is_segmenter(model)
+
+
+def _numbers(text):
+    """The numbers in `"0.5,1,1.5"`."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ValueError(
+            f"--scales must be numbers with commas between, such as 0.5,1,1.5. Received: {text!r}."
+        ) from None
+
+
 def _recipe_of(weights):
     """Where the recipe of a model in the folder of its training is."""
     return pathlib.Path(weights).parent / "recipe.yaml"
 
 
-def _source(weights, classes, data, split, data_dir):
-    """What to evaluate a model of so many classes on; tells where it was trained on it."""
+def _source(weights, model, data, split, data_dir):
+    """What to evaluate a model on; tells where it was trained on it."""
     from keras_sepvit.recipes import load_recipe
-    from keras_sepvit.training.sources.labelled import open_source, open_splits
 
+    if _is_segmenter(model):
+        from keras_sepvit.segmentation.sources import open_source, open_splits
+
+        if data_dir is not None:
+            raise ValueError("--data-dir is for classifiers, on data of TFDS. Leave it out.")
+        classes, where = None, ()
+    else:
+        from keras_sepvit.training.sources.labelled import open_source, open_splits
+
+        known = hasattr(model, "class_names")
+        classes, where = len(model.class_names) if known else model.output_shape[-1], (data_dir,)
     recipe = _recipe_of(weights)
     run = None
     if pathlib.Path(weights).is_file() and recipe.is_file():
         run = load_recipe(recipe).data
+        where = where and (data_dir or run.data_dir,)
     if data is None and split is None and run and run.validation_split:
-        splits = run.train_split, run.validation_split
-        return open_splits(run.name, *splits, data_dir or run.data_dir)[1]
+        return open_splits(run.name, run.train_split, run.validation_split, *where)[1]
     if data is None and run is None and classes != 1000:
+        has = "" if classes is None else f" has {classes:,} classes, and"
         raise ValueError(
-            f"{weights} has {classes:,} classes, and is not in the folder of its training. Say "
+            f"{weights}{has} is not in the folder of its training. Say "
             "what to evaluate it on: --data FOLDER, or the name of a data set."
         )
     name = data or (run.name if run else "imagenet2012")
-    source = open_source(name, split or "validation", data_dir or (run and run.data_dir))
-    if run and hasattr(source, "folder") and run.name.startswith("folder:"):
+    source = open_source(name, split or "validation", *where)
+    files = _files(source)
+    if run and files and run.name.startswith("folder:"):
         with contextlib.suppress(ValueError, OSError):  # the run's data may be gone
-            trained = open_splits(run.name, run.train_split, run.validation_split)[0]
-            both = set(trained.paths) & set(source.paths)
-            if both and trained.folder.resolve() == source.folder.resolve():
+            both = files & _files(open_splits(run.name, run.train_split, run.validation_split)[0])
+            if both:
                 typer.echo(
-                    f"Note: {len(both):,} of {source.size:,} images were trained on. What was held "
-                    "out is evaluated without --data and --split.",
+                    f"Note: training has seen {len(both):,} of {counted(source.size, 'image')}. "
+                    "What was held out is evaluated without --data and --split.",
                     err=True,
                 )
     return source
 
 
+def _files(source):
+    """The files of a folder's labelled images, resolved; an empty set of other data."""
+    if hasattr(source, "masks"):
+        return {path.resolve() for path in source.masks}
+    folder = getattr(source, "folder", None)
+    return set() if folder is None else {folder.resolve() / path for path in source.paths}
+
+
 def _as_text(source, result, details, report):
     split = "all of it" if source.whole else source.split
-    lines = [f"{source.name} ({split}), {result['images']:,} images"]
+    lines = [f"{source.name} ({split}), {counted(result['images'], 'image')}"]
     if details is not None:
         lines.append(details.text())
     else:
         lines.append(f"  top-1  {result['top1']:6.2f} %")
         lines.append(f"  top-5  {result['top5']:6.2f} %")
-    if result["unlabelled"]:
-        lines.append(f"  {result['unlabelled']:,} images without labels left out")
+    if result.get("unlabelled"):
+        lines.append(f"  left out: {counted(result['unlabelled'], 'image')} without labels")
     if result["unreadable"]:
         lines.append(f"  left out: {report}")
+    if result.get("shapes", 1) > 1:
+        lines.append(f"  images of {result['shapes']:,} shapes")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """`keras-sepvit export`: a model as a file for another runtime."""
 
+import functools
 import inspect
 import itertools
 import pathlib
@@ -81,6 +82,12 @@ def export(
     crop: Crop = None,
     interpolation: Interpolation = None,
     activation: Activation = None,
+    logits: Annotated[
+        bool,
+        typer.Option(
+            "--logits", help="Of a segmenter: logits at a quarter of the size, not class maps."
+        ),
+    ] = False,
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -108,10 +115,11 @@ def export(
     """Export a model to another runtime, run it there, and compare it with the model.
 
     The exported model takes images of 0..255 (a model without a Normalization or
-    Rescaling layer gets ImageNet's normalisation) and gives probabilities. It carries a
-    record of how photos go in: names of classes, crop and interpolation are those of
-    the training where the model's file tells. Prints a report: size, operators,
-    agreement with the model, latency. Nothing is written where the results disagree.
+    Rescaling layer gets ImageNet's normalisation) and gives probabilities; of a segmenter,
+    class maps. It carries a record of how photos go in: names of classes, crop and
+    interpolation are those of the training where the model's file tells. Prints a report:
+    size, operators, agreement with the model, latency. Nothing is written where the results
+    disagree.
     """
     if format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}. Received: {format!r}.")
@@ -121,7 +129,7 @@ def export(
     if format == "tftrt" and python is None:
         raise ValueError("--format tftrt needs --python, an environment with TensorFlow 2.17.")
     given = {"quantize": quantize, "opset": opset, "crop": crop, "interpolation": interpolation}
-    given |= {"python": python, "activation": activation}
+    given |= {"python": python, "activation": activation, "logits": logits or None}
     options |= {name: value for name, value in given.items() if value is not None}
     check_files_exist(labels)
     for option, folder in (("--calibration", calibration), ("--images", images)):
@@ -138,8 +146,11 @@ def export(
     from keras_sepvit import export as exporting
     from keras_sepvit.cli import classifiers
     from keras_sepvit.export.images import MIN_CALIBRATION_IMAGES
+    from keras_sepvit.runtime import read_image
     from keras_sepvit.runtime.labels import read_names
+    from keras_sepvit.runtime.segmenter import read_canvas
     from keras_sepvit.scores import normalizes_images
+    from keras_sepvit.segmentation.segmenter import is_segmenter
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
     to_format = getattr(exporting, FORMATS[format])
@@ -155,8 +166,12 @@ def export(
     record = getattr(model, "record", None)
     how = {n: options.get(n) or getattr(record, n, None) for n in ("crop", "interpolation")}
     how = {name: value for name, value in how.items() if value is not None}
+    read = functools.partial(read_image, channels=channels, **how)
+    if is_segmenter(model):
+        read = read_canvas
+    read = functools.partial(read, height=height, width=width)
     if calibration is not None:
-        pictures = _read_folder("--calibration", calibration, height, width, channels, how)
+        pictures = _read_folder("--calibration", calibration, read)
         held_out = min(_COMPARED_IMAGES, int(_HELD_OUT * len(pictures)))
         options["images"] = pictures[:_COMPARED_IMAGES]
         if quantize in ("int8", "int8_float16", "full_int8"):
@@ -171,7 +186,7 @@ def export(
             options["images"] = pictures[: held_out or _COMPARED_IMAGES]
             options["calibration_images"] = pictures[held_out:]
     if images is not None:
-        options["images"] = _read_folder("--images", images, height, width, channels, how)
+        options["images"] = _read_folder("--images", images, read)
     report = to_format(model, output, verbose=False, **options)
     typer.echo(report.to_json() if as_json else str(report))
 
@@ -192,14 +207,13 @@ def _batch_option(format, text):
     return {"batch_size": None if text == "any" else int(text)}
 
 
-def _read_folder(option, folder, height, width, channels, how):
+def _read_folder(option, folder, read):
     """Images in a folder and the folders in it, in an order that takes all classes in turn.
 
-    Those that cannot be read are told and left out, unless they are the most.
+    `read` makes an array of a file. Those that cannot be read are told and left out, unless
+    they are the most.
     """
     import numpy as np
-
-    from keras_sepvit.runtime import read_image
 
     paths = image_files(folder)
     if not paths:
@@ -208,7 +222,7 @@ def _read_folder(option, folder, height, width, channels, how):
     pictures, bad = [], []
     for path in chosen:
         try:
-            pictures.append(read_image(path, height, width, channels, **how))
+            pictures.append(read(path))
         except (ValueError, OSError) as error:
             bad.append(path)
             typer.echo(f"Left out: {named(path, ' '.join(str(error).split()))}", err=True)

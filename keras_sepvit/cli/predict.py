@@ -1,4 +1,4 @@
-"""`keras-sepvit predict`: the most probable classes of images."""
+"""`keras-sepvit predict`: the most probable classes of images, or the classes of their pixels."""
 
 import json
 import pathlib
@@ -23,6 +23,7 @@ from keras_sepvit.cli.common import (
     whole_model_error,
 )
 from keras_sepvit.files import IMAGE_SUFFIXES, image_files
+from keras_sepvit.validation import counted
 
 # Images that are in memory together.
 _AT_A_TIME = 64
@@ -56,23 +57,34 @@ def predict(
         ),
     ] = None,
     top: Annotated[int, typer.Option(help="How many classes to print for an image.")] = 5,
+    output: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Of a segmenter: where its masks go, and the photos with their classes drawn in.",
+        ),
+    ] = None,
     as_json: Json = False,
 ):
-    """Print the most probable classes of images.
+    """Print the most probable classes of images, or what classes their pixels have.
 
     Images are resized and cropped at the centre as in the model's evaluation, where
     the file tells (one that `export` or `train` wrote), else as in that on ImageNet:
     bicubic, the crop keeps 87.5 % of the shorter side. A model without a Normalization or
     Rescaling layer gets them normalised with ImageNet's mean and standard deviation.
     Without --labels, the names are those in the file, or in a classes.txt beside it, and
-    1000 classes of other files are taken for those of ImageNet. Images that cannot be read
-    are told at the end, with exit code 1.
+    1000 classes of other files are taken for those of ImageNet. A segmenter gets the whole
+    photo; printed are the largest shares of its pixels, and --output gets for photo.jpg
+    photo_mask.png, with a palette, whose pixels are the classes, and photo_overlay.png.
+    Images that cannot be read are told at the end, with exit code 1.
     """
     if top < 1:
         raise ValueError(f"--top must be at least 1. Received: {top}.")
     check_files_exist(labels)
     files = _image_files(images)
     size = parse_image_size(image_size) if image_size else None
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"--output: {output} is a file. Give the name of a folder.")
 
     from keras_sepvit import runtime
 
@@ -91,12 +103,23 @@ def predict(
             raise ValueError("--pixels is for .tflite and .onnx files. Leave it out.")
         given["activation"] = activation
         predictor = _keras_predictor(weights, variant, classes, size, given)
+    segments = isinstance(predictor, runtime.ImageSegmenter)
+    if output is not None:
+        if not segments:
+            raise ValueError(f"--output is for segmenters, which {weights} is not. Leave it out.")
+        output.mkdir(parents=True, exist_ok=True)
+    names = _output_names(files)
     results = []
     shown = sys.stderr if sys.stderr.isatty() else None
     with typer.progressbar(length=len(files), file=shown, hidden=shown is None) as progress:
-        for start in range(0, len(files), _AT_A_TIME):
-            results += _predict(predictor, files[start : start + _AT_A_TIME], top)
-            progress.update(_AT_A_TIME)
+        at_a_time = 1 if segments else _AT_A_TIME
+        for start in range(0, len(files), at_a_time):
+            some = slice(start, start + at_a_time)
+            if segments:
+                results.append(_segment(predictor, *files[some], top, output, *names[some]))
+            else:
+                results += _predict(predictor, files[some], top)
+            progress.update(at_a_time)
     text = json.dumps(results, indent=2, ensure_ascii=False) if as_json else _as_text(results)
     if text:
         typer.echo(text)
@@ -104,7 +127,7 @@ def predict(
     for result in bad:
         typer.echo(f"Error: {named(result['image'], result['error'])}", err=True)
     if bad:
-        typer.echo(f"{len(bad)} of {len(files)} images could not be read.", err=True)
+        typer.echo(f"{len(bad)} of {counted(len(files), 'image')} could not be read.", err=True)
         raise typer.Exit(1)
 
 
@@ -137,7 +160,7 @@ def _predict(predictor, files, top):
         try:
             pictures[len(records)] = predictor.read_image(path)
         except (ValueError, OSError) as error:
-            record["error"] = " ".join(str(error).split())
+            record["error"] = _one_line(error)
         records.append(record)
     if pictures:
         probabilities = predictor.predict(np.stack(list(pictures.values())))
@@ -147,14 +170,79 @@ def _predict(predictor, files, top):
     return records
 
 
+def _output_names(files):
+    """A name for each file's results, after its own: no two are alike on any file system."""
+    names, taken = [], set()
+    for path in files:
+        name, number = path.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{path.stem}_{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _segment(segmenter, path, top, output, name):
+    """The record of a photo: the classes of most of its pixels, and the files written to `output`.
+
+    Of a photo that cannot be read, why.
+    """
+    import numpy as np
+
+    from keras_sepvit import visualize
+    from keras_sepvit.runtime.images import read_photo
+    from keras_sepvit.runtime.labels import numbered
+
+    record = {"image": str(path)}
+    try:
+        photo = read_photo(path)
+    except (ValueError, OSError) as error:
+        return {**record, "error": _one_line(error)}
+    class_map = segmenter.segment(photo)
+    names = segmenter.class_names or numbered(256)
+    if class_map.max() >= len(names):
+        raise ValueError(f"`labels` has {len(names)} names; {path} has class {class_map.max()}.")
+    shares = np.bincount(class_map.ravel()) / class_map.size
+    order = np.argsort(-shares, kind="stable")[:top]
+    record["classes"] = [
+        {"class": int(number), "label": names[number], "share": float(shares[number])}
+        for number in order
+        if shares[number]
+    ]
+    if output is not None:
+        mask, overlay = (output / f"{name}_{kind}.png" for kind in ("mask", "overlay"))
+        visualize.save_class_map(mask, class_map)
+        visualize.draw_class_map(photo, class_map, segmenter.class_names).save(overlay)
+        record |= {"mask": str(mask), "overlay": str(overlay)}
+    return record
+
+
+def _one_line(error):
+    return " ".join(str(error).split())
+
+
 def _keras_predictor(weights, variant, classes, size, given):
     import keras
 
     from keras_sepvit.cli import classifiers
-    from keras_sepvit.inference import KerasPredictor
+    from keras_sepvit.inference import KerasPredictor, KerasSegmenter
+    from keras_sepvit.segmentation.segmenter import is_segmenter
 
     keras.config.disable_interactive_logging()  # no progress bars: stdout is for the result
     model = classifiers.load_classifier(weights, variant, classes, size)
+    if is_segmenter(model):
+        labels = given.pop("labels", None)
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"`{name}` is for classifiers, and {weights} is a segmenter. Leave it out."
+                )
+        segmenter = KerasSegmenter(model, labels)
+        if None in segmenter.image_shape and size is not None:
+            raise ValueError(f"--image-size: {weights} takes photos of any size. Leave it out.")
+        check_image_size(size, *segmenter.image_shape[:2])
+        return segmenter
     return KerasPredictor(model, image_size=size, **given)
 
 
@@ -171,6 +259,8 @@ def _as_text(results):
         if "error" in result:
             continue
         lines.append(result["image"])
-        for guess in result["predictions"]:
+        for guess in result.get("predictions", ()):
             lines.append(f"  {guess['probability']:7.2%}  {guess['label']}")
+        for found in result.get("classes", ()):
+            lines.append(f"  {found['share']:7.2%}  {found['label']}")
     return "\n".join(lines)

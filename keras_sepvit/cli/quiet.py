@@ -3,11 +3,31 @@
 import contextlib
 import importlib.util
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_HIDDEN = "3"
+
+# How libjpeg's lines on damaged files begin.
+_OF_LIBJPEG = (
+    *("Bogus ", "Corrupt JPEG data", "Inconsistent progression sequence", "Invalid JPEG file"),
+    *("Invalid SOS parameters", "JPEG datastream ", "Premature end of JPEG file"),
+    *("Unknown Adobe color transform", "Unsupported JPEG ", "Unsupported marker type"),
+    "Warning: unknown JFIF revision",
+)
+
+# Passes on all other lines. Ctrl-C is for its parent.
+_FILTER = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+for line in sys.stdin.buffer:
+    if not line.decode(errors="replace").startswith({_OF_LIBJPEG}):
+        sys.stderr.buffer.write(line)
+        sys.stderr.flush()
+"""
 
 
 def only_own_lines():
@@ -18,7 +38,7 @@ def only_own_lines():
     """
     warnings.formatwarning = lambda message, *where, **line: f"Warning: {message}\n"
     if _LEVEL not in os.environ:
-        os.environ[_LEVEL] = "3"
+        os.environ[_LEVEL] = _HIDDEN
         sys.meta_path.insert(0, _QuietTensorFlow())
 
 
@@ -65,3 +85,29 @@ def _stderr_kept_back():
             sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@contextlib.contextmanager
+def without_lines_of_libjpeg():
+    """Hides what libjpeg writes of damaged JPEGs, at each reading and without their names.
+
+    Those that cannot be read are told by name anyway. Lines go through a process of their own, so
+    that the last ones of a crash are not lost. Nothing is hidden where the user has set
+    `TF_CPP_MIN_LOG_LEVEL`.
+    """
+    if os.environ.get(_LEVEL) != _HIDDEN:
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    other = subprocess.Popen([sys.executable, "-I", "-S", "-c", _FILTER], stdin=subprocess.PIPE)
+    os.dup2(other.stdin.fileno(), 2)
+    other.stdin.close()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # while a child holds the other end
+            other.wait(timeout=5)

@@ -8,6 +8,7 @@ import typer
 from keras_sepvit import complexity
 from keras_sepvit.cli.common import ImageSize, Json, parse_image_size
 from keras_sepvit.configs import variant_config
+from keras_sepvit.validation import counted
 
 
 def summary(
@@ -34,7 +35,7 @@ def summary(
         description = {"model": model, "image_size": size, "dense": dense}
         typer.echo(json.dumps({**description, **_complexity_record(result)}, indent=2))
     else:
-        form = "dense form" if dense else f"{classes} classes"
+        form = "dense form" if dense else counted(classes, "class")
         _print_complexity(result, title=f"{model}, {size[0]} x {size[1]}, {form}")
 
 

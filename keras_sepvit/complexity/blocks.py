@@ -41,15 +41,17 @@ def sepvit_block(
     """
     window = as_pair(window_size)
     windows, positions = math.prod(window_grid((height, width), window)), math.prod(window)
-    padded = windows * positions
     has_psa = windows != 1 or single_window_psa
     has_token = has_psa and window_tokens in ("learned", "zeros")
 
-    attention = dsa(windows, positions + has_token, channels) + linear(channels, channels, padded)
+    attention = dsa(windows, positions + has_token, channels)
+    attention += linear(channels, channels, height * width)  # without the padding
     if has_psa:
         attention += psa(windows, positions, channels)
     if has_token and window_tokens == "learned":
         attention += Cost(parameters=windows * channels)
     if has_psa and window_tokens == "depthwise_conv":
-        attention += Cost(parameters=(positions + 1) * channels, macs=padded * channels)
+        attention += Cost(
+            parameters=(positions + 1) * channels, macs=windows * positions * channels
+        )
     return transformer_block(attention, channels, height * width, mlp_ratio)

@@ -1,8 +1,4 @@
-"""The segmenters on a SepViT in the dense form.
-
-The blocks' projections count on padding too, which the authors crop before: 0.8 % of Semantic
-FPN-T at 512 x 2048.
-"""
+"""The segmenters on a SepViT in the dense form."""
 
 from keras_sepvit.complexity.costs import Complexity, Cost, Stage, convolution, layer_norm, linear
 from keras_sepvit.complexity.models import sepvit

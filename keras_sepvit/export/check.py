@@ -53,7 +53,8 @@ TOLERANCES = {
 class Agreement:
     """How a file's outputs compare with the Keras model's.
 
-    The attributes are those of the same name of `ExportReport`.
+    The attributes are those of the same name of `ExportReport`, and one more:
+        magnitude: Largest absolute value of what Keras gives, 1 at least.
     """
 
     max_error: float | None = None
@@ -61,10 +62,13 @@ class Agreement:
     compared: str | None = None
     top1_agreement: float | None = None
     images: int = 0
+    magnitude: float = 1.0
 
     def report_fields(self):
         """The attributes as arguments of `ExportReport`."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        del fields["magnitude"]
+        return fields
 
 
 def check_mode(check):
@@ -80,7 +84,8 @@ def compare(found, deployment, images, precision, check=True):
     (their logarithms less the mean over classes, probabilities below 1e-4 counted
     as 1e-4): over many classes probabilities are small numbers, and would agree
     within any tolerance. With full-integer files, whose probabilities are
-    multiples of 1/256, the probabilities themselves are compared.
+    multiples of 1/256, the probabilities themselves are compared. Of class maps, see
+    `measure_class_maps`.
 
     Args:
         found: The file's outputs for `images`, arrays by name.
@@ -100,8 +105,8 @@ def compare(found, deployment, images, precision, check=True):
     if not check:
         return Agreement()
     expected = deployment.predict(images)
-    agreement = measure_agreement(expected, found, deployment, precision)
-    excess = _excess(agreement, expected, TOLERANCES[precision])
+    agreement = deployment.measure(expected, found, precision)
+    excess = _excess(agreement, TOLERANCES[precision])
     if excess:
         top1 = agreement.top1_agreement
         message = (
@@ -117,12 +122,65 @@ def compare(found, deployment, images, precision, check=True):
 
 def measure_agreement(expected, found, deployment, precision):
     """The `Agreement` of two dicts of outputs by name, the first the Keras model's."""
+    _check_outputs(expected, found)
+    max_error, squared_error, squared_norm = 0.0, 0.0, 0.0
+    as_logits = deployment.is_softmax and precision != "full_int8"
+    for name, reference in expected.items():
+        output = found[name]
+        if as_logits:
+            output, reference = _logits(output), _logits(reference)
+        difference = output.astype("float64") - reference
+        max_error = max(max_error, np.abs(difference).max())
+        squared_error += np.square(difference).sum()
+        squared_norm += np.square(reference.astype("float64")).sum()
+    top1_agreement = None
+    if deployment.activation is not None:
+        ((reference, output),) = ((expected[name], found[name]) for name in expected)
+        top1_agreement = float(np.mean(reference.argmax(axis=-1) == output.argmax(axis=-1)))
+    compared = {None: "features", "linear": "logits"}.get(deployment.activation, "probabilities")
+    return Agreement(
+        max_error=float(max_error),
+        relative_error=float(np.sqrt(squared_error / max(squared_norm, 1e-12))),
+        compared="logits" if as_logits else compared,
+        top1_agreement=top1_agreement,
+        images=len(reference),
+        magnitude=max(1.0, *(float(np.abs(output).max()) for output in expected.values())),
+    )
+
+
+def measure_class_maps(class_maps, leads, found):
+    """The `Agreement` of class maps, by how sure Keras is where the file's are others.
+
+    A pixel's lead is by how much its highest logit exceeds the next. Where the file has another
+    class, its logits are off by half of Keras's lead at least: so little counts as their error,
+    and half of all leads as what they are relative to. Pixels of nearly no lead, which rounding
+    decides, count for next to nothing, and so does no rare class for less than it is seen.
+
+    Args:
+        class_maps: Keras's, ints (count, height, width).
+        leads: Float32 (count, height, width), of its logits.
+        found: The file's outputs by name.
+    """
+    _check_outputs({"class_map": class_maps}, found)
+    differs = found["class_map"] != class_maps
+    errors = np.where(differs, leads, 0).astype("float64") / 2
+    squared_norm = np.square(leads.astype("float64") / 2).sum()
+    return Agreement(
+        max_error=float(errors.max()),
+        relative_error=float(np.sqrt(np.square(errors).sum() / max(squared_norm, 1e-12))),
+        compared="class maps",
+        top1_agreement=float(1 - differs.mean()),
+        images=len(class_maps),
+        magnitude=max(1.0, float(leads.max())),
+    )
+
+
+def _check_outputs(expected, found):
+    """Refuses outputs of other names or shapes than Keras's, and those that are not finite."""
     if expected.keys() != found.keys():
         raise ExportError(
             f"The exported model has the outputs {sorted(found)}. Expected: {sorted(expected)}."
         )
-    max_error, squared_error, squared_norm = 0.0, 0.0, 0.0
-    as_logits = deployment.is_softmax and precision != "full_int8"
     for name, reference in expected.items():
         output = found[name]
         if output.shape != reference.shape:
@@ -134,24 +192,6 @@ def measure_agreement(expected, found, deployment, precision):
             raise ExportError(
                 f"The exported model's output '{name}' has values that are not finite."
             )
-        if as_logits:
-            output, reference = _logits(output), _logits(reference)
-        difference = output.astype("float64") - reference
-        max_error = max(max_error, np.abs(difference).max())
-        squared_error += np.square(difference).sum()
-        squared_norm += np.square(reference.astype("float64")).sum()
-    top1_agreement = None
-    if deployment.is_classifier:
-        ((reference, output),) = ((expected[name], found[name]) for name in expected)
-        top1_agreement = float(np.mean(reference.argmax(axis=-1) == output.argmax(axis=-1)))
-    compared = {None: "features", "linear": "logits"}.get(deployment.activation, "probabilities")
-    return Agreement(
-        max_error=float(max_error),
-        relative_error=float(np.sqrt(squared_error / max(squared_norm, 1e-12))),
-        compared="logits" if as_logits else compared,
-        top1_agreement=top1_agreement,
-        images=len(reference),
-    )
 
 
 def _logits(probabilities):
@@ -159,14 +199,12 @@ def _logits(probabilities):
     return logits - logits.mean(axis=-1, keepdims=True)
 
 
-def _excess(agreement, expected, tolerance):
+def _excess(agreement, tolerance):
     """In words, by how much an agreement is beyond a tolerance; None if it is not."""
-    magnitude = max(1.0, *(float(np.abs(output).max()) for output in expected.values()))
-    if tolerance.max_error is not None and agreement.max_error > tolerance.max_error * magnitude:
-        return (
-            f"largest error {agreement.max_error:.3g}, where "
-            f"{tolerance.max_error * magnitude:.3g} is allowed"
-        )
+    if tolerance.max_error is not None:
+        limit = tolerance.max_error * agreement.magnitude
+        if agreement.max_error > limit:
+            return f"largest error {agreement.max_error:.3g}, where {limit:.3g} is allowed"
     limit = tolerance.relative_error
     if limit is not None and agreement.relative_error > limit:
         return f"relative error {agreement.relative_error:.3g}, where {limit:g} is allowed"

@@ -40,9 +40,12 @@ class Options(TypedDict, total=False):
             default, as the next two, those of the model's own record, if it has one.
         crop: Share of a photo's shorter side that the centre crop keeps in the model's
             evaluation, above 0 and at most 1, for the file's record. Where it is not known,
-            0.875 is taken.
+            0.875 is taken. As the next, of classifiers only: photos are fitted into the images
+            that segmenters take (`keras_sepvit.runtime.canvas`).
         interpolation: `"bicubic"` (also where it is not known) or `"bilinear"`, of the
             resize there.
+        logits: Give a segmenter's logits, float32 at the size of its head, a quarter of the
+            images'. By default its file gives class maps, uint8 of the images' size.
         images: Images to compare on, of shape (count, height, width, channels) as the
             file takes them; seeded pictures (`default_images`) by default.
         check: True (by default): raise an error, and leave no file, where its outputs
@@ -59,6 +62,7 @@ class Options(TypedDict, total=False):
     class_names: list
     crop: float
     interpolation: str
+    logits: bool
     images: object
     check: bool | str
     overwrite: bool
@@ -115,7 +119,7 @@ class Format:
         *image_size, channels = deployment.image_shape
         normalized = "imagenet" if channels == 3 else "unknown"
         return Record(
-            task="classification" if deployment.is_classifier else "features",
+            task=deployment.task,
             image_size=tuple(image_size),
             channels=channels,
             pixels="0..255" if deployment.takes_pixels else normalized,
@@ -171,6 +175,7 @@ def export(
     class_names=None,
     crop=None,
     interpolation=None,
+    logits=False,
     images=None,
     check=True,
     overwrite=False,
@@ -193,6 +198,7 @@ def export(
         ValueError: for an argument out of range, or a model that cannot be exported.
     """
     check_mode(check)
+    given = crop, interpolation
     own = getattr(model, "record", None)
     if own is not None:
         class_names = own.class_names if class_names is None else class_names
@@ -207,7 +213,15 @@ def export(
         normalize=normalize,
         activation=activation,
         class_names=class_names,
+        logits=logits,
     )
+    if deployment.task == "segmentation":
+        if given != (None, None):
+            raise ValueError(
+                "`crop` and `interpolation` are for classifiers: photos are fitted whole into the "
+                f"images that `{model.name}`, a segmenter, takes."
+            )
+        crop, interpolation = None, "bilinear"  # as photos get onto canvases
     images = check_images(deployment, images)
     record = format.record(deployment, crop, interpolation)
     path = pathlib.Path(path)

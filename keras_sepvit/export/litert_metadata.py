@@ -22,7 +22,7 @@ _PARSER_VERSION = "1.0.0"
 # Of the schema: members of unions and enumerations.
 _FEATURE, _IMAGE = 1, 2
 _NORMALIZATION = 1
-_AXIS_LABELS = 2
+_AXIS_LABELS, _VALUE_LABELS = 2, 3
 _COLOR_SPACES = {3: 1, 1: 2}  # by the number of channels
 
 
@@ -73,7 +73,7 @@ def _metadata(record, outputs):
     import flatbuffers
 
     builder = flatbuffers.Builder()
-    output = [_scores if record.task == "classification" else _features] * outputs
+    output = [_features if record.task == "features" else _scores] * outputs
     name = builder.CreateString(f"keras_sepvit, {record.task}")
     version = builder.CreateString(record.version)
     parser = builder.CreateString(_PARSER_VERSION)
@@ -104,8 +104,8 @@ def _image(builder, record):
 
 
 def _scores(builder, record):
-    """The metadata of a classifier's output: names of classes, range."""
-    fields = {0: builder.CreateString("logits")}
+    """The metadata of a classifier's or segmenter's output: names of classes, range."""
+    fields = {0: builder.CreateString("logits" if record.activation else "class_map")}
     if record.activation in ("softmax", "sigmoid"):
         ends = [_floats(builder, np.full(1, end)) for end in (1.0, 0.0)]
         fields = {0: builder.CreateString("probabilities")}
@@ -113,7 +113,8 @@ def _scores(builder, record):
     fields[3] = _content(builder, _FEATURE, _table(builder, 0))
     if record.class_names is not None:
         name = builder.CreateString(LABELS_MEMBER)
-        file = _table(builder, 4, {0: name}, numbers={2: _AXIS_LABELS})
+        kind = _AXIS_LABELS if record.activation else _VALUE_LABELS
+        file = _table(builder, 4, {0: name}, numbers={2: kind})
         fields[6] = _vector(builder, [file])
     return _table(builder, 7, fields)
 

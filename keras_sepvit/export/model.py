@@ -6,12 +6,16 @@ import keras
 import numpy as np
 
 from keras_sepvit.classification.classifier import SepViTClassifier
+from keras_sepvit.export.check import measure_agreement, measure_class_maps
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.scores import activations, final_activation, normalizes_images
+from keras_sepvit.segmentation.segmenter import ClassMap, ResizeTo, Segmenter, is_segmenter
 
 # A dtype policy that computes in integers, made by `model.quantize`.
 _QUANTIZED_POLICIES = ("QuantizedDTypePolicy", "QuantizedFloat8DTypePolicy", "GPTQDTypePolicy")
+
+_MOST_CLASSES = 255  # of class maps, which are uint8
 
 # The name of a classifier's output by the activation of its last layer.
 _SCORES = {"softmax": "probabilities", "sigmoid": "probabilities", "linear": "logits"}
@@ -31,6 +35,7 @@ class Deployment:
         activation: `"softmax"`, `"sigmoid"` or `"linear"` (logits) where the one output
             scores classes, else None.
         class_names: Names of the classes, or None.
+        task: `"classification"`, `"segmentation"` or `"features"`.
     """
 
     model: keras.Model
@@ -39,11 +44,7 @@ class Deployment:
     outputs: dict
     activation: str | None
     class_names: tuple | None
-
-    @property
-    def is_classifier(self):
-        """Whether the one output scores classes."""
-        return self.activation is not None
+    task: str
 
     @property
     def is_softmax(self):
@@ -61,15 +62,56 @@ class Deployment:
         outputs = self.model.predict(images, batch_size=batch_size, verbose=0)
         return {name: np.asarray(output, "float32") for name, output in outputs.items()}
 
+    def measure(self, expected, found, precision):
+        """The `Agreement` of what `predict` gives with a file's outputs."""
+        return measure_agreement(expected, found, self, precision)
 
-def prepare(model, *, probabilities=True, normalize=False, activation=None, class_names=None):
+
+@dataclasses.dataclass(frozen=True)
+class ClassMapDeployment(Deployment):
+    """A segmenter that gives class maps.
+
+    Attributes:
+        pixel_logits: Model of the same weights from images to the logits of their pixels.
+    """
+
+    pixel_logits: keras.Model
+
+    def predict(self, images):
+        """The Keras model's class maps for images, and their leads: see `measure_class_maps`.
+
+        Args:
+            images: Array of shape (count, height, width, channels).
+        """
+        class_maps, leads = [], []
+        for image in images:  # one at a time: of many classes, logits fill the memory
+            (logits,) = self.pixel_logits.predict(image[np.newaxis], verbose=0)
+            class_maps.append(logits.argmax(axis=-1))
+            *_, second, first = np.moveaxis(np.partition(logits, (-2, -1), axis=-1), -1, 0)
+            leads.append(first - second)
+        return {"class_map": np.stack(class_maps), "lead": np.stack(leads)}
+
+    def measure(self, expected, found, precision):
+        return measure_class_maps(expected["class_map"], expected["lead"], found)
+
+
+def prepare(
+    model,
+    *,
+    probabilities=True,
+    normalize=False,
+    activation=None,
+    class_names=None,
+    logits=False,
+):
     """A model in the form in which it is deployed.
 
     Models under any dtype policy are exported in float32: their weights are
     copied into a model of the same architecture under the policy `"float32"`.
     A backbone, which has `pyramid_outputs`, gives these by name (`P2` to `P5`).
-    A classifier gives `probabilities` (or `logits`). Other outputs keep the names
-    of a dict, or are named `features` (one) or `output_0`, `output_1` and so on.
+    A classifier gives `probabilities` (or `logits`), a segmenter `class_map`, uint8 (or
+    `logits`). Other outputs keep the names of a dict, or are named `features` (one) or
+    `output_0`, `output_1` and so on.
 
     Args:
         model: A built functional or sequential Keras model of one image input.
@@ -81,6 +123,7 @@ def prepare(model, *, probabilities=True, normalize=False, activation=None, clas
         activation: What makes probabilities of a classifier's outputs: `"softmax"`,
             `"sigmoid"`, or `"none"` where they are probabilities. By default the model tells.
         class_names: Optional names of the classes, in order.
+        logits: Of a segmenter, give the logits of its head, at a quarter of the images' size.
 
     Returns:
         A `Deployment`.
@@ -89,8 +132,8 @@ def prepare(model, *, probabilities=True, normalize=False, activation=None, clas
         TypeError: if `model` is no Keras model.
         ValueError: if it is not built, has not one image input of static height,
             width and channels, is quantised, has a normalisation already
-            (`normalize`), is no classifier (`activation`, `class_names`), or has another
-            number of classes than names.
+            (`normalize`), is no classifier (`activation`, `class_names`) or segmenter
+            (`class_names`, `logits`), or has another number of classes than names.
     """
     height, width, channels = _check_image_model(model)
     normalizes = normalizes_images(model)
@@ -102,17 +145,39 @@ def prepare(model, *, probabilities=True, normalize=False, activation=None, clas
         )
         raise ValueError(f"`normalize=True` does not suit the model `{model.name}`: {reason}.")
 
+    if logits and not is_segmenter(model):
+        raise ValueError(
+            f"`logits` is for segmenters, which `{model.name}` is not. A classifier gives them "
+            "with `probabilities=False`."
+        )
     with dtype_policy("float32"):
-        deployed, activation = _deployed(_in_float32(model), normalize, probabilities, activation)
-    outputs = deployed.output
-    return Deployment(
-        model=deployed,
-        image_shape=(height, width, channels),
-        takes_pixels=normalizes or normalize,
-        outputs={name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()},
-        activation=activation,
-        class_names=_check_class_names(class_names, outputs, activation is not None),
-    )
+        network = _in_float32(model)
+        image = keras.Input((height, width, channels), dtype="float32", name="image")
+        x = imagenet_normalization("normalization")(image) if normalize else image
+        if is_segmenter(model):
+            head_logits, pixel_logits = _logits_of_pixels(network, x, activation)
+            task, activation, classes = "segmentation", None, pixel_logits.shape[-1]
+            if logits:
+                activation, outputs = "linear", {"logits": head_logits}
+            else:
+                outputs = {"class_map": ClassMap(name="class_map")(pixel_logits)}
+        else:
+            outputs, activation = _outputs(network, x, probabilities, activation)
+            task, classes = "features", None
+            if activation is not None:
+                task, classes = "classification", next(iter(outputs.values())).shape[-1]
+        fields = {
+            "model": keras.Model(image, outputs, name=f"{model.name}_deployed"),
+            "image_shape": (height, width, channels),
+            "takes_pixels": normalizes or normalize,
+            "outputs": {name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()},
+            "activation": activation,
+            "class_names": _check_class_names(class_names, classes),
+            "task": task,
+        }
+        if "class_map" in outputs:
+            return ClassMapDeployment(**fields, pixel_logits=keras.Model(image, pixel_logits))
+    return Deployment(**fields)
 
 
 def _check_image_model(model):
@@ -144,10 +209,22 @@ def _check_image_model(model):
     return image_shape
 
 
-def _deployed(model, normalize, probabilities, activation):
-    """The deployed model, and the activation of a classifier's output, None for others."""
-    image = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="image")
-    x = imagenet_normalization("normalization")(image) if normalize else image
+def _logits_of_pixels(model, x, activation):
+    """A segmenter's logits for images, as its head gives them and at the images' size."""
+    if activation is not None:
+        raise ValueError(f"`activation` is for classifiers; `{model.name}` is a segmenter.")
+    logits = model.head_logits if isinstance(model, Segmenter) else model.outputs[0]
+    if not 2 <= logits.shape[-1] <= _MOST_CLASSES:
+        raise ValueError(
+            f"Class maps are of 2 to {_MOST_CLASSES} classes; `{model.name}` has "
+            f"{logits.shape[-1]}."
+        )
+    logits = keras.Model(model.inputs, logits, name=model.name)(x)
+    return logits, ResizeTo(name="pixel_logits")([logits, x])
+
+
+def _outputs(model, x, probabilities, activation):
+    """Outputs by name for images, and the activation of a classifier's, None for others."""
     if hasattr(model, "pyramid_outputs") and not isinstance(model, SepViTClassifier):
         model = keras.Model(model.inputs, model.pyramid_outputs, name=model.name)
     outputs = model(x)
@@ -160,8 +237,7 @@ def _deployed(model, normalize, probabilities, activation):
             outputs = keras.layers.Activation(missing, name=missing)(outputs)
         elif missing != "none":
             activation = "linear"
-    outputs = _named_outputs(outputs, activation)
-    return keras.Model(image, outputs, name=f"{model.name}_deployed"), activation
+    return _named_outputs(outputs, activation), activation
 
 
 def _in_float32(model):
@@ -211,18 +287,18 @@ def _named_outputs(outputs, activation):
     return dict(outputs)
 
 
-def _check_class_names(class_names, outputs, is_classifier):
+def _check_class_names(class_names, classes):
+    """Names of so many classes as a tuple, or None; `classes` is None for other models."""
     if class_names is None:
         return None
     class_names = tuple(class_names)
     if not all(isinstance(name, str) and name and "\n" not in name for name in class_names):
         raise ValueError("`class_names` must be strings of one line each, none of them empty.")
-    if not is_classifier:
+    if classes is None:
         raise ValueError("`class_names` are for classifiers; this model gives none of classes.")
-    (scores,) = outputs.values()
-    if len(class_names) != scores.shape[-1]:
+    if len(class_names) != classes:
         raise ValueError(
-            f"`class_names` must name each of the model's {scores.shape[-1]} classes. "
+            f"`class_names` must name each of the model's {classes} classes. "
             f"Received: {len(class_names)} names."
         )
     return class_names

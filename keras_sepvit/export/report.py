@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+from keras_sepvit.validation import counted
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
@@ -21,10 +23,11 @@ class ExportReport:
             the file was not compared.
         relative_error: Euclidean norm of these differences over that of what Keras gives.
         compared: What the errors are of: `"features"`, `"logits"` (also those that the
-            probabilities of a softmax stand for) or `"probabilities"` (of a sigmoid, and
-            of full-integer files; see `check.compare`).
-        top1_agreement: Share of the images for which both give the same class;
-            None for models that are no classifiers.
+            probabilities of a softmax stand for), `"probabilities"` (of a sigmoid, and
+            of full-integer files; see `check.compare`) or `"class maps"` (see
+            `check.measure_class_maps`).
+        top1_agreement: Share of the images, of segmenters of the pixels, for which both give
+            the same class; None for other models.
         images: How many images were compared.
         latency_ms: Median milliseconds of one run, by number of threads.
         notes: Anything else to know, a sentence each.
@@ -59,7 +62,7 @@ class ExportReport:
         rows.append(("against Keras", self._comparison()))
         if self.latency_ms:
             times = ", ".join(
-                f"{milliseconds:.1f} ms with {_plural(int(threads), 'thread')}"
+                f"{milliseconds:.1f} ms with {counted(int(threads), 'thread')}"
                 for threads, milliseconds in self.latency_ms.items()
             )
             rows.append(("latency", times))
@@ -73,7 +76,7 @@ class ExportReport:
         parts.append(f"relative error {self.relative_error:.2g}")
         if self.top1_agreement is not None:
             parts.append(f"top-1 agreement {self.top1_agreement:.2%}")
-        return f"{', '.join(parts)}, on {_plural(self.images, 'image')}"
+        return f"{', '.join(parts)}, on {counted(self.images, 'image')}"
 
 
 def _counts(operators):
@@ -82,7 +85,3 @@ def _counts(operators):
         return ""
     by_count = sorted(operators.items(), key=lambda item: (-item[1], item[0]))
     return f"{total} (" + ", ".join(f"{name} {count}" for name, count in by_count) + ")"
-
-
-def _plural(count, noun):
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -81,7 +81,9 @@ class SavedModel(Format):
 
 
 def _has_encoded(deployment):
-    return deployment.takes_pixels and deployment.image_shape[-1] in (1, 3)
+    """Whether encoded images go in as `runtime.read_image` crops them, which suits no segmenter."""
+    channels = deployment.image_shape[-1]
+    return deployment.takes_pixels and channels in (1, 3) and deployment.task != "segmentation"
 
 
 def convert(model, output, batch_size, has_encoded, crop, interpolation):

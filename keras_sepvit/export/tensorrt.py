@@ -13,6 +13,7 @@ from keras_sepvit.export.check import median_latency_ms
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import refuse_unused_calibration
+from keras_sepvit.export.model import Deployment
 from keras_sepvit.export.onnx import CALIBRATED, QUANTIZE, Onnx, count_operators
 from keras_sepvit.lazy import require
 from keras_sepvit.runtime import open_model
@@ -95,12 +96,12 @@ class TensorRT(EngineFormat):
         if isinstance(model, str | os.PathLike):
             self._onnx, reference = None, _check_file(model, self.quantize, self.batch_sizes)
             self.quantize = self.quantize or reference.precision
-            return reference
+            return _without_class_maps(reference)
         size = self.batch_size if len(self.batch_sizes) == 1 else None
         precision = None if self.quantize == "tf32" else self.quantize
         self._onnx = Onnx(precision, size, self.calibration_images)
         self._onnx.require()
-        return self._onnx.prepare(model, **options)
+        return _without_class_maps(self._onnx.prepare(model, **options))
 
     def record(self, deployment, crop, interpolation):
         own = deployment.record if self._onnx is None else None
@@ -130,6 +131,16 @@ class TensorRT(EngineFormat):
                 "from the GPU.",
             ),
         }
+
+
+def _without_class_maps(deployment):
+    """What is deployed; refuses a segmenter's class maps, since engines have no such output."""
+    if deployment.task == "segmentation" and deployment.activation is None:
+        raise ValueError(
+            "TensorRT's engines give no class maps, which are uint8. Export the segmenter's "
+            "logits with `logits=True`."
+        )
+    return deployment
 
 
 def _check_file(path, quantize, batch_sizes):
@@ -310,6 +321,8 @@ class OnnxReference:
         ValueError: if it is no ONNX file of one input of images.
     """
 
+    measure = Deployment.measure
+
     def __init__(self, path):
         onnx = require("onnx", "export")
         require("onnxruntime", "export")
@@ -337,10 +350,10 @@ class OnnxReference:
             self.precision = "int8_float16" if is_half else "int8"
         if self.record is not None:
             self.takes_pixels = self.record.pixels == "0..255"
-            self.activation = self.record.activation
+            self.activation, self.task = self.record.activation, self.record.task
         else:  # files of before there were records, nearly all for images of 0..255
             outputs = tuple(output.name for output in graph.output)
             activations = {("probabilities",): "softmax", ("logits",): "linear"}
             self.takes_pixels, self.activation = True, activations.get(outputs)
-        self.is_classifier = self.activation is not None
+            self.task = "classification" if self.activation else "features"
         self.is_softmax = self.activation == "softmax"

@@ -4,19 +4,21 @@ Needs NumPy, Pillow, and `ai-edge-litert` for .tflite files or `onnxruntime` for
 files (the extra `export`). All but NumPy are imported when they are first used.
 """
 
+from keras_sepvit.runtime.files import SUFFIXES, open_model
 from keras_sepvit.runtime.images import read_image
 from keras_sepvit.runtime.predictor import (
-    SUFFIXES,
     ImageClassifier,
     Prediction,
     Predictor,
     best_classes,
-    open_model,
 )
+from keras_sepvit.runtime.segmenter import FileSegmenter, ImageSegmenter
 
 __all__ = [
     "SUFFIXES",
+    "FileSegmenter",
     "ImageClassifier",
+    "ImageSegmenter",
     "Prediction",
     "Predictor",
     "best_classes",

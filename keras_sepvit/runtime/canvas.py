@@ -1,15 +1,14 @@
 """Photos on canvases, and the way back for boxes and class maps."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
+from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.geometry import interpolation
 
-_BAND = 64  # rows of a photo whose logits are in memory at once
-
-# ImageNet's mean colour: zero once normalised.
-MEAN_COLOUR = (124, 116, 104)
+_BAND = 2**18  # logits of a photo that are interpolated at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,32 +57,68 @@ class Placement:
         )
         return np.clip(boxes, 0, np.float32([width, height, width, height]))
 
-    def class_map(self, logits):
-        """The photo's classes, uint8 (height, width), from the canvas's logits.
+    def class_map(self, answer):
+        """The photo's classes, uint8 (height, width), from the canvas's.
 
-        Logits are interpolated bilinearly to the photo's own size first.
+        Logits are interpolated bilinearly to the photo's own size first; of a class map the
+        nearest pixels are taken.
 
         Args:
-            logits: Array of shape (canvas height, canvas width, classes).
+            answer: Logits (canvas height, canvas width, classes), or a class map, ints (canvas
+                height, canvas width).
+
+        Raises:
+            ValueError: for an answer of another size than the canvas.
+        """
+        answer = np.asarray(answer)
+        if answer.shape[:2] != self.canvas_size:
+            raise ValueError(
+                f"The answer for a canvas of {self.canvas_size} must have its size. "
+                f"Received: {answer.shape}."
+            )
+        if answer.ndim == 2:
+            low, high, share = self._rows
+            row = np.where(share < 0.5, low, high)
+            low, high, share = self._columns
+            return answer[row[:, np.newaxis], np.where(share < 0.5, low, high)].astype("uint8")
+        classes = np.empty(self.photo_size, "uint8")
+        for start, band in self.bands(answer):
+            classes[start : start + len(band)] = band.argmax(axis=-1)
+        return classes
+
+    def bands(self, logits):
+        """The canvas's logits at the photo's own size, interpolated bilinearly.
+
+        Args:
+            logits: Array (canvas height, canvas width, classes).
+
+        Returns:
+            Generator of the number of a row of the photo, and of float32 (rows, width, classes)
+            from that row on: few at a time, which stay in the processor's cache.
         """
         height, width = self.size
-        rows, columns = (
-            interpolation(side, photo_side)
-            for side, photo_side in zip(self.size, self.photo_size, strict=True)
-        )
-        logits = np.asarray(logits)[:height, :width]
-        classes = np.empty(self.photo_size, "uint8")
-        for start in range(0, len(classes), _BAND):
-            low, high, share = (values[start : start + _BAND] for values in rows)
+        logits = np.asarray(logits, "float32")[:height, :width]
+        step = max(_BAND // (self.photo_size[1] * logits.shape[-1]), 1)
+        for start in range(0, self.photo_size[0], step):
+            low, high, share = (values[start : start + step] for values in self._rows)
             band = _between(logits[low], logits[high], share[:, np.newaxis, np.newaxis])
-            low, high, share = columns
-            band = _between(band[:, low], band[:, high], share[:, np.newaxis])
-            classes[start : start + _BAND] = band.argmax(axis=-1)
-        return classes
+            low, high, share = self._columns
+            yield start, _between(band[:, low], band[:, high], share[:, np.newaxis])
+
+    @functools.cached_property
+    def _rows(self):
+        return interpolation(self.size[0], self.photo_size[0])
+
+    @functools.cached_property
+    def _columns(self):
+        return interpolation(self.size[1], self.photo_size[1])
 
 
 def _between(before, behind, share):
-    return before + share * (behind - before)
+    between = behind - before
+    between *= share
+    between += before
+    return between
 
 
 def fit_into(photo_size, canvas_size):

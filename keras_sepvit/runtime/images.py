@@ -7,6 +7,7 @@ refused.
 """
 
 import contextlib
+import os
 
 import numpy as np
 
@@ -44,6 +45,32 @@ def read_image(path, height, width, channels=3, crop=CROP, interpolation=INTERPO
     return np.asarray(image).reshape(height, width, channels)
 
 
+def read_photo(photo):
+    """A photo's pixels, upright, at its own size.
+
+    Args:
+        photo: An image file of a kind that Pillow reads; or a uint8 array (height, width, 3).
+
+    Returns:
+        uint8 array of shape (height, width, 3).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read as an image, or is another array.
+    """
+    if isinstance(photo, (str, os.PathLike)):
+        return np.asarray(open_image(photo))
+    if not isinstance(photo, np.ndarray) or photo.dtype != "uint8" or photo.shape[2:] != (3,):
+        found = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo)
+        raise ValueError(
+            "A photo must be the path of an image file, or a uint8 array of shape (height, width, "
+            f"3). Received: {found}."
+        )
+    if not photo.size:
+        raise ValueError(f"A photo must have pixels. Received an array of shape {photo.shape}.")
+    return photo
+
+
 def open_image(path, channels=3):
     """Reads an image file, upright, at its own size.
 
@@ -69,12 +96,17 @@ def open_image(path, channels=3):
         raise FileNotFoundError(f"File not found: {path}.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return image if number == 1 else image.transpose(_UPRIGHT[number - 2])
+    return upright(image, number)
 
 
 # Numbers of `PIL.Image.Transpose` for the orientations 2 to 8: mirrored, by 180 degrees, upside
 # down, transposed, by 270, transverse, by 90.
 _UPRIGHT = (0, 3, 1, 5, 4, 6, 2)
+
+
+def upright(image, number):
+    """A Pillow image that was stored in the orientation `number`, 1 to 8, the right way up."""
+    return image if number == 1 else image.transpose(_UPRIGHT[number - 2])
 
 
 def orientation(file):

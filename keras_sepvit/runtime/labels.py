@@ -12,7 +12,7 @@ def class_names(labels, classes):
     Args:
         labels: A text file with one name a line, as `read_names` reads it, or a sequence of
             names.
-        classes: Number of the model's classes.
+        classes: Number of the model's classes; None where it is not known.
 
     Returns:
         List of `classes` strings.
@@ -26,14 +26,14 @@ def class_names(labels, classes):
         if not path.is_file():
             raise FileNotFoundError(f"File not found: {path}.")
         names = read_names(path)
-        if len(names) != classes:
+        if classes not in (None, len(names)):
             raise ValueError(
                 f"{path} must have one line for each of the model's {classes} classes. "
                 f"It has {len(names)}."
             )
         return names
     names = [str(name) for name in labels]
-    if len(names) != classes:
+    if classes not in (None, len(names)):
         raise ValueError(
             f"`labels` must have one name for each of the model's {classes} classes. "
             f"Received: {len(names)} names."

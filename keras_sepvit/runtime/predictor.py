@@ -1,38 +1,14 @@
 """Classifies images with an exported model."""
 
 import os
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
-from keras_sepvit.record import (
-    CROP,
-    INTERPOLATION,
-    PIXELS,
-    check_crop,
-    check_interpolation,
-)
-from keras_sepvit.runtime import labels as naming
+from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpolation
+from keras_sepvit.runtime.files import ImageFile, checked_images, open_model
 from keras_sepvit.runtime.images import read_image
-from keras_sepvit.runtime.litert import LiteRTModel
-from keras_sepvit.runtime.onnx import CPU, OnnxModel
-from keras_sepvit.warn import warn
-
-_MODELS = {".tflite": LiteRTModel, ".onnx": OnnxModel}
-
-# The kinds of files that `Predictor` takes.
-SUFFIXES = tuple(_MODELS)
-
-# Integers with and without quantisation parameters; see the classes of models.
-_INPUT_DTYPES = ("float32", "float16", "int8", "uint8", "int16")
-
-# Of models that take batches of any size: enough to use the processor well.
-_LARGEST_BATCH = 16
-
-# Of images that a user has normalised, by 255 or by ImageNet's mean and deviation.
-_LARGEST_NORMALISED = 3
+from keras_sepvit.runtime.segmenter import FileSegmenter
 
 # Rounding may take a probability that far out of 0..1.
 _ROUNDING = 1e-2
@@ -86,7 +62,7 @@ class ImageClassifier:
                 finite, and if the outputs are no probabilities. A warning tells of
                 images that are not of 0..255.
         """
-        return self._probabilities(_checked_images(images, self.image_shape))
+        return self._probabilities(checked_images(images, self.image_shape))
 
     def read_image(self, path):
         """An image file as `predict` takes it: uint8 array of `image_shape`.
@@ -121,7 +97,7 @@ class ImageClassifier:
 
 
 class Predictor(ImageClassifier):
-    """An image classifier from a .tflite or .onnx file.
+    """An image classifier from a .tflite or .onnx file; of a segmenter's file, a `FileSegmenter`.
 
     The model must take one batch of images (float, or integers with or without
     quantisation parameters) in the layout (batch, height, width, channels), and
@@ -141,7 +117,7 @@ class Predictor(ImageClassifier):
         pixels: What the model takes, instead of what the file's record says: `"0..255"`,
             or `"imagenet"` for images normalised with ImageNet's mean and deviation.
         crop: Share of a photo's shorter side that the centre crop keeps, above 0 and at
-            most 1, instead of the record's.
+            most 1, instead of the record's. As the next, of classifiers only.
         interpolation: `"bicubic"` or `"bilinear"`, instead of the record's.
         providers: For .onnx files, ONNX Runtime's execution providers, the preferred
             ones first; the CPU's by default.
@@ -170,8 +146,8 @@ class Predictor(ImageClassifier):
     ```
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         path,
         threads=None,
         labels=None,
@@ -182,30 +158,30 @@ class Predictor(ImageClassifier):
         providers=None,
         delegates=None,
     ):
-        self._model = open_model(path, threads, providers, delegates)
-        self._batch_size, self.image_shape, self._classes = _signature(self._model, path)
-        self.class_names = _class_names(labels, self._model.class_names, self._classes, path)
-        record = self._model.record
+        model = open_model(path, threads, providers, delegates)
+        record = model.record
+        if record is not None and record.task == "segmentation":
+            if (crop, interpolation) != (None, None):
+                raise ValueError(
+                    f"{path} is a segmenter's, into whose images photos are fitted whole: leave "
+                    "out `crop` and `interpolation`."
+                )
+            return FileSegmenter(path, model, labels, pixels)
         if record is not None and record.activation not in ("softmax", "sigmoid"):
             raise ValueError(
                 f"{path} gives {'logits' if record.activation else 'features'}, no probabilities. "
                 "Export a classifier with `probabilities=True`, which adds a softmax."
             )
-        self._pixels = _checked_pixels(pixels, record, path, self.image_shape[-1])
-        self._follow(record, crop, interpolation)
+        predictor = super().__new__(cls)
+        answers = {2: "(batch, classes)"}
+        predictor._file = file = ImageFile(path, model, pixels, "image classifier", answers)
+        predictor.image_shape = file.image_shape
+        predictor.class_names = file.class_names(labels, *file.output_shape)
+        predictor._follow(record, crop, interpolation)
+        return predictor
 
     def _probabilities(self, images):
-        if self._pixels == "imagenet":
-            images = (images - np.float32(IMAGENET_MEAN)) / np.sqrt(np.float32(IMAGENET_VARIANCE))
-        size = self._batch_size or _LARGEST_BATCH
-        outputs = [np.empty((0, self._classes), "float32")]
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            # A batch of fixed size is filled up, and what that adds cut off.
-            missing = self._batch_size - len(batch) if self._batch_size else 0
-            padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            outputs.append(self._model(padded)[: len(batch)])
-        probabilities = np.concatenate(outputs)
+        probabilities = self._file(images)
         if probabilities.size and not (
             -_ROUNDING <= probabilities.min() and probabilities.max() <= 1 + _ROUNDING
         ):
@@ -215,31 +191,6 @@ class Predictor(ImageClassifier):
                 "`probabilities=True`, which adds a softmax."
             )
         return probabilities
-
-
-def open_model(path, threads=None, providers=None, delegates=None):
-    """The model in a .tflite or .onnx file, whatever it computes: a function of a batch.
-
-    It takes images as the file does; nothing is normalised. `outputs` gives the outputs
-    by name. Arguments and errors are those of `Predictor`.
-    """
-    _check_threads(threads)
-    path = pathlib.Path(path)
-    model_class = _MODELS.get(path.suffix.lower())
-    if model_class is None:
-        raise ValueError(
-            f"Unknown kind of model file: '{path}'. Expected a name ending in "
-            f"{' or '.join(SUFFIXES)}."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"File not found: {path}.")
-    if model_class is LiteRTModel:
-        if providers is not None:
-            raise ValueError(f"`providers` are ONNX Runtime's. {path} runs with LiteRT.")
-        return LiteRTModel(path, threads, delegates or ())
-    if delegates is not None:
-        raise ValueError(f"`delegates` are LiteRT's. {path} runs with ONNX Runtime.")
-    return OnnxModel(path, threads, CPU if providers is None else providers)
 
 
 def best_classes(probabilities, names, k):
@@ -254,97 +205,6 @@ def best_classes(probabilities, names, k):
     return [Prediction(int(i), names[i], float(probabilities[i])) for i in order]
 
 
-def _check_threads(threads):
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"`threads` must be a positive integer. Received: threads={threads!r}.")
-
-
 def _first(*values):
     """The first that is not None."""
     return next(value for value in values if value is not None)
-
-
-def _checked_pixels(pixels, record, path, channels):
-    """What a file takes, of `PIXELS`: as given, as its record says, or numbers of 0..255."""
-    known = PIXELS[:2] if channels == 3 else PIXELS[:1]
-    if pixels is not None and pixels not in known:
-        raise ValueError(
-            f"Unknown `pixels`: {pixels!r}. Expected one of {', '.join(map(repr, known))} for "
-            f"images of {channels} channels."
-        )
-    pixels = _first(pixels, record and record.pixels, "0..255")
-    if pixels not in known:
-        raise ValueError(
-            f"{path} does not tell what pixels it takes: the model that it was exported from has "
-            "no Normalization or Rescaling layer. Put one in front of the model, or give `pixels`."
-        )
-    return pixels
-
-
-def _signature(model, path):
-    """Batch size (None for any), image shape and number of classes of a model."""
-    inputs, outputs = model.input_shapes, model.output_shapes
-    if [*map(len, inputs)] != [4] or [*map(len, outputs)] != [2]:
-        raise ValueError(
-            f"{path} is no image classifier: expected one input (batch, height, width, channels) "
-            f"and one output (batch, classes). Received: {inputs} and {outputs}."
-        )
-    batch_size, height, width, channels = inputs[0]
-    classes = outputs[0][1]
-    if None in (height, width, classes):
-        raise ValueError(
-            f"{path} takes images of any size or gives any number of classes: its input is "
-            f"{inputs[0]}, its output {outputs[0]}. Export it for one size of images."
-        )
-    if channels not in (1, 3):
-        raise ValueError(
-            f"{path} takes images of the shape {inputs[0][1:]}; expected (height, width, "
-            "channels), with 1 or 3 channels."
-        )
-    (dtype,) = model.input_dtypes
-    if dtype not in _INPUT_DTYPES:
-        raise ValueError(
-            f"{path} takes images as {dtype}; expected one of {', '.join(_INPUT_DTYPES)}."
-        )
-    return batch_size, (height, width, channels), classes
-
-
-def _class_names(labels, in_file, classes, path):
-    if labels is not None:
-        return naming.class_names(labels, classes)
-    if in_file is None:
-        return naming.numbered(classes)
-    if len(in_file) != classes:
-        raise ValueError(
-            f"{path} holds {len(in_file)} class names for its {classes} classes. Give the right "
-            "ones as `labels`."
-        )
-    return in_file
-
-
-def _checked_images(images, image_shape):
-    """`images` as float32; refuses other shapes, and what are no finite real numbers."""
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[1:] != image_shape:
-        expected = ", ".join(map(str, image_shape))
-        raise ValueError(
-            f"`images` must have the shape (count, {expected}). Received an array of shape "
-            f"{images.shape}. `keras_sepvit.runtime.read_image` reads image files at a size."
-        )
-    if images.dtype.kind not in "uif":
-        raise ValueError(
-            f"`images` must be integers or floats of 0..255. Received: {images.dtype}."
-        )
-    images = images.astype("float32")
-    finite = np.isfinite(images).all(axis=(1, 2, 3))
-    if not finite.all():
-        raise ValueError(
-            f"`images` must be finite. Received NaN or infinite values in {np.sum(~finite)} of "
-            f"{len(images)} images; the first is images[{finite.argmin()}]."
-        )
-    if images.size and 0 < (largest := np.abs(images).max()) <= _LARGEST_NORMALISED:
-        warn(
-            f"`images` are taken as 0..255, but no value exceeds {largest:.3g}, which is nearly "
-            "black. Multiply images of 0..1 by 255, and do not normalise them."
-        )
-    return images

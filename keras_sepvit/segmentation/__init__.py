@@ -1,4 +1,4 @@
-"""Semantic segmentation: networks, their loss, and class maps of photos.
+"""Semantic segmentation: networks, loss, recipes, the trainer's task, class maps of photos.
 
 Names are imported at their first use, as in `keras_sepvit.classification`.
 """
@@ -6,8 +6,14 @@ Names are imported at their first use, as in `keras_sepvit.classification`.
 from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
+    "Segmentation": "task",
+    "SegmentationRecipe": "recipes",
+    "MeanIoU": "callbacks",
+    "SegmentationReport": "report",
+    "SegmentationScores": "scores",
     "SemanticFPN": "semantic_fpn",
     "UPerNet": "upernet",
+    "evaluate": "evaluation",
     "segment": "prediction",
     "segmentation_losses": "losses",
 }

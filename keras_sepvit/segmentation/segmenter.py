@@ -4,11 +4,13 @@ import inspect
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.devices import replicas
 from keras_sepvit.layers import CompositeLayer, dtype_config
+from keras_sepvit.record import Recorded
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
 from keras_sepvit.stages import ImageModelMixin, freeze_layers, frozen_layers
@@ -18,7 +20,7 @@ from keras_sepvit.weights import check_pretrained, load_pretrained
 LEVELS = ("P2", "P3", "P4", "P5")
 
 
-class Segmenter(ImageModelMixin, keras.Model):
+class Segmenter(ImageModelMixin, Recorded, keras.Model):
     """A functional model from images to logits of their size, with its loss.
 
     Args:
@@ -52,6 +54,12 @@ class Segmenter(ImageModelMixin, keras.Model):
         if weights is not None:
             load_pretrained(self, weights, skip_head_mismatch=True)
 
+    @property
+    def head_logits(self) -> keras.KerasTensor:
+        """The decode head's logits, at a quarter of the image's size."""
+        resize, node, _ = self.outputs[0]._keras_history
+        return resize._inbound_nodes[node].input_tensors[0]
+
     def _all_layers(self):
         """Those of the graph, and the head that is there in training only."""
         auxiliary = getattr(self, "auxiliary_head", None)
@@ -78,6 +86,39 @@ class Segmenter(ImageModelMixin, keras.Model):
             f"`{self.name}` has its own loss, the cross-entropy of all pixels with a class. "
             f"Leave out {what}, and mark pixels that are to be ignored by the class {IGNORED}."
         )
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        self._check_classes(y)
+        held_out = kwargs.get("validation_data")
+        if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
+            self._check_classes(held_out[1])
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        self._check_classes(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        self._check_classes(y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        self._check_classes(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _check_classes(self, class_maps):
+        """Refuses arrays with classes that there are not; compiled steps cannot."""
+        if not isinstance(class_maps, np.ndarray) or class_maps.dtype.kind not in "iu":
+            return
+        classes = self._config["num_classes"]
+        wrong = ((class_maps < 0) | (class_maps >= classes)) & (class_maps != IGNORED)
+        if wrong.any():
+            raise ValueError(
+                f"Class maps for `{self.name}` must have classes 0 to {classes - 1}, and {IGNORED} "
+                "for pixels that have none. Received: "
+                f"{', '.join(map(str, np.unique(class_maps[wrong])[:5]))}. Renumber them, or build "
+                "the model with another `num_classes`."
+            )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if sample_weight is not None:
@@ -108,6 +149,12 @@ class Segmenter(ImageModelMixin, keras.Model):
         model = cls(backbone, **config)
         freeze_layers(model, model._all_layers(), frozen)
         return model
+
+
+def is_segmenter(model):
+    """Whether a Keras model gives logits of pixels: one of this package, or as its record says."""
+    record = getattr(model, "record", None)
+    return isinstance(model, Segmenter) or (record is not None and record.task == "segmentation")
 
 
 def check_arguments(segmenter, num_classes, weights, others):
@@ -147,6 +194,31 @@ class ResizeTo(layers.Layer):
     def compute_output_shape(self, input_shape):
         x, like = input_shape
         return (*like[:-1], x[-1])
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class ClassMap(layers.Layer):
+    """The class of each pixel: that of the highest logit.
+
+    Args:
+        **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
+
+    Input shape: `(batch, height, width, classes)`, of at most 255 classes; float.
+
+    Output shape: `(batch, height, width)`; uint8.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, inputs):
+        return ops.cast(functional.argmax(inputs), "uint8")
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape[:-1], "uint8")
 
 
 class Head(CompositeLayer):

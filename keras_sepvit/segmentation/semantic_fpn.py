@@ -18,8 +18,12 @@ class SemanticFPN(Segmenter):
     """A segmenter of an FPN and a light head on it: Semantic FPN.
 
     `fit` needs no loss: it is the mean cross-entropy of all pixels, where those of class 255
-    add nothing. `predict` gives logits; `keras_sepvit.segmentation.segment` class maps of photos.
-    A whole checkpoint of mmsegmentation is loaded by `weights` or `keras_sepvit.load_weights`.
+    add nothing. Arrays with other classes than the model's are refused; of data sets the loss is
+    then NaN on JAX, and TensorFlow and torch have errors of their own. `predict` gives logits;
+    `keras_sepvit.segmentation.segment` class maps of photos. A whole checkpoint of mmsegmentation
+    is loaded by `weights` or `keras_sepvit.load_weights`. Another such model is
+    `SemanticFPN.from_config(model.get_config())`: Keras's `clone_model` gives a plain functional
+    model, without the loss.
 
     Args:
         backbone: The name of a variant or a `SepViTConfig`; or a model with `pyramid_outputs`

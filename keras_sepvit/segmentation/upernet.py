@@ -21,7 +21,8 @@ class UPerNet(Segmenter):
     """A segmenter of pyramid pooling and an FPN: UperNet.
 
     In training it has an auxiliary head on `"P4"` too, whose loss counts 0.4:
-    `model(images, training=True)` gives a dict of `"logits"` and `"auxiliary"`. All else is as in
+    `model(images, training=True)` gives a dict of `"logits"` and `"auxiliary"`. The `loss` of `fit`
+    has that head's share, `val_loss` and that of `evaluate` have not. All else is as in
     `SemanticFPN`.
 
     Args:

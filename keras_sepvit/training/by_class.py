@@ -6,7 +6,8 @@ import unicodedata
 import numpy as np
 
 from keras_sepvit.files import replacing
-from keras_sepvit.training.picture import SHOWN, draw_images, shortened
+from keras_sepvit.fonts import shortened
+from keras_sepvit.training.picture import SHOWN, draw_images
 
 # Rows of a table on a terminal; of more classes, those with the lowest results.
 _SHOWN_ROWS = 30

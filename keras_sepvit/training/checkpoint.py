@@ -48,9 +48,9 @@ def load_checkpoint(path, model):
         ValueError: if the file is no checkpoint, or one of another model or backend.
     """
     try:
+        header = read_header(path)
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header = json.loads(str(arrays.pop("header")))
+            arrays = {name: file[name] for name in file.files if name != "header"}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"'{path}' cannot be read as a checkpoint of a training run: {error}. Remove it to "
@@ -75,12 +75,18 @@ def load_checkpoint(path, model):
     )
     if differing:
         raise ValueError(
-            f"'{path}' is the checkpoint of another model or recipe: {len(differing)} variables "
-            f"differ, first {differing[0]}. Give this run another output folder."
+            f"'{path}' is the checkpoint of another model or recipe. Variables that differ: "
+            f"{len(differing)}, such as {differing[0]}. Give this run another output folder."
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return header["progress"]
+
+
+def read_header(path):
+    """What a checkpoint tells beside its arrays: a dict with `progress` in it."""
+    with np.load(path, allow_pickle=False) as file:
+        return json.loads(str(file["header"]))
 
 
 def _as_format_2(arrays, progress, model):

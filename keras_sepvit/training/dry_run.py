@@ -16,11 +16,12 @@ def dry_run(trainer):
         trainer: A new `Trainer`, which has trained after it: make another one for the run.
 
     Returns:
-        Dict of what a user wants to know before a long run: data, steps, shapes, parameters,
-        precision, learning rate, losses; images a second of the steps alone and of the input
-        pipeline alone, which of the two is slower, the hours of the whole run at that rate
-        (without validation), and memory in bytes.
+        Dict of what a user wants to know before a long run: data, labels, steps, shapes,
+        parameters, precision, learning rate, losses; images a second of the steps alone and of
+        the input pipeline alone, which of the two is slower, the hours of the whole run at that
+        rate (without validation), and memory in bytes.
     """
+    checked = trainer.task.check_data()
     batches = trainer.training_data(0, 0).as_numpy_iterator()
     with trainer.report.raising():
         batch = next(batches)
@@ -32,6 +33,7 @@ def dry_run(trainer):
     description = {
         "training data": str(trainer.source),
         "validation data": str(trainer.validation_source),
+        **({"labels": checked} if checked else {}),
         "devices": str(trainer.distribution),
         "steps of an epoch": trainer.steps,
         "images of a step": batch["image"].shape,

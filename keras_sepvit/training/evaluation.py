@@ -45,3 +45,33 @@ def _rows(arrays, chosen):
     if chosen.all():
         return arrays
     return keras.tree.map_structure(lambda array: array[chosen], arrays)
+
+
+def class_order(names, source):
+    """Where the classes of a source are among those of a model, matched by name.
+
+    Args:
+        names: Names of the model's classes in order, or None.
+        source: The `Source`.
+
+    Returns:
+        The model's number of each class of the source; None where that is the same, or one of
+        both has no names.
+
+    Raises:
+        ValueError: if the names differ, or are no names of one class each.
+    """
+    if not names or not source.class_names or list(names) == list(source.class_names):
+        return None
+    positions = {name: position for position, name in enumerate(names)}
+    if len(positions) < len(names) or sorted(names) != sorted(source.class_names):
+        raise ValueError(
+            f"The model's classes are {_listed(names)}, and those of {source} are "
+            f"{_listed(source.class_names)}. Give the same names to both: those of the model are "
+            "its `class_names`, in the order of its outputs."
+        )
+    return [positions[name] for name in source.class_names]
+
+
+def _listed(names):
+    return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")

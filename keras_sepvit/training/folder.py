@@ -1,13 +1,21 @@
 """The folder of a run: its files, whose it is, and the state to go on from."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import pathlib
+import zipfile
 
 from keras_sepvit.files import remove_leftovers, replacing
-from keras_sepvit.training.checkpoint import check_shared, fingerprint, load_checkpoint
+from keras_sepvit.training.checkpoint import (
+    check_shared,
+    fingerprint,
+    load_checkpoint,
+    read_header,
+)
 from keras_sepvit.training.recipe import read_recipe, save_recipe
+from keras_sepvit.validation import counted
 
 
 class RunFolder:
@@ -45,7 +53,7 @@ class RunFolder:
         return self.path / "checkpoint.npz"
 
     def check_apart(self, *sources):
-        """Refuses a folder among the class folders of data, where its pictures would be a class.
+        """Refuses a folder inside of that of data, where its pictures would be taken for data.
 
         Args:
             sources: `Source`s, or None.
@@ -57,9 +65,39 @@ class RunFolder:
             data = getattr(source, "folder", None)
             if data is not None and self.path.resolve().is_relative_to(data.resolve()):
                 raise ValueError(
-                    f"The output folder '{self}' lies among the class folders of '{data}': its "
-                    "pictures would be a class. Give an output folder elsewhere."
+                    f"The output folder '{self}' lies among the pictures of '{data}': its own "
+                    "would be taken for data. Give an output folder elsewhere."
                 )
+
+    def check_data(self, source):
+        """Refuses other data than those of the run that goes on here.
+
+        Args:
+            source: The `Source` of training now.
+
+        Returns:
+            What to keep of them in the run's progress.
+
+        Raises:
+            ValueError: telling the numbers, and the classes that are new or gone.
+        """
+        names = source.class_names and list(source.class_names)
+        data = {"images": source.size, "classes": source.classes, "class_names": names}
+        old = data
+        if self.checkpoint.exists():
+            # `resume` tells what is wrong with a file that is none.
+            with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
+                old = read_header(self.checkpoint)["progress"].get("data", data)
+        if old == data:
+            return data
+        there, here = ({*(facts["class_names"] or ())} for facts in (old, data))
+        changes = (("new", here - there), ("gone", there - here))
+        told = [f"{what}: {', '.join(sorted(some)[:5])}" for what, some in changes if some]
+        raise ValueError(
+            f"'{self}' holds a run on other data: {_described(old)}, where {source.name} now has "
+            f"{'; '.join([_described(data), *told])}. Give this run another output folder; with "
+            f"model.weights={self / 'best.keras'} it begins with what that one has learned."
+        )
 
     def prepare(self, texts):
         """Makes the folder, with the recipe and other texts (dict of file name to text)."""
@@ -99,7 +137,9 @@ class RunFolder:
             if getattr(new_part, name) is None:
                 setattr(new_part, name, getattr(old_part, name))
         differing = [
-            key for key in _differences(old, self.recipe) if key not in self.recipe.MAY_CHANGE
+            f"{key} ({there} there, {here} here)"
+            for key, there, here in _differences(old, self.recipe)
+            if key not in self.recipe.MAY_CHANGE
         ]
         if differing:
             raise ValueError(
@@ -108,8 +148,12 @@ class RunFolder:
             )
 
 
+def _described(data):
+    return f"{counted(data['images'], 'image')} of {counted(data['classes'], 'class')}"
+
+
 def _differences(old, new):
-    """The keys whose values differ between two recipes, such as `optimizer.learning_rate`."""
+    """Keys whose values differ between two recipes, with both, such as `epochs`."""
 
     def flat(settings, prefix=""):
         for key, value in settings.items():
@@ -119,4 +163,4 @@ def _differences(old, new):
                 yield f"{prefix}{key}", value
 
     old, new = dict(flat(dataclasses.asdict(old))), dict(flat(dataclasses.asdict(new)))
-    return [key for key in new if new[key] != old[key]]
+    return [(key, old[key], new[key]) for key in new if new[key] != old[key]]

@@ -72,9 +72,17 @@ def decode(image, choose_window=None):
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What is in every file that notes an orientation.
-_IN_JPEG = (r"Exif\x00\x00", "tiff:Orientation")
+# What is in every PNG that notes an orientation, and in every JPEG that notes another than 1: the
+# tag 0x0112 of EXIF, high or low byte first, of the usual type (short) or another; or that of XMP.
 _IN_PNG = ("eXIf", "XML:com.adobe.xmp", "Raw profile type exif")
+_IN_JPEG = (
+    r"\x01\x12\x00(?:\x03\x00\x00\x00\x01\x00[\x02-\x08]|[^\x03]\x00\x00\x00\x01)",
+    r"\x12\x01(?:\x03\x00\x01\x00\x00\x00[\x02-\x08]|[^\x03]\x00\x01\x00\x00\x00)",
+    r"tiff:Orientation(?:=\"|>)[2-8]",
+)
+# They stand in front of the pixels, EXIF by its standard first. What may be before them are a few
+# segments of 64 KB, or a colour profile of half a megabyte.
+_JPEG_HEAD = 2**20
 
 
 def _contains(content, patterns):
@@ -92,16 +100,23 @@ def _open_jpeg(image):
         number = tf.numpy_function(_jpeg_orientation, [image], tf.int64, stateful=False)
         return tf.ensure_shape(number, ())
 
-    number = tf.cond(_contains(image, _IN_JPEG), read_orientation, lambda: tf.constant(1, tf.int64))
+    head = tf.strings.substr(image, 0, _JPEG_HEAD)
+    number = tf.cond(_contains(head, _IN_JPEG), read_orientation, lambda: tf.constant(1, tf.int64))
     size = tf.io.extract_jpeg_shape(image)[:2]
     return tf.where(number >= 5, size[::-1], size), number, tf.zeros((0, 0, 3), tf.uint8)
 
 
 def _open_other(image):
     """Size, the orientation 1, and the pixels."""
-    plain_png = (tf.strings.substr(image, 0, 8) == _PNG) & ~_contains(image, _IN_PNG)
-    pixels = tf.cond(plain_png, lambda: tf.io.decode_png(image, 3), lambda: _pillow(image))
+    pixels = tf.cond(
+        is_upright_png(image), lambda: tf.io.decode_png(image, 3), lambda: _pillow(image)
+    )
     return tf.shape(pixels)[:2], tf.constant(1, tf.int64), pixels
+
+
+def is_upright_png(content):
+    """Whether a file's bytes, a scalar string tensor, are a PNG that notes no orientation."""
+    return (tf.strings.substr(content, 0, 8) == _PNG) & ~_contains(content, _IN_PNG)
 
 
 def _decode_jpeg(image, size, window, number):
@@ -173,7 +188,10 @@ def resize(image, size, interpolation="bicubic", flip=False):
 
 
 def resize_and_crop(image, size, corner, crop_size, interpolation, flip=False):
-    """The part of `resize(image, size)` from `corner` (top, left) on."""
+    """The part of `resize(image, size)` from `corner` (top, left) on.
+
+    Numbers in `size`, `corner` and `crop_size` may be scalar tensors.
+    """
     # As Pillow does: first along rows, rounded to uint8, then along columns. Columns first
     # in memory, `ScaleAndTranslate` works on whole rows, and is twice as fast.
     image = tf.transpose(image, [1, 0, 2])
@@ -182,7 +200,7 @@ def resize_and_crop(image, size, corner, crop_size, interpolation, flip=False):
     image = tf.gather(image, tf.where(flip, columns[::-1], columns))
     image = tf.transpose(image, [1, 0, 2])
     image = _resize_first_axis(image, size[0], corner[0], crop_size[0], interpolation)
-    return tf.ensure_shape(image, (*crop_size, 3))
+    return tf.ensure_shape(image, (*map(tf.get_static_value, crop_size), 3))
 
 
 def _resize_first_axis(image, size, begin, crop_size, interpolation):

@@ -21,7 +21,7 @@ def build_optimizer(
             `SingleDevice.optimizer_class`.
 
     Returns:
-        `keras.optimizers.AdamW`, one that knows layers where `layer_decay` is below 1.
+        `keras.optimizers.AdamW`, one that knows layers where not all have the same rate.
     """
     settings = recipe.optimizer
     ema = {}
@@ -39,8 +39,10 @@ def build_optimizer(
         "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
         **ema,
     }
-    if settings.layer_decay < 1:
-        scales = layer_scales(network.trainable_variables, settings.layer_decay)
+    if settings.layer_decay < 1 or settings.backbone_rate != 1:
+        scales = layer_scales(
+            network.trainable_variables, settings.layer_decay, settings.backbone_rate
+        )
         optimizer = adapt(LayerwiseAdamW)(scales, **arguments)
     else:
         optimizer = adapt(keras.optimizers.AdamW)(**arguments)
@@ -48,7 +50,7 @@ def build_optimizer(
         var_list=[
             variable
             for variable in network.trainable_variables
-            if not decays(variable, settings.decay_tokens_and_peg)
+            if not decays(variable, settings.decay_tokens_and_peg, settings.spared)
         ]
     )
     return optimizer
@@ -57,14 +59,14 @@ def build_optimizer(
 def build_schedule(recipe, steps_per_epoch, steps=None):
     """The learning rate of a recipe by step; arguments are those of `build_optimizer`."""
     settings = recipe.optimizer
-    warmup_steps = settings.warmup_steps
-    if warmup_steps is None:
-        warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
+    peak, initial = recipe.peak_learning_rate(), settings.warmup_learning_rate
+    if settings.warmup_ratio is not None:
+        initial = settings.warmup_ratio * peak
     arguments = {
-        "peak": recipe.peak_learning_rate(),
-        "steps": recipe.epochs * steps_per_epoch if steps is None else steps,
-        "warmup_steps": warmup_steps,
-        "initial": settings.warmup_learning_rate,
+        "peak": peak,
+        "steps": recipe.updates(steps_per_epoch) if steps is None else steps,
+        "warmup_steps": recipe.warmup_updates(steps_per_epoch),
+        "initial": initial,
         "accumulate": recipe.accumulate,
     }
     if settings.schedule == "steps":
@@ -76,29 +78,40 @@ def build_schedule(recipe, steps_per_epoch, steps=None):
     return WarmupCosine(**arguments)
 
 
-def decays(variable, tokens_and_peg=False):
+def decays(variable, tokens_and_peg=False, spared=None):
     """Whether weight decay acts on a variable: not on biases and norms, which have one axis.
 
     Args:
         variable: A variable of a network.
         tokens_and_peg: Whether it acts on window tokens and PEG kernels.
+        spared: In the place of these rules, what is in the paths of those that it does not act on,
+            as in mmcv's `custom_keys`.
     """
+    if spared is not None:
+        return not any(part in variable.path for part in spared)
     if len(variable.shape) < 2:
         return False
     name = names.parse(variable.path)
     return tokens_and_peg or not (name.is_window_token or name.part == "peg")
 
 
-def layer_scales(variables, decay):
+def layer_scales(variables, decay, backbone=1.0):
     """The share of the learning rate of each variable, by its depth in the network.
 
-    See `keras_sepvit.names.distances`.
+    Args:
+        variables: All variables of the network that are trained.
+        decay: Factor for each layer between a variable and the head; see
+            `keras_sepvit.names.distances`.
+        backbone: Factor for all of the backbone.
 
     Returns:
         Dict of variable path to share.
     """
     paths = [variable.path for variable in variables]
-    return {path: decay**distance for path, distance in names.distances(paths).items()}
+    return {
+        path: decay**distance * (1.0 if names.parse(path).is_head else backbone)
+        for path, distance in names.distances(paths).items()
+    }
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

@@ -3,11 +3,10 @@
 import numpy as np
 
 from keras_sepvit.files import replacing
-from keras_sepvit.fonts import legible
+from keras_sepvit.fonts import legible, short
 
 SHOWN = 16
 _CLASSES = 40  # of a confusion matrix that can be read
-_LETTERS = 24  # of a name
 
 
 def draw_images(path, images, titles, font=None):
@@ -69,7 +68,7 @@ def draw_curves(path, history, results):
         figure.savefig(temporary, dpi=100)
 
 
-def draw_confusion(path, matrix, class_names):
+def draw_confusion(path, matrix, class_names, percent=False):
     """Draws a confusion matrix: numbers, and the share of each row as colour.
 
     Of many classes those with the most mistakes are shown, and the title says so.
@@ -78,6 +77,7 @@ def draw_confusion(path, matrix, class_names):
         path: The PNG file to write.
         matrix: Ints (classes, classes): how many of a class, by row, were taken for one, by column.
         class_names: Names of the classes.
+        percent: Whether the numbers are the shares, from half a percent on.
     """
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
@@ -98,7 +98,9 @@ def draw_confusion(path, matrix, class_names):
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        text = f"{counts[row, column]:,}"
+        text = f"{100 * shares[row, column]:.0f}" if percent else f"{counts[row, column]:,}"
+        if text == "0":
+            continue
         size = min(9, 26 / len(text))
         axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     ticks = np.arange(len(shown))
@@ -106,17 +108,7 @@ def draw_confusion(path, matrix, class_names):
     axis.set_xticks(ticks, names, rotation=90, **label)
     axis.set_yticks(ticks, names, **label)
     axis.set_xlabel("taken for")
-    axis.set_ylabel("true class")
+    axis.set_ylabel("true class" + percent * ", in % of it")
     axis.set_title(title, fontsize=10)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
-
-
-def short(name):
-    """A name as pictures show it: in one line, without its middle where it is long."""
-    return shortened(" ".join(name.split()), _LETTERS)
-
-
-def shortened(text, length):
-    """A text without its middle where it is longer: names often differ at their ends."""
-    return text if len(text) <= length else f"{text[: length // 2 - 2]}...{text[1 - length // 2 :]}"

@@ -11,7 +11,7 @@ import numpy as np
 from keras_sepvit.training.report import DataReport
 from keras_sepvit.training.sources.source import ONE_PROCESS
 from keras_sepvit.training.tensorflow import tf
-from keras_sepvit.validation import positive_int
+from keras_sepvit.validation import counted, positive_int
 
 # Images after which more unreadable ones than readable ones are an error.
 _FIRST_IMAGES = 64
@@ -163,8 +163,9 @@ def steps_per_epoch(source, batch_size, shard=ONE_PROCESS):
     images = positive_int("batch_size", batch_size) * shard.count
     if source.size < images:
         raise ValueError(
-            f"The {source.size:,} images of {source.name} ({source.split}) do not make a batch of "
-            f"{images:,}. Received: batch_size={batch_size} for {shard.count} processes."
+            f"{source.name} ({source.split}) has {counted(source.size, 'image')}, too few for a "
+            f"batch of {images:,}. Received: batch_size={batch_size} for "
+            f"{counted(shard.count, 'process')}."
         )
     return source.size // images
 

@@ -33,42 +33,54 @@ class OptimizerRecipe:
         schedule: `cosine`, `polynomial` or `steps`; see `keras_sepvit.training.schedule`.
         warmup_epochs: Epochs of linear warm-up (paper: 5, and 20 for SepViT-B).
         warmup_steps: Updates of linear warm-up, in the place of `warmup_epochs`.
+        warmup_images: Images of linear warm-up, in the place of both.
         warmup_learning_rate: Rate at the first step.
+        warmup_ratio: The same as a share of what it would be without warm-up.
         final_learning_rate: Rate at the end of a cosine or polynomial.
         power: Exponent of `polynomial`.
         milestones: Epochs after which `steps` multiplies the rate by `factor`.
         factor: See `milestones`.
-        weight_decay: Decoupled weight decay, times the learning rate (0.1 for SepViT-B). Never
-            of biases and norms.
+        weight_decay: Decoupled weight decay, times the learning rate (0.1 for SepViT-B). Not of
+            biases and norms, unless `spared` is given.
         decay_tokens_and_peg: Decay window tokens and PEG kernels too. The paper spares them, the
             authors' code in fact decays them.
+        spared: Weights with one of these in their path are spared from weight decay, and no
+            others, such as `[norm,peg]`, or `[]` for none; null for the two rules above.
         clip_norm: Largest global norm of the gradients; null for no clipping (paper: 1; the
             code's launch scripts: 5).
         beta_1, beta_2, epsilon: Adam's.
         layer_decay: The learning rate of a layer is multiplied by this once for every block
             between it and the head; 1 for the same rate everywhere (BEiT, arXiv 2106.08254).
+        backbone_rate: The learning rate of the backbone is multiplied by this; 1 for that of necks
+            and heads.
     """
 
     learning_rate: float | None = 1e-3
     reference_batch: int | None = 1024
     schedule: str = "cosine"
-    warmup_epochs: float = 5
+    warmup_epochs: float | None = 5
     warmup_steps: int | None = None
+    warmup_images: int | None = None
     warmup_learning_rate: float = 1e-6
+    warmup_ratio: float | None = None
     final_learning_rate: float = 1e-5
     power: float = 1.0
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
     weight_decay: float = 0.05
     decay_tokens_and_peg: bool = False
+    spared: tuple[str, ...] | None = None
     clip_norm: float | None = 1.0
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
     layer_decay: float = 1.0
+    backbone_rate: float | None = 1.0
 
     def __post_init__(self):
         self.milestones = tuple(self.milestones)
+        if self.spared is not None:
+            self.spared = tuple(self.spared)
 
 
 @dataclass
@@ -81,6 +93,8 @@ class Recipe:
         optimizer: See `OptimizerRecipe`.
         epochs: Passes over the training split.
         steps: Updates of the whole run, in the place of `epochs`; its last epoch may be shorter.
+        images: Images of the whole run, in the place of `epochs`: as many for every `batch_size`.
+            `steps` comes first.
         patience: Epochs without a better result on the validation data after which the run ends; 0
             for none.
         batch_size: Images of one update, over all devices and processes.
@@ -114,6 +128,7 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     epochs: int = 300
     steps: int | None = None
+    images: int | None = None
     patience: int = 0
     batch_size: int | None = 1024
     accumulate: int = 1
@@ -131,8 +146,25 @@ class Recipe:
         reference = self.optimizer.reference_batch or self.batch_size
         return self.optimizer.learning_rate * self.batch_size / reference
 
+    def updates(self, updates_per_epoch):
+        """Updates of the whole run, where an epoch has so many."""
+        if self.steps is not None:
+            return self.steps
+        if self.images is not None:
+            return max(round(self.images / self.batch_size), 1)
+        return self.epochs * updates_per_epoch
+
+    def warmup_updates(self, updates_per_epoch):
+        """Updates of the warm-up, where an epoch has so many."""
+        settings = self.optimizer
+        if settings.warmup_steps is not None:
+            return settings.warmup_steps
+        if settings.warmup_images is not None:
+            return round(settings.warmup_images / self.batch_size)
+        return round(settings.warmup_epochs * updates_per_epoch)
+
     def _may_be_null(self, key):
-        return key in ("steps", "optimizer.reference_batch", *self.AUTOMATIC)
+        return key in ("steps", "images", "optimizer.reference_batch", *self.AUTOMATIC)
 
     def make_task(self):
         """The `Task` that this recipe sets up."""
@@ -152,12 +184,16 @@ class Recipe:
         for key, value in (
             ("epochs", self.epochs),
             ("steps", self.steps),
+            ("images", self.images),
             ("batch_size", self.batch_size),
             ("accumulate", self.accumulate),
             ("optimizer.reference_batch", optimizer.reference_batch),
         ):
             valid = self._may_be_null(key) if value is None else value >= 1
             check(key, value, valid, "at least 1")
+        warmup = optimizer.warmup_epochs
+        valid = self._may_be_null("optimizer.warmup_epochs") if warmup is None else warmup >= 0
+        check("optimizer.warmup_epochs", warmup, valid, "at least 0")
         for key, value in (
             ("ema_decay", self.ema_decay),
             ("optimizer.beta_1", optimizer.beta_1),
@@ -169,6 +205,7 @@ class Recipe:
             ("optimizer.epsilon", optimizer.epsilon),
             ("optimizer.power", optimizer.power),
             ("optimizer.factor", optimizer.factor),
+            ("optimizer.backbone_rate", optimizer.backbone_rate),
         ):
             valid = self._may_be_null(key) if value is None else value > 0
             check(key, value, valid, "above 0")
@@ -177,13 +214,15 @@ class Recipe:
             ("checkpoint_steps", self.checkpoint_steps),
             ("snapshot_epochs", self.snapshot_epochs),
             ("seed", self.seed),
-            ("optimizer.warmup_epochs", optimizer.warmup_epochs),
             ("optimizer.warmup_steps", optimizer.warmup_steps or 0),
+            ("optimizer.warmup_images", optimizer.warmup_images or 0),
             ("optimizer.warmup_learning_rate", optimizer.warmup_learning_rate),
             ("optimizer.final_learning_rate", optimizer.final_learning_rate),
             ("optimizer.weight_decay", optimizer.weight_decay),
         ):
             check(key, value, value >= 0, "at least 0")
+        ratio = optimizer.warmup_ratio
+        check("optimizer.warmup_ratio", ratio, ratio is None or 0 <= ratio <= 1, "from 0 to 1")
         clip, decay = optimizer.clip_norm, optimizer.layer_decay
         check("optimizer.clip_norm", clip, clip is None or clip > 0, "above 0, or null")
         check("optimizer.layer_decay", decay, 0 < decay <= 1, "above 0 and at most 1")
@@ -196,11 +235,12 @@ class Recipe:
             self.batch_size is None or self.batch_size % self.accumulate == 0,
             f"a divisor of batch_size ({self.batch_size})",
         )
-        if self.steps is None and optimizer.warmup_steps is None:
+        lengths = self.steps, self.images, optimizer.warmup_steps, optimizer.warmup_images
+        if lengths == (None,) * 4:
             check(
                 "optimizer.warmup_epochs",
-                optimizer.warmup_epochs,
-                optimizer.warmup_epochs < self.epochs or self.epochs == 1,
+                warmup,
+                warmup is None or warmup < self.epochs or self.epochs == 1,
                 f"below epochs ({self.epochs}), such as 0 or 1",
             )
 
@@ -268,7 +308,12 @@ def read_settings(path):
 
     try:
         loaded = omega.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"'{path}' is no recipe: it is no text. Pictures are trained on as a folder with one "
+            "folder a class; unpack an archive first."
+        ) from error
+    except yaml.YAMLError as error:
         raise ValueError(f"The recipe '{path}' is no YAML: {error}") from error
     if not omega.is_dict(loaded):
         raise ValueError(f"The recipe '{path}' must be a YAML mapping of settings to values.")
@@ -291,6 +336,11 @@ def recipe_yaml(recipe):
     """A recipe as YAML text."""
     omega = _omegaconf().OmegaConf
     return omega.to_yaml(omega.structured(recipe))
+
+
+def recipe_keys(recipe):
+    """The keys of a recipe, such as `optimizer.learning_rate`."""
+    return [key for key, _ in _flat(recipe)]
 
 
 def _omegaconf():
@@ -338,7 +388,7 @@ def _parsed(recipe, text):
 
 def _change(merged, recipe, name, key, value):
     """Sets a key of the OmegaConf form of a recipe."""
-    known = [known for known, _ in _flat(recipe)]
+    known = recipe_keys(recipe)
     if key not in known:
         below = [other for other in known if other.startswith(f"{key}.")]
         beside = [other for other in known if other.rpartition(".")[0] == key.rpartition(".")[0]]
@@ -373,8 +423,14 @@ def _kinds(annotation):
 
 def _expected(annotation):
     """A type hint in words."""
-    if typing.get_origin(annotation) is tuple:
-        count = len(typing.get_args(annotation))
-        some = "numbers" if Ellipsis in typing.get_args(annotation) else f"{count} numbers"
-        return f"a list of {some}, such as [0.5, 1]"
-    return " or ".join(_KINDS[kind] for kind in _kinds(annotation))
+    return " or ".join(map(_kind_in_words, _kinds(annotation)))
+
+
+def _kind_in_words(kind):
+    if typing.get_origin(kind) is not tuple:
+        return _KINDS[kind]
+    items = typing.get_args(kind)
+    if str in items:
+        return "a list of words, such as [norm,peg]"
+    some = "numbers" if Ellipsis in items else f"{len(items)} numbers"
+    return f"a list of {some}, such as [0.5, 1]"

@@ -5,6 +5,7 @@ import logging
 import threading
 
 from keras_sepvit.training.tensorflow import tf
+from keras_sepvit.validation import counted
 
 # How many names of unreadable images a report shows.
 _SHOWN_NAMES = 20
@@ -34,7 +35,7 @@ class DataReport:
             return "all images could be read"
         shown = ", ".join(self.names[:_SHOWN_NAMES])
         more = ", ..." if self.unreadable > _SHOWN_NAMES else ""
-        return f"{self.unreadable:,} images could not be read: {shown}{more}"
+        return f"{counted(self.unreadable, 'image')} could not be read: {shown}{more}"
 
     @property
     def unreadable(self):

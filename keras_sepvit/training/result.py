@@ -15,8 +15,8 @@ class TrainingResult:
         best_epoch: The epoch of `best.keras`, from 1; 0 without validation.
         history: For each epoch a dict of its number from 1, losses, `val_...` results,
             `learning_rate` and `images_per_second`.
-        unreadable: How often an image could not be read and another took its place.
-        unreadable_names: The first such images.
+        unreadable: How many images could not be read, of training and validation data.
+        unreadable_names: Their names.
     """
 
     folder: str

@@ -35,6 +35,17 @@ class Task(abc.ABC):
     def open(self):
         """The training `Source` and that of validation, or None, checked against each other."""
 
+    def check_data(self):
+        """Reads the labels before a new run's first step.
+
+        Returns:
+            What they are, as lines of text; empty for a task that reads none.
+
+        Raises:
+            ValueError: for what cannot be trained on, naming the file.
+        """
+        return ""
+
     def decide(self, devices):
         """Decides, for data that are open, what the recipe leaves to that: its `AUTOMATIC` keys.
 

@@ -66,11 +66,13 @@ class Trainer:
         self.distribution = start_distribution(recipe)
         self.task = recipe.make_task()
         self._open_data()
+        data = self.folder.check_data(self.source)
         with self.distribution.scope():
             self.model = self._build_model()
             self.distribution.connect(self.model)
             self.distribution.vary_seeds(self.model)
         self.progress = {"epoch": 0, "step": 0, "history": [], "rank": None, "best_epoch": 0}
+        self.progress["data"] = data
 
     @property
     def network(self):
@@ -102,7 +104,12 @@ class Trainer:
             if self.decisions:
                 decisions = ", ".join(f"{key}={value}" for key, value in self.decisions.items())
                 print(f"Decided: {decisions}.")
+            self._tell_batch()
         if self.distribution.is_chief:
+            if not self.folder.checkpoint.exists():
+                checked = self.task.check_data()
+                if verbose and checked:
+                    print(checked)
             self._prepare_folder()
         self._resume()
         begun = self.progress["epoch"] + self.progress["step"]
@@ -216,9 +223,7 @@ class Trainer:
         self.shard = Shard(distribution.process, distribution.processes)
         self.local_batch = recipe.batch_size // recipe.accumulate // self.shard.count
         self.steps = steps_per_epoch(self.source, self.local_batch, self.shard)
-        self.all_steps = recipe.epochs * self.steps
-        if recipe.steps is not None:
-            self.all_steps = recipe.steps * recipe.accumulate
+        self.all_steps = round(recipe.updates(self.steps / recipe.accumulate) * recipe.accumulate)
         self.epochs = -(-self.all_steps // self.steps)
 
     def _build_model(self):
@@ -279,17 +284,30 @@ class Trainer:
                 gather=distribution.gather,
             )
 
+    def _tell_batch(self):
+        """Says what another batch than that of the recipe's numbers changes."""
+        recipe = self.recipe
+        reference = recipe.optimizer.reference_batch
+        if reference not in (None, recipe.batch_size):
+            warmup = recipe.warmup_updates(self.steps / recipe.accumulate)
+            print(
+                f"Batches of {recipe.batch_size:,} images, where the recipe's numbers are for "
+                f"{reference:,}: peak learning rate {recipe.peak_learning_rate():.3g}, "
+                f"{warmup:,} steps of warm-up, {self.all_steps // recipe.accumulate:,} in all."
+            )
+
     def _prepare_folder(self):
         self.folder.prepare(self.task.files())
         picture = self.folder / "batch.png"
-        if not picture.exists():
+        if not (picture.exists() and self.folder.checkpoint.exists()):
             with self.distribution.local():
                 augmented = self.task.augmentation(self.part)(self.first_batch())
             images, targets = keras.tree.map_structure(keras.ops.convert_to_numpy, augmented)
             self.task.draw_batch(picture, images, targets)
 
     def _resume(self):
-        self.progress = self.folder.resume(self.model, self.distribution) or self.progress
+        progress = self.folder.resume(self.model, self.distribution)
+        self.progress = {**self.progress, **(progress or {})}
 
     def _length(self, epoch):
         """Steps of an epoch; the last one may be shorter."""

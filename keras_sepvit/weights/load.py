@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit.names import parse
+from keras_sepvit.validation import counted
 from keras_sepvit.warn import warn
 from keras_sepvit.weights.fetch import local_file, locate
 from keras_sepvit.weights.files import check_file, damaged, numbered, suffix_of
@@ -52,13 +53,13 @@ class LoadReport:
             f"Loaded {count} of the model's {count + len(self.new)} weights from "
             f"{part}'{self.source}'."
         ]
-        for names, what in (
-            (self.resized, "window tokens resized to another grid of windows"),
-            (self.new, "weights not in the file, kept at their initial values"),
-            (self.unused, "arrays of the file not used"),
+        for names, noun, what in (
+            (self.resized, "set", "of window tokens resized to another grid of windows"),
+            (self.new, "weight", "not in the file, kept at the initial values"),
+            (self.unused, "array", "of the file not used"),
         ):
             if names:
-                lines.append(f"{len(names)} {what}: {', '.join(names)}.")
+                lines.append(f"{counted(len(names), noun)} {what}: {', '.join(names)}.")
         return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import keras
 from keras_sepvit.configs import DIGITS_CONFIG, VARIANTS
 from keras_sepvit.names import parse
 from keras_sepvit.names import variables as known_variables
+from keras_sepvit.validation import counted
 
 _SHOWN = 5  # differences in an error
 
@@ -59,7 +60,7 @@ class WeightsSummary:
         if self.variant:
             architecture = f"{self.variant} ({architecture})"
         form = "dense form" if self.dense else "classification form"
-        head = f"{self.classes} classes" if self.classes else "no head in use"
+        head = counted(self.classes, "class") if self.classes else "no head in use"
         return f"{architecture}, {form}, {head}"
 
 
@@ -135,15 +136,17 @@ class Plan:
         return any(d.model_shape is None and parse(d.path).is_head for d in self.differences)
 
     def skip_head(self):
-        """Lets the model keep its head where the file has another one, or none."""
-        for difference in list(self.differences):
-            in_file, in_model = difference.file_shape, difference.model_shape
-            if not parse(difference.path).is_head:
-                continue
-            # Other channels under a head are those of another backbone.
-            if in_file is None or in_model is None or in_file[:-1] == in_model[:-1]:
-                self._skip(difference)
-                self.differences.remove(difference)
+        """Lets the model keep the layers of its head that the file has not, or others of."""
+        differing = [d for d in self.differences if parse(d.path).is_head]
+        self.differences = [d for d in self.differences if d not in differing]
+        layers = {difference.path.rpartition("/")[0] for difference in differing}
+        for difference in differing:
+            self._skip(difference)
+        # The bias, too, of a layer whose kernel differs.
+        for path in [path for path in self.copied if path.rpartition("/")[0] in layers]:
+            del self.copied[path]
+            self.new.append(path)
+            self.unused.append(path)
 
     def skip_all(self):
         """Lets the model keep all weights that differ."""
@@ -213,7 +216,7 @@ def mismatch_message(model, variables, arrays, source, plan):
         f"Model: {in_model or 'no SepViT'}.",
     ]
     if plan.differences:
-        lines.append(f"{len(plan.differences)} weights differ:")
+        lines.append(f"{counted(len(plan.differences), 'difference')}:")
         lines += [f"  {difference}" for difference in plan.differences[:_SHOWN]]
     if len(plan.differences) > _SHOWN:
         lines.append(f"  and {len(plan.differences) - _SHOWN} more.")

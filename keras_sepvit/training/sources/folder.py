@@ -9,6 +9,7 @@ import re
 from keras_sepvit.files import IMAGE_SUFFIXES, is_of_system
 from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.tensorflow import tf
+from keras_sepvit.validation import counted
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -71,16 +72,17 @@ def open_folder(path, split):
     folder, class_names, files, skipped = _open(path, "train")
     wanted = match[1] == "validation"
     kept = {
-        class_name: [
-            path for path, held_out in _held_out(paths, int(match[2])) if held_out == wanted
-        ]
+        class_name: [path for path, out in held_out(paths, int(match[2])) if out == wanted]
         for class_name, paths in files.items()
     }
     count = sum(map(len, files.values())) - sum(map(len, kept.values()))
     if not wanted:
-        skipped = [*skipped, f"held out for validation: {count:,} images, a fifth of each class"]
+        skipped = [
+            *skipped,
+            f"held out for validation: {counted(count, 'image')}, a fifth of each class",
+        ]
     elif without := [class_name for class_name in class_names if not kept.get(class_name)]:
-        skipped = [*skipped, f"no images to validate on in {_some(without)}"]
+        skipped = [*skipped, f"no images to validate on in {some(without)}"]
     return FolderSource(name, split, folder, class_names, kept, skipped)
 
 
@@ -89,7 +91,7 @@ def has_validation(path):
     return "validation" in _layout(path, "validation")[2]
 
 
-def _held_out(paths, fold):
+def held_out(paths, fold, folds=FOLDS):
     """Pairs of an image's path and whether it is held out, in their order.
 
     Checksums of the paths decide, so that images that are added later move few others. Of two
@@ -97,9 +99,9 @@ def _held_out(paths, fold):
     """
     order = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
     count = len(order)
-    start, end = (max(round(count * n / FOLDS), min(n, count)) for n in (fold, fold + 1))
-    held_out = set(order[start:end] if count > 1 else ())
-    return [(path, path in held_out) for path in paths]
+    start, end = (max(round(count * n / folds), min(n, count)) for n in (fold, fold + 1))
+    part = set(order[start:end] if count > 1 else ())
+    return [(path, path in part) for path in paths]
 
 
 def _layout(path, split):
@@ -114,17 +116,17 @@ def _layout(path, split):
         raise FileNotFoundError(
             f"There is no folder '{path}' (looked for in '{path.absolute().parent}')."
         )
-    folders, files = _list(path)
+    folders, files = listed(path)
     while len(folders) == 1 and not _images(files):  # flowers/flowers/, as archives unpack
         inner = path / folders[0]
-        if not _list(inner)[0] or _split_of(folders[0], split):
+        if not listed(inner)[0] or split_of(folders[0], split):
             break
-        path, (folders, files) = inner, _list(inner)
+        path, (folders, files) = inner, listed(inner)
 
     present, flat = {}, []
     for folder in folders:
-        key = _split_of(folder, split)
-        if key and _list(path / folder)[0]:
+        key = split_of(folder, split)
+        if key and listed(path / folder)[0]:
             present.setdefault(key, []).append(folder)
         elif key:
             flat.append(folder)
@@ -143,18 +145,18 @@ def _open(path, split):
     if not present and split.lower() not in known:
         raise ValueError(
             f"'{path}' has no folder for the split {split!r}, nor for others: all of it serves for "
-            f"each of {', '.join(SPLIT_FOLDERS)}. It has: {_some(folders)}."
+            f"each of {', '.join(SPLIT_FOLDERS)}. It has: {some(folders)}."
         )
-    if not present and flat == folders and any(_images(_list(path / key)[1]) for key in flat):
+    if not present and flat == folders and any(_images(listed(path / key)[1]) for key in flat):
         raise ValueError(
             f"'{path}' has no class folders in its folders {', '.join(flat)}, but pictures. "
             "Expected one folder a class inside of each."
         )
     skipped = []
     if present:
-        beside = [folder for folder in folders if not _split_of(folder, split)]
+        beside = [folder for folder in folders if not split_of(folder, split)]
         if beside:
-            skipped.append(f"not read, beside the splits: {_some(beside)}")
+            skipped.append(f"not read, beside the splits: {some(beside)}")
     folder = path / present[split][0] if present else path
     found, more = _scan(folder)
     class_names = _in_order(found)
@@ -173,12 +175,12 @@ def _open(path, split):
         raise ValueError(
             f"'{folder}' has no class folders with pictures. Expected one folder a class, with "
             f"image files ({', '.join(IMAGE_SUFFIXES)}) inside. It has: "
-            f"{_some(sum(_list(folder), [])) or 'nothing'}."
+            f"{some(sum(listed(folder), [])) or 'nothing'}."
         )
     return folder, class_names, found, skipped + more
 
 
-def _split_of(folder, split):
+def split_of(folder, split):
     """The split that a folder's name tells, of the known ones and `split`; or None."""
     for key, names in {**SPLIT_FOLDERS, split: SPLIT_FOLDERS.get(split, (split,))}.items():
         if folder.lower() in (key.lower(), *map(str.lower, names)):
@@ -186,7 +188,7 @@ def _split_of(folder, split):
     return None
 
 
-def _list(folder):
+def listed(folder):
     """Names of the folders and files in a folder, sorted, without those of the system."""
     folders, files = [], []
     with os.scandir(folder) as entries:
@@ -202,7 +204,7 @@ def _images(files):
 
 def _scan(folder):
     """The image files of each class that has any, and what else there is, as sentences."""
-    class_folders, beside = _list(folder)
+    class_folders, beside = listed(folder)
     found, empty, other = {}, [], collections.Counter()
     for class_name in class_folders:
         images = []
@@ -219,12 +221,14 @@ def _scan(folder):
             )
     skipped = []
     if empty:
-        skipped.append(f"no classes, without pictures: {_some(empty)}")
+        skipped.append(f"no classes, without pictures: {some(empty)}")
     if other:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in other.most_common(5))
-        skipped.append(f"{other.total():,} files not read, of other kinds ({kinds})")
+        skipped.append(f"{counted(other.total(), 'file')} not read, of other kinds ({kinds})")
     if _images(beside):
-        skipped.append(f"{len(_images(beside)):,} pictures not read, outside of class folders")
+        skipped.append(
+            f"{counted(len(_images(beside)), 'picture')} not read, outside of class folders"
+        )
     return found, skipped
 
 
@@ -233,7 +237,7 @@ def _collect(root, folder, images, other, above):
     real = os.path.realpath(root / folder)
     if real in above:  # a link back
         return
-    folders, files = _list(root / folder)
+    folders, files = listed(root / folder)
     for file in files:
         if file.lower().endswith(IMAGE_SUFFIXES):
             images.append(f"{folder}/{file}")
@@ -250,6 +254,7 @@ def _in_order(names):
     return sorted(names)
 
 
-def _some(names):
+def some(names):
+    """Up to ten names as text, and how many more there are."""
     names = [ascii(name)[1:-1] if not name.isprintable() else name for name in names]
     return ", ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")

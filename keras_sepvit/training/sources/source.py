@@ -8,6 +8,7 @@ parallel.
 import dataclasses
 
 from keras_sepvit.training.tensorflow import keep_off_gpus, tf
+from keras_sepvit.validation import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Source:
         self.multi_label = multi_label
 
     def __str__(self):
-        return f"{self.name} ({self.split}, {self.size:,} images, {self.classes:,} classes)"
+        images = counted(self.size, "image")
+        return f"{self.name} ({self.split}, {images}, {counted(self.classes, 'class')})"
 
     def elements(self, epoch, *, seed, shuffle, shard=ONE_PROCESS, block=1, start=0):
         """The order of one epoch, without reading the images.

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_sepvit.training.sources.source import ONE_PROCESS, Source, global_position, order_key
 from keras_sepvit.training.tensorflow import tf
+from keras_sepvit.validation import counted
 
 # The files that TFDS wants for the data sets that cannot be downloaded without an account.
 _IMAGENET_ARCHIVES = {
@@ -119,7 +120,7 @@ class TFDSSource(Source):
 
         if self.size < shard.count:
             raise ValueError(
-                f"{self.name} ({self.split}) has {self.size} images, fewer than the "
+                f"{self.name} ({self.split}) has {counted(self.size, 'image')}, fewer than the "
                 f"{shard.count} processes that are to share them."
             )
         part = tfds.even_splits(self.split, shard.count)[shard.index]

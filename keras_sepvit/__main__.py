@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m keras_sepvit.cli`."""
+"""Runs the command line: `python -m keras_sepvit`."""
 
 from keras_sepvit.cli import main
 

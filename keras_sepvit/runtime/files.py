@@ -1,0 +1,186 @@
+"""Exported files of any task: how they are opened, and how images go in."""
+
+import pathlib
+
+import numpy as np
+
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
+from keras_sepvit.record import PIXELS
+from keras_sepvit.runtime import labels as naming
+from keras_sepvit.runtime.litert import LiteRTModel
+from keras_sepvit.runtime.onnx import CPU, OnnxModel
+from keras_sepvit.warn import warn
+
+_MODELS = {".tflite": LiteRTModel, ".onnx": OnnxModel}
+
+# The kinds of files that `Predictor` takes.
+SUFFIXES = tuple(_MODELS)
+
+# Integers with and without quantisation parameters; see the classes of models.
+_INPUT_DTYPES = ("float32", "float16", "int8", "uint8", "int16")
+
+# Of models that take batches of any size: enough to use the processor well.
+_LARGEST_BATCH = 16
+
+# Of images that a user has normalised, by 255 or by ImageNet's mean and deviation.
+_LARGEST_NORMALISED = 3
+
+
+def open_model(path, threads=None, providers=None, delegates=None):
+    """The model in a .tflite or .onnx file, whatever it computes: a function of a batch.
+
+    It takes images as the file does; nothing is normalised. `outputs` gives the outputs
+    by name. Arguments and errors are those of `Predictor`.
+    """
+    _check_threads(threads)
+    path = pathlib.Path(path)
+    model_class = _MODELS.get(path.suffix.lower())
+    if model_class is None:
+        raise ValueError(
+            f"Unknown kind of model file: '{path}'. Expected a name ending in "
+            f"{' or '.join(SUFFIXES)}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"File not found: {path}.")
+    if model_class is LiteRTModel:
+        if providers is not None:
+            raise ValueError(f"`providers` are ONNX Runtime's. {path} runs with LiteRT.")
+        return LiteRTModel(path, threads, delegates or ())
+    if delegates is not None:
+        raise ValueError(f"`delegates` are LiteRT's. {path} runs with ONNX Runtime.")
+    return OnnxModel(path, threads, CPU if providers is None else providers)
+
+
+class ImageFile:
+    """A file of one input of images and one output: a function of any number of images.
+
+    Args:
+        path: The file.
+        model: What `open_model` gives for it.
+        pixels: What it takes, of `PIXELS`, instead of what its record says.
+        kind: What it must be, in words.
+        answers: What that gives, in words, by the number of axes.
+
+    Attributes:
+        image_shape: (height, width, channels) of the images.
+        output_shape: Shape of the answer for one image.
+        record: The file's `Record`, or None.
+
+    Raises:
+        ValueError: if it is no such file, or does not tell what it takes.
+    """
+
+    def __init__(self, path, model, pixels, kind, answers):
+        self._path, self._model, self.record = path, model, model.record
+        inputs, outputs = model.input_shapes, model.output_shapes
+        if [*map(len, inputs)] != [4] or len(outputs) != 1 or len(outputs[0]) not in answers:
+            raise ValueError(
+                f"{path} is no {kind}: expected one input (batch, height, width, channels) "
+                f"and one output {' or '.join(answers.values())}. Received: {inputs} and {outputs}."
+            )
+        self._batch_size, *image_shape = inputs[0]
+        self.image_shape, self.output_shape = tuple(image_shape), tuple(outputs[0][1:])
+        if None in (*image_shape[:2], *self.output_shape):
+            raise ValueError(
+                f"{path} takes images of any size or gives any number of classes: its input is "
+                f"{inputs[0]}, its output {outputs[0]}. Export it for one size of images."
+            )
+        if image_shape[-1] not in (1, 3):
+            raise ValueError(
+                f"{path} takes images of the shape {inputs[0][1:]}; expected (height, width, "
+                "channels), with 1 or 3 channels."
+            )
+        (dtype,) = model.input_dtypes
+        if dtype not in _INPUT_DTYPES:
+            raise ValueError(
+                f"{path} takes images as {dtype}; expected one of {', '.join(_INPUT_DTYPES)}."
+            )
+        self._pixels = _checked_pixels(pixels, self.record, path, image_shape[-1])
+
+    def __call__(self, images):
+        """The answers for images of 0..255, float32 arrays both, batch by batch."""
+        if self._pixels == "imagenet":
+            images = (images - np.float32(IMAGENET_MEAN)) / np.sqrt(np.float32(IMAGENET_VARIANCE))
+        size = self._batch_size or _LARGEST_BATCH
+        outputs = [np.empty((0, *self.output_shape), "float32")]
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            # A batch of fixed size is filled up, and what that adds cut off.
+            missing = self._batch_size - len(batch) if self._batch_size else 0
+            padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            outputs.append(self._model(padded)[: len(batch)])
+        return np.concatenate(outputs)
+
+    def class_names(self, labels, classes):
+        """The names of so many classes: as given, as in the file, or their numbers.
+
+        None for a number that is not known, where neither has them.
+        """
+        in_file = self._model.class_names
+        if labels is not None:
+            return naming.class_names(labels, classes)
+        if in_file is None:
+            return None if classes is None else naming.numbered(classes)
+        if classes not in (None, len(in_file)):
+            raise ValueError(
+                f"{self._path} holds {len(in_file)} class names for its {classes} classes. Give "
+                "the right ones as `labels`."
+            )
+        return in_file
+
+
+def checked_images(images, image_shape):
+    """`images` as float32; refuses other shapes, and what are no finite real numbers.
+
+    Args:
+        images: What is checked.
+        image_shape: (height, width, channels), with None for any.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or any(
+        side not in (None, other) for side, other in zip(image_shape, images.shape[1:], strict=True)
+    ):
+        expected = ", ".join(map(str, image_shape))
+        raise ValueError(
+            f"`images` must have the shape (count, {expected}). Received an array of shape "
+            f"{images.shape}. `keras_sepvit.runtime.read_image` reads image files at a size."
+        )
+    if images.dtype.kind not in "uif":
+        raise ValueError(
+            f"`images` must be integers or floats of 0..255. Received: {images.dtype}."
+        )
+    images = images.astype("float32")
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise ValueError(
+            f"`images` must be finite. Received NaN or infinite values in {np.sum(~finite)} of "
+            f"{len(images)} images; the first is images[{finite.argmin()}]."
+        )
+    if images.size and 0 < (largest := np.abs(images).max()) <= _LARGEST_NORMALISED:
+        warn(
+            f"`images` are taken as 0..255, but no value exceeds {largest:.3g}, which is nearly "
+            "black. Multiply images of 0..1 by 255, and do not normalise them."
+        )
+    return images
+
+
+def _check_threads(threads):
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"`threads` must be a positive integer. Received: threads={threads!r}.")
+
+
+def _checked_pixels(pixels, record, path, channels):
+    """What a file takes, of `PIXELS`: as given, as its record says, or numbers of 0..255."""
+    known = PIXELS[:2] if channels == 3 else PIXELS[:1]
+    if pixels is not None and pixels not in known:
+        raise ValueError(
+            f"Unknown `pixels`: {pixels!r}. Expected one of {', '.join(map(repr, known))} for "
+            f"images of {channels} channels."
+        )
+    pixels = pixels or (record.pixels if record else "0..255")
+    if pixels not in known:
+        raise ValueError(
+            f"{path} does not tell what pixels it takes: the model that it was exported from has "
+            "no Normalization or Rescaling layer. Put one in front of the model, or give `pixels`."
+        )
+    return pixels

@@ -1,0 +1,451 @@
+"""Sets of photos with class maps: scenes of digits, folders of images and masks, ADE20K."""
+
+import collections
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+import unicodedata
+
+import numpy as np
+
+from keras_sepvit.files import IMAGE_SUFFIXES, image_files, is_of_system
+from keras_sepvit.runtime.images import open_image
+from keras_sepvit.runtime.labels import read_names
+from keras_sepvit.segmentation.images import decode_map
+from keras_sepvit.segmentation.losses import IGNORED
+from keras_sepvit.segmentation.maps import check_map, in_threads, read_map, upright_size
+from keras_sepvit.training.sources.folder import (
+    SPLIT_FOLDERS,
+    held_out,
+    listed,
+    some,
+    split_of,
+)
+from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
+from keras_sepvit.training.sources.source import IndexedSource
+from keras_sepvit.training.tensorflow import tf
+
+SCENES = "scenes"
+_SCENES_OF = {"train": 2_000, "validation": 200}
+
+# Of a folder one part is held out: `"train-fold0"` and `"validation-fold0"` to "...-fold9".
+FOLDS = 10
+_IMAGES = ("images",)
+_MASKS = ("masks", "annotations")
+
+_ADE_CLASSES = 150
+_ADE_NAMES = "objectInfo150.txt"
+_ADE_FILE = re.compile(r"ADE_(train|val|test)_\d+\.jpg")
+
+
+class MapSource(IndexedSource):
+    """Photos with class maps, uint8 (height, width) of their size; 255 is ignored.
+
+    `load` gives `"image"`, a scalar string (an encoded photo) or uint8 (height, width, 3), and
+    `"map"`, uint8 (height, width). Attributes are those of a `Source`.
+    """
+
+    def read(self, number):
+        """An example, without TensorFlow.
+
+        Args:
+            number: Its place in the order of the data, from 0.
+
+        Returns:
+            Its name; the upright photo, uint8 (height, width, 3); its class map, uint8
+            (height, width).
+
+        Raises:
+            OSError: if the photo cannot be read.
+            ValueError: if the mask is refused, naming its file.
+        """
+        raise NotImplementedError
+
+    def photo_size(self, number):
+        """(height, width) of a photo; raises as `read`."""
+        raise NotImplementedError
+
+    def read_map(self, number, photo_size):
+        """The class map of a photo of that size, uint8 (height, width); raises as `read`."""
+        raise NotImplementedError
+
+
+class SceneSource(MapSource):
+    """Scenes of handwritten digits, of 128 x 128; `DigitScenes` of the seed 0.
+
+    Each is made when it is first asked for and kept, 64 KB: making it takes twice the time of the
+    augmentation.
+    """
+
+    def __init__(self, split):
+        size = _SCENES_OF["train" if split.startswith("train") else "validation"]
+        self._scenes = DigitScenes(split, size)
+        self._pair = functools.cache(self._make)
+        names = ("background", *CLASS_NAMES)
+        super().__init__(SCENES, split, size=size, classes=len(names), class_names=names)
+
+    def load(self, element):
+        pair = tf.numpy_function(
+            self._pair, [element["index"]], (tf.uint8, tf.uint8), stateful=False
+        )
+        shapes = (*self._scenes.image_size, 3), self._scenes.image_size
+        image, class_map = (tf.ensure_shape(x, y) for x, y in zip(pair, shapes, strict=True))
+        return {"image": image, "map": class_map}
+
+    def read(self, number):
+        return f"{self.name}/{self.split}:{number}", *self._pair(number)
+
+    def photo_size(self, number):
+        return self._scenes.image_size
+
+    def read_map(self, number, photo_size):
+        return self._pair(number)[1]
+
+    def _make(self, number):
+        scene = self._scenes[number]
+        return scene.image, scene.class_map
+
+    def _name(self, index):
+        return tf.strings.join([f"{self.name}/{self.split}:", tf.strings.as_string(index)])
+
+
+class MaskFolderSource(MapSource):
+    """Photos and masks in two folders, with the same names but for their suffixes.
+
+    Attributes:
+        folder: The folder of the photos.
+        paths: Their files as paths from there; the examples' names.
+        masks: The masks' files, absolute or as the folder was given, in the same order.
+        notes: How the folder was understood, and what is not read; a tuple of sentences.
+    """
+
+    def __init__(self, name, split, part, pairs, labels, notes, whole):
+        self.folder = part.images
+        self.paths = [photo for photo, _ in pairs]
+        self.masks = [part.masks / mask for _, mask in pairs]
+        self.notes = tuple(notes)
+        self.whole = whole
+        self._first = labels.first
+        self._photos = [part.images / path for path in self.paths]
+        super().__init__(
+            name,
+            split,
+            size=len(pairs),
+            classes=labels.classes,
+            class_names=labels.names,
+        )
+        # As bytes: a file's name may be no UTF-8.
+        columns = {"name": self.paths, "photo": self._photos, "mask": self.masks}
+        self._files = {
+            key: tf.constant([os.fsencode(path) for path in paths])
+            for key, paths in columns.items()
+        }
+
+    def __str__(self):
+        return "; ".join((super().__str__(), *self.notes))
+
+    def load(self, element):
+        photo, mask = (self._files[key][element["index"]] for key in ("photo", "mask"))
+        return {"image": tf.io.read_file(photo), "map": decode_map(mask, self._first)}
+
+    def read(self, number):
+        try:
+            photo = np.asarray(open_image(self._photos[number]))
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        return self.paths[number], photo, self.read_map(number, photo.shape[:2])
+
+    def photo_size(self, number):
+        return upright_size(self._photos[number])
+
+    def read_map(self, number, photo_size):
+        class_map = read_map(self.masks[number], self._first)
+        check_map(class_map, self.classes, photo_size, self.masks[number], self._first)
+        return class_map
+
+    def _name(self, index):
+        return self._files["name"][index]
+
+
+def open_source(name, split):
+    """Opens a set of photos with class maps.
+
+    Args:
+        name: `"scenes"`: scenes of handwritten digits of 128 x 128, made when they are asked for,
+            2,000 to train on and 200 to validate on. Or `"folder:PATH"`, or a path that exists: a
+            folder with `images` and `masks`, in which a photo and its mask have the same path but
+            for the suffix; `read_map` tells what masks may be. They have folders of splits inside
+            (`images/train`), lie in such (`train/images`), or have none and serve for every
+            split. `classes.txt` in the folder has a class's name a line; without, classes are
+            counted in the masks. `annotations` serve as `masks`, and of ADE20K's own files, told
+            by `objectInfo150.txt` or names such as `ADE_val_00000001.jpg`, the value 0 is ignored
+            and 1 the first class.
+        split: `"train"`, `"validation"` (also `val`, `valid`; in any case), `"test"`, or the name
+            of another folder in `images`. `"train-fold2"` and `"validation-fold2"`, say, hold out
+            another tenth of a folder's `"train"`, or of all where there are no splits; another
+            fifth of the digits that scenes are made of.
+
+    Returns:
+        A `MapSource`. `str` of it tells how a folder was understood, and what is not read.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: if there is no such folder.
+        ValueError: if there is no such split; if photos lack masks or masks photos, naming them;
+            for masks that are refused, where classes are counted.
+        ImportError: for the scenes, without scikit-learn.
+    """
+    if name == SCENES:
+        return SceneSource(split)
+    return _open_folder(_folder_of(name), split)
+
+
+def open_splits(name, train_split="train", validation_split="validation"):
+    """Opens what to train and what to validate on, checked against each other.
+
+    Where a folder has none for `"validation"`, a tenth of `"train"` is held out: they are
+    `"train-fold0"` and `"validation-fold0"`.
+
+    Args:
+        name: As for `open_source`.
+        train_split: Split to train on.
+        validation_split: Split to validate on; None for none.
+
+    Returns:
+        Two `MapSource`s; the second is None without a `validation_split`.
+
+    Raises:
+        As `open_source`. ValueError, too, if both would have images in common.
+    """
+    if name == SCENES:
+        sources = [SceneSource(train_split)]
+        return *sources, None if validation_split is None else SceneSource(validation_split)
+    folder = _folder_of(name)
+    splits = train_split, validation_split
+    if splits == ("train", "validation") and "validation" not in folder.parts("validation"):
+        splits = "train-fold0", "validation-fold0"
+    source = _open_folder(folder, splits[0])
+    if splits[1] is None:
+        return source, None
+    validation = _open_folder(folder, splits[1])
+    both = {*source.masks} & {*validation.masks}
+    if both:
+        raise ValueError(
+            f"Training and validation would have {len(both):,} images of '{folder.path}' in common."
+            " Hold out a tenth with data.train_split=train-fold0 "
+            "data.validation_split=validation-fold0, or set data.validation_split=null."
+        )
+    return source, validation
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The folders of a split's photos and masks."""
+
+    images: pathlib.Path
+    masks: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """Number of classes, their names or None, the value of the first, and what to say of it."""
+
+    classes: int
+    names: tuple | None
+    first: int = 0
+    note: str = ""
+
+
+class _Folder:
+    """A folder of photos and masks.
+
+    Attributes:
+        name: As `open_source` takes it.
+        path: The folder that has the `images` and `masks`, or splits of them.
+    """
+
+    def __init__(self, path):
+        self.name = f"folder:{path}"
+        self.path = path
+        while not self._part(self.path) and not self.parts(""):
+            inner = listed(self.path)[0]
+            # Down ADEChallengeData2016/, say, as archives unpack.
+            if len(inner) != 1 or inner[0].lower() in _IMAGES + _MASKS:
+                raise ValueError(
+                    f"'{path}' has no folders images and masks. Expected them in it, or in folders "
+                    "of splits such as train; a photo and its mask have the same name. It has: "
+                    f"{some(sum(listed(self.path), [])) or 'nothing'}."
+                )
+            self.path = self.path / inner[0]
+
+    def parts(self, split):
+        """Dict of split to the list of its `_Part`s; empty for a folder without splits."""
+        whole = self._part(self.path)
+        found = collections.defaultdict(list)
+        for name in listed(whole.images if whole else self.path)[0]:
+            key = split_of(name, split)
+            if key and whole:
+                masks = [x for x in listed(whole.masks)[0] if split_of(x, split) == key]
+                found[key].append(_Part(whole.images / name, whole.masks / (masks or [name])[0]))
+            elif key and self._part(self.path / name):
+                found[key].append(self._part(self.path / name))
+        # Photos beside folders: those are no splits, whatever they are called.
+        flat = whole and any(map(_is_image, listed(whole.images)[1]))
+        return {} if flat else dict(found)
+
+    def part(self, split):
+        """The `_Part` of a split, and whether it is all that there is."""
+        split = split_of(split, split)
+        parts = self.parts(split)
+        if not parts:
+            if split not in SPLIT_FOLDERS:
+                raise ValueError(
+                    f"'{self.path}' has no folder for the split {split!r}, nor for others: all of "
+                    f"it serves for each of {', '.join(SPLIT_FOLDERS)}."
+                )
+            return self._part(self.path), True
+        if len(parts.get(split, ())) != 1:
+            problem = "several folders" if split in parts else "no folder"
+            have = ", ".join(
+                str(x.images.relative_to(self.path)) for y in parts.values() for x in y
+            )
+            raise ValueError(
+                f"'{self.path}' has {problem} for the split {split!r}. It has: {have}."
+            )
+        return parts[split][0], False
+
+    def beside(self, split):
+        """Names of folders beside those of splits, which are not read; none without splits."""
+        whole = self._part(self.path)
+        names = listed(whole.images if whole else self.path)[0] if self.parts(split) else []
+        return [name for name in names if not split_of(name, split)]
+
+    @functools.cached_property
+    def labels(self):
+        """The `_Labels` of all splits."""
+        parts = [part for parts in self.parts("").values() for part in parts if part.masks.is_dir()]
+        parts = parts or [self._part(self.path)]
+        if (self.path / "classes.txt").is_file():
+            names = read_names(self.path / "classes.txt")
+            if not 1 <= len(names) <= IGNORED:
+                raise ValueError(
+                    f"'{self.path / 'classes.txt'}' has {len(names)} lines. Expected a class's "
+                    f"name in each, of 1 to {IGNORED} classes."
+                )
+            return _Labels(len(names), tuple(names))
+        named = self.path / _ADE_NAMES
+        files = [path.name for part in parts for path in image_files(part.images)]
+        if named.is_file() or (files and all(map(_ADE_FILE.fullmatch, files))):
+            names = tuple(_ade_names(named)) if named.is_file() else None
+            note = "labels of ADE20K: 0 is ignored, 1 is the first class"
+            return _Labels(len(names or range(_ADE_CLASSES)), names, first=1, note=note)
+        masks = [path for part in parts for path in image_files(part.masks)]
+        highest = max(in_threads(_highest, masks), default=-1)
+        if highest < 0:
+            raise ValueError(
+                f"No pixel of the masks in '{self.path}' has a class: all are {IGNORED}, which is "
+                "ignored."
+            )
+        note = f"no classes.txt: its masks have the classes 0 to {highest}"
+        return _Labels(highest + 1, None, note=note)
+
+    @staticmethod
+    def _part(folder):
+        folders = {name.lower(): name for name in listed(folder)[0]}
+        images, masks = (
+            next((folder / folders[name] for name in names if name in folders), None)
+            for names in (_IMAGES, _MASKS)
+        )
+        return _Part(images, masks) if images and masks else None
+
+
+def _folder_of(name):
+    path = pathlib.Path(name.removeprefix("folder:")).expanduser()
+    if path.is_file():
+        raise NotADirectoryError(f"'{path}' is a file. Expected a folder of images and masks.")
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder '{path}' (looked for in '{path.absolute().parent}'). Photos with "
+            f"class maps are {SCENES!r}, or a folder of images and masks."
+        )
+    return _Folder(path)
+
+
+def _open_folder(folder, split):
+    match = re.fullmatch(r"(train|validation)-fold(\d+)", split)
+    if match and int(match[2]) >= FOLDS:
+        raise ValueError(
+            f"A folder has no split {split!r}. Tenths that are held out are '{match[1]}-fold0' to "
+            f"'{match[1]}-fold{FOLDS - 1}'."
+        )
+    part, whole = folder.part("train" if match else split)
+    pairs = _pairs(part)
+    notes = [folder.labels.note] if folder.labels.note else []
+    if beside := folder.beside(split):
+        notes.append(f"not read, beside the splits: {some(beside)}")
+    if match:
+        wanted, whole, count = match[1] == "validation", False, len(pairs)
+        parts = held_out([photo for photo, _ in pairs], int(match[2]), FOLDS)
+        pairs = [pair for pair, (_, out) in zip(pairs, parts, strict=True) if out == wanted]
+        if not wanted:
+            notes.append(f"held out for validation: {count - len(pairs):,} images, a tenth")
+    other = collections.Counter(
+        path.suffix.lower() or "without suffix"
+        for path in (*part.images.rglob("*"), *part.masks.rglob("*"))
+        if path.is_file() and not _is_image(path.name) and not is_of_system(path.name)
+    )
+    if other:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in other.most_common(5))
+        notes.append(f"{other.total():,} files not read, of other kinds ({kinds})")
+    return MaskFolderSource(folder.name, split, part, pairs, folder.labels, notes, whole)
+
+
+def _pairs(part):
+    """Paths of photos and of their masks, each from its folder, in the photos' order."""
+    photos, masks = _by_stem(part.images), _by_stem(part.masks)
+    lone = {
+        f"{len(names):,} of '{folder}' without a {other}": some(names)
+        for folder, other, names in (
+            (part.images, "mask", [photos[stem] for stem in photos if stem not in masks]),
+            (part.masks, "photo", [masks[stem] for stem in masks if stem not in photos]),
+        )
+        if names
+    }
+    if lone:
+        raise ValueError(
+            "A photo and its mask must have the same name but for the suffix. There are "
+            f"{'; '.join(f'{what}: {names}' for what, names in lone.items())}."
+        )
+    return [(photo, masks[stem]) for stem, photo in photos.items()]
+
+
+def _by_stem(folder):
+    """Dict of path without suffix to path, both from a folder, of the image files in it."""
+    paths = {}
+    for path in image_files(folder):
+        path = path.relative_to(folder)
+        # Names from a Mac may have their accents as characters of their own.
+        stem = unicodedata.normalize("NFC", path.with_suffix("").as_posix())
+        if stem in paths:
+            raise ValueError(
+                f"'{folder}' has two files of one name: {some([paths[stem], path.as_posix()])}. "
+                "Rename one, and the mask or photo that goes with it."
+            )
+        paths[stem] = path.as_posix()
+    return paths
+
+
+def _highest(mask):
+    class_map = read_map(mask)
+    return int(np.max(class_map.astype("int32"), where=class_map != IGNORED, initial=-1))
+
+
+def _ade_names(file):
+    """The first name of each class in ADE20K's table, of which the last column has all."""
+    for line in read_names(file)[1:]:
+        yield re.split("[,;]", line.split("\t")[-1])[0].strip()
+
+
+def _is_image(name):
+    return pathlib.Path(name).suffix.lower() in IMAGE_SUFFIXES

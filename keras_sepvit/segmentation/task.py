@@ -1,0 +1,197 @@
+"""Semantic segmentation as the engine's task."""
+
+import copy
+import functools
+import math
+
+import keras
+from keras import ops
+
+from keras_sepvit import __version__
+from keras_sepvit.configs import SCENES_CONFIG
+from keras_sepvit.record import RUN_RECORD_NAME, Record, attach
+from keras_sepvit.segmentation.images import EvalTransform, TrainTransform
+from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
+from keras_sepvit.segmentation.maps import check_maps
+from keras_sepvit.segmentation.picture import draw_maps
+from keras_sepvit.segmentation.recipes import SCENES_VARIANT
+from keras_sepvit.segmentation.report import SegmentationReport
+from keras_sepvit.segmentation.scores import SegmentationScores
+from keras_sepvit.segmentation.semantic_fpn import SemanticFPN
+from keras_sepvit.segmentation.sources import open_splits
+from keras_sepvit.segmentation.upernet import UPerNet
+from keras_sepvit.training.task import Task
+from keras_sepvit.training.tensorflow import tf
+from keras_sepvit.weights import check_pretrained
+
+# Of what a recipe leaves open: the largest batch, and the fewest updates of an epoch.
+_BATCH = 16
+_UPDATES = 8
+# The share of the learning rate of a backbone that is trained already.
+_TRAINED_BACKBONE_RATE = 0.1
+
+
+class Segmentation(Task):
+    """Pictures with class maps: cross-entropy of all pixels, mean IoU.
+
+    Examples have a `"map"`: in training uint8 (height, width), of the image's size; in evaluation
+    a PNG, a scalar string, of the photo's own size.
+
+    Args:
+        recipe: A `SegmentationRecipe`.
+    """
+
+    best = "miou"
+    curves = ("miou", "macc", "aacc")
+
+    @property
+    def loss_names(self):
+        auxiliary = self.recipe.model.head == "upernet"
+        return ("decode_loss", "auxiliary_loss") if auxiliary else ("decode_loss",)
+
+    def open(self):
+        check_pretrained(self.recipe.model.weights)  # before data are prepared
+        data = self.recipe.data
+        self.source, self.validation_source = open_splits(
+            data.name, data.train_split, data.validation_split
+        )
+        return self.source, self.validation_source
+
+    def check_data(self):
+        sources = [self.source, self.validation_source]
+        return "\n".join(check_maps(source) for source in sources if source is not None)
+
+    def decide(self, devices):
+        recipe, chosen = copy.deepcopy(self.recipe), {}
+        weights, images = recipe.model.weights, self.source.size
+        if recipe.batch_size is None:
+            largest = max(min(_BATCH, images / _UPDATES / devices), 1)
+            recipe.batch_size = devices * 2 ** int(math.log2(largest))
+            chosen["batch_size"] = f"{recipe.batch_size} ({images:,} images)"
+        if recipe.optimizer.backbone_rate is None:
+            recipe.optimizer.backbone_rate = 1.0 if weights is None else _TRAINED_BACKBONE_RATE
+            why = "random weights" if weights is None else "trained weights"
+            chosen["optimizer.backbone_rate"] = f"{recipe.optimizer.backbone_rate:g} ({why})"
+        if weights is None and recipe.model.variant != SCENES_VARIANT:
+            chosen["model.weights"] = (
+                "null (all weights start at random; results as published need ImageNet's: "
+                "model.weights=FILE)"
+            )
+        self.recipe = recipe
+        return chosen
+
+    @property
+    def _image_size(self):
+        return self.recipe.model.image_size
+
+    @functools.cached_property
+    def _transform(self):
+        settings = self.recipe.augmentation
+        return TrainTransform(
+            image_size=self._image_size,
+            scale=settings.scale,
+            sides=settings.sides,
+            largest_share=settings.largest_share,
+            flip=settings.flip,
+            distortion=settings.distortion,
+        )
+
+    def transform(self, example, seed):
+        image, class_map = self._transform(example["image"], example["map"], seed)
+        return {"image": image, "map": class_map, "fault": self._fault(self.source, example)}
+
+    def transform_for_evaluation(self, example):
+        return {
+            "image": EvalTransform(self._image_size)(example["image"]),
+            "map": tf.io.encode_png(example["map"][..., tf.newaxis]),
+            "fault": self._fault(self.validation_source, example),
+        }
+
+    def _fault(self, source, example):
+        class_map = example["map"]
+        unknown = (class_map >= source.classes) & (class_map != IGNORED)
+        return tf.cond(
+            tf.reduce_any(unknown),
+            lambda: tf.strings.join(
+                [
+                    f"A mask of {source.name} ({source.split}) has a class out of range: expected "
+                    f"0 to {source.classes - 1}, and {IGNORED} for none. Received: ",
+                    tf.strings.as_string(tf.reduce_max(tf.where(unknown, class_map, 0))),
+                ]
+            ),
+            lambda: "",
+        )
+
+    def build(self, dtype, weights=None):
+        network = self._network(dtype, weights)
+        network.backbone.freeze(self.recipe.model.frozen_stages)
+        return network
+
+    def augmentation(self, part):
+        return ImagesAndMaps()
+
+    def losses(self, targets, outputs):
+        return segmentation_losses(targets, outputs)
+
+    def answers(self, outputs):
+        return ops.cast(outputs, "float32")
+
+    def deployed(self):
+        network = self._network("float32", weights=None)
+        attach(network, self._record)
+        return network
+
+    def scores(self):
+        return SegmentationScores(self.source.classes)
+
+    def report(self):
+        return SegmentationReport(self.source.classes, self.source.class_names)
+
+    def files(self):
+        names = self.source.class_names
+        texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
+        return {RUN_RECORD_NAME: self._record.to_json(), **texts}
+
+    @property
+    def _record(self):
+        """How `deployed` is evaluated."""
+        return Record(
+            task="segmentation",
+            image_size=self._image_size,
+            channels=3,
+            pixels="0..255",
+            crop=None,
+            interpolation="bilinear",
+            activation="linear",
+            class_names=self.source.class_names,
+            version=__version__,
+        )
+
+    def draw_batch(self, path, images, targets):
+        draw_maps(path, images, targets, self.source.class_names)
+
+    def _network(self, dtype, weights):
+        settings = self.recipe.model
+        variant = SCENES_CONFIG if settings.variant == SCENES_VARIANT else settings.variant
+        arguments = {
+            "num_classes": self.source.classes,
+            "image_shape": (*self._image_size, 3),
+            "weights": weights,
+            "drop_path_rate": settings.drop_path_rate,
+            "dtype": dtype,
+        }
+        channels = settings.channels
+        if settings.head == "upernet":
+            if channels is not None:
+                arguments.update(head_channels=channels, auxiliary_channels=channels)
+            return UPerNet(variant, **arguments)
+        if channels is not None:
+            arguments.update(head_channels=channels, neck_channels=channels)
+        return SemanticFPN(variant, **arguments)
+
+
+class ImagesAndMaps(keras.layers.Layer):
+    """A batch's images and class maps: all augmentation has been done before."""
+
+    def call(self, batch):
+        return batch["image"], batch["map"]
