@@ -56,15 +56,10 @@ def training_step(model, batch, mode):
     Raises:
         ValueError: for another model.
     """
-<<<<<<< HEAD
-    shapes = [output.shape for output in model.outputs]  # a Sequential model has no `output`
-    if [*map(len, shapes)] != [2]:
-        raise ValueError("A training step needs a classifier.")
-    labels = np.random.default_rng(1).integers(0, shapes[0][-1], batch.shape[0])
-=======
     from keras_sepvit.segmentation.segmenter import Segmenter
 
-    shape = model.output.shape if isinstance(model.output, keras.KerasTensor) else ()
+    # A Sequential model has no `output`.
+    shape = model.outputs[0].shape if len(model.outputs) == 1 else ()
     if len(shape) not in (2, 4):
         raise ValueError("A training step needs a classifier or a segmenter.")
     places = batch.shape[1:3] if len(shape) == 4 else ()
@@ -72,7 +67,6 @@ def training_step(model, batch, mode):
     loss = {}
     if not isinstance(model, Segmenter):  # which has its own
         loss = {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
->>>>>>> main
     model.compile(
         keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
         **loss,
