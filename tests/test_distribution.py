@@ -75,14 +75,6 @@ def environment(**variables):
     }
 
 
-def cpus(count):
-    """The variables that make so many devices of the CPU under JAX."""
-    if BACKEND != "jax":
-        return {}
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
-    return {"XLA_FLAGS": flags}
-
-
 def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -181,7 +173,8 @@ def assert_equal_runs(state, expected):
 @pytest.mark.skipif(BACKEND == "torch", reason="torch has one device a process")
 def test_devices_of_one_process_equal_one_device(runs):
     if BACKEND == "jax":
-        finish(runs.start("devices", **cpus(4)))
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+        finish(runs.start("devices", XLA_FLAGS=flags))
     else:
         finish(runs.start("devices", devices=2))
     assert_equal_runs(runs.state("devices"), runs.state("one"))
@@ -192,13 +185,13 @@ def test_devices_of_one_process_equal_one_device(runs):
 def test_processes_equal_one_device_after_a_kill(runs):
     """One process dies, the others end too, and the run started again goes on exactly.
 
-    With JAX, on more devices than before.
+    With JAX, in more processes than before.
     """
     with ended(*runs.start_processes("some", 2, killed=1)) as (statuses, outputs):
         assert statuses[1] == -9
         assert not {0, None} & {*statuses}, outputs[0][-3000:]
     assert not (runs.folder / "some" / "last.keras").exists()
-    finish(*runs.start_processes("some", 2, **cpus(2)))
+    finish(*runs.start_processes("some", 4 if BACKEND == "jax" else 2))
     first, second, one = runs.state("some"), runs.state("some", 1), runs.state("one")
     assert_equal_runs(first, one)
     for name, value in first.items():
@@ -219,7 +212,8 @@ def test_a_segmenter_on_two_devices_equals_one_device(tmp_path):
     if BACKEND == "torch":
         finish(*runs.start_processes("two", 2))
     else:
-        finish(runs.start("two", devices=2, **cpus(2)))
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        finish(runs.start("two", devices=2, **({"XLA_FLAGS": flags} if BACKEND == "jax" else {})))
     one, two = runs.state("one"), runs.state("two")
     histories = (json.loads(str(state.pop("history")))[0] for state in (one, two))
     for losses in zip(*(history["loss"] for history in histories), strict=True):
