@@ -333,9 +333,14 @@ def run(*arguments):
 
 @pytest.mark.once
 def test_photos_become_masks_and_overlays(folder, tmp_path):
-    """Of all files in folders, two of one name; a bad one is told at the end."""
-    (tmp_path / "more").mkdir()
-    Image.open(folder / "upright.png").save(tmp_path / "more" / "photo.jpg")
+    """Of all files in folders, two of one name; a bad one is told at the end.
+
+    Nothing that is there is replaced unless asked for, photos never.
+    """
+    more = tmp_path / "more"
+    for name in ("photo.jpg", "a/photo.jpg", "b/photo.jpg"):
+        (more / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(folder / "upright.png").save(more / name)
     (tmp_path / "more" / "bad.jpg").write_text("no picture")
     output = tmp_path / "deep" / "output"
     photos = folder / "photos"
@@ -343,7 +348,7 @@ def test_photos_become_masks_and_overlays(folder, tmp_path):
     result = run(*arguments, "--json", "--top", 2)
     assert result.exit_code == 1 and "bad.jpg cannot be read" in result.stderr
     records = {record["image"]: record for record in json.loads(result.stdout)}
-    assert len(records) == 6
+    assert len(records) == 8
     segmenter = KerasSegmenter(folder / "model.keras")
     for path, record in records.items():
         if "error" in record:
@@ -360,10 +365,33 @@ def test_photos_become_masks_and_overlays(folder, tmp_path):
         assert all(found["label"] == NAMES[found["class"]] for found in record["classes"])
     names = {
         f"{name}_{kind}.png"
-        for name in ("grey", "photo", "photo_2", "turned", "wide")
+        for name in ("grey", "photo", "photo_2", "turned", "wide", "a/photo", "b/photo")
         for kind in ("mask", "overlay")
     }
-    assert {path.name for path in output.iterdir()} == names
+    made = {path for path in output.rglob("*") if path.is_file()}
+    assert {path.relative_to(output).as_posix() for path in made} == names
+    assert records[str(more / "a" / "photo.jpg")]["mask"] == str(output / "a" / "photo_mask.png")
+    own = more / "a" / "photo_overlay.png"
+    Image.open(folder / "upright.png").save(own)
+    content = {path: path.read_bytes() for path in (*made, own)}
+    photo, beside, again = more / "b" / "photo.jpg", more / "a" / "photo.jpg", "--overwrite"
+    for images, to, message in (
+        ([photos, more, again], more, "where photos are read"),
+        ([more, again], more / "masks", "where photos are read"),
+        ([more], output, "photo_mask.png' exists. Pass --overwrite"),
+        ([beside], more / "a", "photo_overlay.png' exists. Pass --overwrite"),
+        ([beside, own, again], more / "a", "photo_overlay.png is one of the photos"),
+    ):
+        result = run("predict", "--output", to, folder / "model.keras", *images)
+        assert result.exit_code == 2 and message in result.stderr, result.output
+        assert all(path.read_bytes() == old for path, old in content.items())
+    assert not (more / "a" / "photo_mask.png").exists() and not (more / "masks").exists()
+    (output / "photo_mask.png").write_text("old")
+    result = run("predict", folder / "model.keras", photo, "--output", output, again)
+    assert result.exit_code == 0
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(output / "photo_mask.png")), segmenter.segment(photo)
+    )
     result = run("predict", folder / "model.keras", photos / "photo.png")
     best = records[str(photos / "photo.png")]["classes"][0]
     assert result.stdout.splitlines()[1].split() == [f"{best['share']:.2%}", *best["label"].split()]
@@ -409,6 +437,7 @@ def test_a_segmenter_goes_from_the_command_to_a_file(folder, tmp_path):
         (["predict", "model.keras", "upright.png", "--crop", "1"], "--crop is for classifiers"),
         (["predict", "model.keras", "upright.png", "--image-size", "64"], "images of 64 x 96"),
         (["predict", "model.keras", "upright.png", "--output", "upright.png"], "is a file"),
+        (["predict", "model.keras", "upright.png", "--overwrite"], "goes with --output"),
         (["predict", "linear.keras", "upright.png", "--output", "x"], "--output is for segmenters"),
         (["predict", "maps.onnx", "upright.png", "--crop", "1"], "leave out --crop"),
         (["predict", "maps.onnx", "upright.png", "--labels", "few.txt"], "--labels has 1 names"),

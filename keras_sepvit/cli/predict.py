@@ -61,9 +61,13 @@ def predict(
         pathlib.Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Of a segmenter: where its masks go, and the photos with their classes drawn in.",
+            help="Of a segmenter: where its masks go, and the photos with their classes drawn in. "
+            "No folder that photos are read from.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace masks that are in --output.")
+    ] = False,
     as_json: Json = False,
 ):
     """Print the most probable classes of images, or what classes their pixels have.
@@ -75,16 +79,22 @@ def predict(
     Without --labels, the names are those in the file, or in a classes.txt beside it, and
     1000 classes of other files are taken for those of ImageNet. A segmenter gets the whole
     photo; printed are the largest shares of its pixels, and --output gets for photo.jpg
-    photo_mask.png, with a palette, whose pixels are the classes, and photo_overlay.png.
+    photo_mask.png, with a palette, whose pixels are the classes, and photo_overlay.png;
+    those of a folder's photos lie in the same folders as these. Where one of them is there
+    already, nothing is computed without --overwrite.
     Images that cannot be read are told at the end, with exit code 1.
     """
     if top < 1:
         raise ValueError(f"--top must be at least 1. Received: {top}.")
     check_files_exist(labels)
-    files = _image_files(images)
+    files, names = _image_files(images)
     size = parse_image_size(image_size) if image_size else None
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output: {output} is a file. Give the name of a folder.")
+    if overwrite and output is None:
+        raise ValueError("--overwrite goes with --output. Leave it out.")
+    if output is not None:
+        _check_output(output, images, files, names, overwrite)
 
     from keras_sepvit import runtime
 
@@ -108,7 +118,6 @@ def predict(
         if not segments:
             raise ValueError(f"--output is for segmenters, which {weights} is not. Leave it out.")
         output.mkdir(parents=True, exist_ok=True)
-    names = _output_names(files)
     results = []
     shown = sys.stderr if sys.stderr.isatty() else None
     with typer.progressbar(length=len(files), file=shown, hidden=shown is None) as progress:
@@ -132,20 +141,50 @@ def predict(
 
 
 def _image_files(paths):
-    """The files among paths, and those in folders, in their order."""
-    files = []
+    """The files among paths, and those in folders, in their order; and names for their results.
+
+    These are the files' own, without suffixes, below the folder that is read: no two are alike on
+    any file system.
+    """
+    files, names, taken = [], [], set()
     for path in paths:
-        if not path.is_dir():
-            check_files_exist(path)
-            files.append(path)
-            continue
-        inside = image_files(path)
+        inside = image_files(path) if path.is_dir() else [path]
         if not inside:
             raise FileNotFoundError(
                 f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)})."
             )
+        check_files_exist(*inside)
+        for file in inside:
+            name = first = file.relative_to(path if path.is_dir() else path.parent).with_suffix("")
+            number = 1
+            while str(name).casefold() in taken:
+                number += 1
+                name = first.with_name(f"{first.name}_{number}")
+            taken.add(str(name).casefold())
+            names.append(name)
         files += inside
-    return files
+    return files, names
+
+
+def _results_of(output, name):
+    """Where a photo's mask and its overlay go."""
+    return [output / f"{name}_{kind}.png" for kind in ("mask", "overlay")]
+
+
+def _check_output(output, paths, files, names, overwrite):
+    """Refuses a folder whose masks would be read as photos, or replace what is there."""
+    for folder in paths:
+        if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"--output: {output} is or lies in {folder}, where photos are read: the next time "
+                "masks would be taken for photos. Give a folder outside."
+            )
+    photos = {path.resolve() for path in files}
+    for path in (path for name in names for path in _results_of(output, name)):
+        if path.resolve() in photos:
+            raise ValueError(f"--output: {path} is one of the photos. Give another folder.")
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"'{path}' exists. Pass --overwrite, or another --output.")
 
 
 def _predict(predictor, files, top):
@@ -168,19 +207,6 @@ def _predict(predictor, files, top):
             best = runtime.best_classes(scores, predictor.class_names, top)
             records[number]["predictions"] = _records(best)
     return records
-
-
-def _output_names(files):
-    """A name for each file's results, after its own: no two are alike on any file system."""
-    names, taken = [], set()
-    for path in files:
-        name, number = path.stem, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{path.stem}_{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
 
 
 def _segment(segmenter, path, top, output, name):
@@ -211,7 +237,8 @@ def _segment(segmenter, path, top, output, name):
         if shares[number]
     ]
     if output is not None:
-        mask, overlay = (output / f"{name}_{kind}.png" for kind in ("mask", "overlay"))
+        mask, overlay = _results_of(output, name)
+        mask.parent.mkdir(parents=True, exist_ok=True)
         visualize.save_class_map(mask, class_map)
         visualize.draw_class_map(photo, class_map, segmenter.class_names).save(overlay)
         record |= {"mask": str(mask), "overlay": str(overlay)}
