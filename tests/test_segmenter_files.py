@@ -291,6 +291,7 @@ def test_what_does_not_suit_segmenters_is_refused(model, files, folder, tmp_path
         (lambda: prepare(model, class_names=NAMES[1:]), "model's 5 classes. Received: 4"),
         (lambda: to_onnx(model, path, interpolation="bilinear"), "photos are fitted whole"),
         (lambda: prepare(semantic_fpn((None, None, 3))), "exported models have a fixed size"),
+        (lambda: prepare(model, image_size=(64, 64)), r"64 x 96. Received: image_size=\(64, 64\)"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
@@ -428,6 +429,27 @@ def test_a_segmenter_goes_from_the_command_to_a_file(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["compared"] == "logits"
     assert Predictor(path).record.activation == "linear"
+
+
+@pytest.mark.once
+def test_a_segmenter_of_any_size_is_exported_at_one(model, files, folder, tmp_path):
+    """As one that was made for that size: the same operators and classes."""
+    any_size = semantic_fpn((None, None, 3))
+    any_size.set_weights(model.get_weights())
+    attach_record(any_size, NAMES)
+    any_size.save(tmp_path / "any.keras")
+    path, report = files("onnx")
+    arguments = ["export", tmp_path / "any.keras", "--format", "onnx", "--json"]
+    arguments += ["--output", tmp_path / "any.onnx"]
+    result = run(*arguments)
+    assert result.exit_code == 2 and "any size: say which with --image-size" in result.stderr
+    result = run(*arguments, "--image-size", "64x96")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["operators"] == report.operators
+    ours, expected = Predictor(tmp_path / "any.onnx"), Predictor(path)
+    assert ours.image_shape == SHAPE and ours.record == expected.record
+    images = default_images(SHAPE, 2)
+    np.testing.assert_array_equal(ours.predict(images), expected.predict(images))
 
 
 @pytest.mark.once

@@ -161,7 +161,7 @@ def export(
     height, width, channels = classifiers.image_shape(model, size)
     if labels is not None:
         options["class_names"] = read_names(labels)
-    options |= {"check": _CHECKS[check], "overwrite": overwrite}
+    options |= {"check": _CHECKS[check], "overwrite": overwrite, "image_size": (height, width)}
     options["normalize"] = not normalizes_images(model) and channels == 3
     record = getattr(model, "record", None)
     how = {n: options.get(n) or getattr(record, n, None) for n in ("crop", "interpolation")}

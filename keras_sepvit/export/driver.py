@@ -46,6 +46,8 @@ class Options(TypedDict, total=False):
             resize there.
         logits: Give a segmenter's logits, float32 at the size of its head, a quarter of the
             images'. By default its file gives class maps, uint8 of the images' size.
+        image_size: (height, width) of the file's images, for a model that takes any; by default
+            the model's.
         images: Images to compare on, of shape (count, height, width, channels) as the
             file takes them; seeded pictures (`default_images`) by default.
         check: True (by default): raise an error, and leave no file, where its outputs
@@ -63,6 +65,7 @@ class Options(TypedDict, total=False):
     crop: float
     interpolation: str
     logits: bool
+    image_size: tuple[int, int]
     images: object
     check: bool | str
     overwrite: bool
@@ -176,6 +179,7 @@ def export(
     crop=None,
     interpolation=None,
     logits=False,
+    image_size=None,
     images=None,
     check=True,
     overwrite=False,
@@ -185,8 +189,8 @@ def export(
 
     Args:
         format: A `Format`.
-        model: What `format.prepare` takes: a built Keras model of one image input of
-            static size, under any dtype policy.
+        model: What `format.prepare` takes: a built Keras model of one image input, under any
+            dtype policy.
         path: File or folder to write.
         probabilities, ..., verbose: As in `Options`.
 
@@ -214,6 +218,7 @@ def export(
         activation=activation,
         class_names=class_names,
         logits=logits,
+        image_size=image_size,
     )
     if deployment.task == "segmentation":
         if given != (None, None):

@@ -41,7 +41,7 @@ def to_litert(
     needs TensorFlow; with another Keras backend it happens in a process of its own.
 
     Args:
-        model: A built Keras model of one image input of static size, under any
+        model: A built Keras model of one image input, under any
             dtype policy. See `keras_sepvit.export.model.prepare` for its outputs.
         path: File to write; its name ends with `.tflite`.
         quantize: None for float32. `"float16"`: weights in half precision, half the

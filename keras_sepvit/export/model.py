@@ -11,6 +11,7 @@ from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.scores import activations, final_activation, normalizes_images
 from keras_sepvit.segmentation.segmenter import ClassMap, ResizeTo, Segmenter, is_segmenter
+from keras_sepvit.validation import window_pair
 
 # A dtype policy that computes in integers, made by `model.quantize`.
 _QUANTIZED_POLICIES = ("QuantizedDTypePolicy", "QuantizedFloat8DTypePolicy", "GPTQDTypePolicy")
@@ -103,6 +104,7 @@ def prepare(
     activation=None,
     class_names=None,
     logits=False,
+    image_size=None,
 ):
     """A model in the form in which it is deployed.
 
@@ -124,18 +126,19 @@ def prepare(
             `"sigmoid"`, or `"none"` where they are probabilities. By default the model tells.
         class_names: Optional names of the classes, in order.
         logits: Of a segmenter, give the logits of its head, at a quarter of the images' size.
+        image_size: (height, width) of the images, for a model that takes any.
 
     Returns:
         A `Deployment`.
 
     Raises:
         TypeError: if `model` is no Keras model.
-        ValueError: if it is not built, has not one image input of static height,
-            width and channels, is quantised, has a normalisation already
+        ValueError: if it is not built, has not one image input, takes any image size
+            (without `image_size`) or another, is quantised, has a normalisation already
             (`normalize`), is no classifier (`activation`, `class_names`) or segmenter
             (`class_names`, `logits`), or has another number of classes than names.
     """
-    height, width, channels = _check_image_model(model)
+    height, width, channels = _check_image_model(model, image_size)
     normalizes = normalizes_images(model)
     if normalize and (normalizes or channels != 3):
         reason = (
@@ -180,8 +183,8 @@ def prepare(
     return Deployment(**fields)
 
 
-def _check_image_model(model):
-    """(height, width, channels) of the one input of a model that can be exported."""
+def _check_image_model(model, image_size):
+    """(height, width, channels) of the images for a model that can be exported."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a Keras model. Received: {type(model).__name__}. To export a file, "
@@ -198,15 +201,19 @@ def _check_image_model(model):
             f"The model `{model.name}` must have one input of images, (batch, height, width, "
             f"channels). Received a model with the input shapes {shapes}."
         )
-    _, *image_shape = shapes[0]
-    if None in image_shape:
+    _, *own, channels = shapes[0]
+    size = own if image_size is None else window_pair("image_size", image_size)
+    if None in (*size, channels):
         raise ValueError(
-            f"The model `{model.name}` takes images of {tuple(image_shape)}; exported models have "
-            "a fixed size. Make the model with a static height and width, such as "
-            "`SepViTBackbone.from_variant(..., dense=True, image_shape=(512, 512, 3))`, and copy "
-            "the weights with `new.set_weights(model.get_weights())`."
+            f"The model `{model.name}` takes images of {(*own, channels)}; exported models have a "
+            "fixed size. Give it as `image_size=(height, width)`."
         )
-    return image_shape
+    if any(side not in (None, given) for side, given in zip(own, size, strict=True)):
+        raise ValueError(
+            f"The model `{model.name}` takes images of {own[0]} x {own[1]}. Received: "
+            f"image_size={image_size!r}. Leave it out."
+        )
+    return (*size, channels)
 
 
 def _logits_of_pixels(model, x, activation):

@@ -56,7 +56,7 @@ def to_onnx(
     (`keras_sepvit.json`) and the names of classes (`class_names`, a JSON list).
 
     Args:
-        model: A built Keras model of one image input of static size.
+        model: A built Keras model of one image input.
         path: Path of the file, ending with `.onnx`.
         quantize: None for float32. `"float16"` for weights and activations of half
             precision, meant for GPUs: TensorRT takes the precision from the file;

@@ -36,7 +36,7 @@ def to_saved_model(model, path, *, batch_size=None, **options: Unpack[Options]):
     process without Keras.
 
     Args:
-        model: A built Keras model of one image input of static size, under any
+        model: A built Keras model of one image input, under any
             dtype policy. See `keras_sepvit.export.model.prepare` for its outputs.
         path: Folder to write.
         batch_size: Images in a batch; None for any number.

@@ -39,7 +39,7 @@ def to_stablehlo(
     beside the file, as `model.stablehlo.keras_sepvit.json`.
 
     Args:
-        model: A built Keras model of one image input of static size.
+        model: A built Keras model of one image input.
         path: Path of the file, ending with `.stablehlo`.
         batch_size: Images in a batch; None for any number.
         platforms: Those that the file will run on, of `"cpu"`, `"cuda"`, `"rocm"`

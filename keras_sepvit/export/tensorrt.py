@@ -47,7 +47,7 @@ def to_tensorrt(
     `model.engine.keras_sepvit.json`. Nobody has run this on a GPU.
 
     Args:
-        model: A built Keras model of one image input of static size, or the path of
+        model: A built Keras model of one image input, or the path of
             an `.onnx` file that `to_onnx` wrote, which an engine of it is compared with
             in ONNX Runtime, and whose record it keeps.
         path: Path of the engine, ending with `.engine`.

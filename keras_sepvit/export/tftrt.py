@@ -36,7 +36,7 @@ def to_tftrt(
     puts them.
 
     Args:
-        model: A built Keras model of one image input of static size.
+        model: A built Keras model of one image input.
         path: Path of the folder to write.
         python: Path of the other environment, or of its interpreter.
         quantize: None for float32, `"float16"`, or `"int8"`: the precision that

@@ -28,7 +28,7 @@ def to_torch(model, path, *, batch_size=1, **options: Unpack[Options]):
     (`keras_sepvit.json`) and the names of classes (`class_names.json`, a list).
 
     Args:
-        model: A built Keras model of one image input of static size.
+        model: A built Keras model of one image input.
         path: Path of the file, ending with `.pt2`.
         batch_size: Images in a batch; None for any number.
         **options: See `keras_sepvit.export.Options`.
