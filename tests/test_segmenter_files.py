@@ -19,7 +19,7 @@ from keras_sepvit.export import ExportError, default_images, to_litert, to_onnx,
 from keras_sepvit.export.check import compare
 from keras_sepvit.export.litert_graph import inspect
 from keras_sepvit.export.model import prepare
-from keras_sepvit.inference import KerasSegmenter, attach_record, load_model
+from keras_sepvit.inference import KerasPredictor, KerasSegmenter, attach_record, load_model
 from keras_sepvit.record import Record
 from keras_sepvit.runtime import ImageSegmenter, Predictor
 from keras_sepvit.runtime.canvas import fit_into
@@ -172,6 +172,12 @@ def test_photos_of_all_kinds(kind, folder, files):
     np.testing.assert_array_equal(found, predictor.segment(folder / "upright.png"))
     pixels = np.asarray(Image.open(folder / "upright.png"))
     np.testing.assert_array_equal(found, predictor.segment(pixels))
+    transparent = np.dstack([pixels, np.zeros_like(pixels[..., 0])])
+    np.testing.assert_array_equal(found, predictor.segment(transparent))
+    grey = np.asarray(Image.open(photos / "grey.png"))
+    expected = predictor.segment(photos / "grey.png")
+    for array in (grey, grey[..., None]):
+        np.testing.assert_array_equal(expected, predictor.segment(array))
     assert len(np.unique(found)) > 1
 
 
@@ -275,12 +281,14 @@ def test_what_does_not_suit_segmenters_is_refused(model, files, folder, tmp_path
     for wrong, message in (
         (lambda: predictor.predict(np.zeros((1, 96, 64, 3), "uint8")), r"\(count, 64, 96, 3\)"),
         (lambda: predictor.predict(np.full((1, *SHAPE), np.nan)), "NaN"),
-        (lambda: predictor.segment(np.zeros((4, 4), "uint8")), r"A photo must be.*uint8 \(4, 4\)"),
+        (lambda: predictor.segment(np.zeros((4, 4, 2), "uint8")), r"A photo must be.*\(4, 4, 2\)"),
+        (lambda: predictor.segment(Image.new("L", (4, 4))), r"asarray\(image.convert\('RGB'\)\)"),
         (lambda: predictor.segment(np.zeros((4, 0, 3), "uint8")), "must have pixels"),
         (lambda: predictor.segment(np.zeros((4, 4, 3))), r"float64 \(4, 4, 3\)"),
         (lambda: predictor.segment(folder / "model.keras"), "cannot be read as an image"),
         (lambda: Predictor(files("onnx")[0], crop=1.0), "leave out `crop`"),
         (lambda: Predictor(files("onnx", logits=True)[0], labels=["a"]), "5 classes.*1 names"),
+        (lambda: Predictor(files("onnx")[0], labels=["a"]), "5 classes.*1 names"),
         (lambda: KerasSegmenter(model, ["a"]), "5 classes.*1 names"),
         (lambda: KerasSegmenter(linear_model()), "no segmenter: expected one input"),
         (lambda: KerasSegmenter(backbone), "no segmenter"),
@@ -297,6 +305,11 @@ def test_what_does_not_suit_segmenters_is_refused(model, files, folder, tmp_path
             wrong()
     with pytest.raises(FileNotFoundError, match="none.jpg"):
         predictor.segment("none.jpg")
+    for segmenter in (predictor, KerasSegmenter(model)):
+        with pytest.raises(AttributeError, match=r"'top'. It is a segmenter: `segment\(photo\)`"):
+            segmenter.top(folder / "upright.png")
+    with pytest.raises(AttributeError, match=r"'segment'. It is a classifier: `top\(image\)`"):
+        KerasPredictor(linear_model()).segment(folder / "upright.png")
 
 
 @pytest.mark.once
@@ -314,6 +327,13 @@ def test_an_own_segmenter_is_exported_by_its_record(tmp_path):
     predictor = Predictor(path)
     assert (predictor.predict(images) == expected).mean() > 0.999
     assert predictor.class_names == ["a", "b", "c"]
+    attach_record(own)
+    own.layers[-1].bias.assign([0, 0, 9])
+    to_onnx(own, path, verbose=False, overwrite=True)  # which does not tell how many classes
+    Image.fromarray(images[0].astype("uint8")).save(tmp_path / "photo.png")
+    (tmp_path / "few.txt").write_text("one\n")
+    result = run("predict", path, tmp_path / "photo.png", "--labels", tmp_path / "few.txt")
+    assert result.exit_code == 2 and "--labels has 1 names" in result.stderr
 
 
 @pytest.mark.once
@@ -462,7 +482,7 @@ def test_a_segmenter_of_any_size_is_exported_at_one(model, files, folder, tmp_pa
         (["predict", "model.keras", "upright.png", "--overwrite"], "goes with --output"),
         (["predict", "linear.keras", "upright.png", "--output", "x"], "--output is for segmenters"),
         (["predict", "maps.onnx", "upright.png", "--crop", "1"], "leave out --crop"),
-        (["predict", "maps.onnx", "upright.png", "--labels", "few.txt"], "--labels has 1 names"),
+        (["predict", "maps.onnx", "upright.png", "--labels", "few.txt"], "each of the model's 5"),
         (["export", "linear.keras", "--format", "onnx", "--logits"], "--logits is for segmenters"),
         (["export", "model.keras", "--format", "onnx", "--crop", "1"], "photos are fitted whole"),
     ],

@@ -117,11 +117,13 @@ class ImageFile:
         None for a number that is not known, where neither has them.
         """
         in_file = self._model.class_names
+        if classes is None and in_file is not None:
+            classes = len(in_file)
         if labels is not None:
             return naming.class_names(labels, classes)
         if in_file is None:
             return None if classes is None else naming.numbered(classes)
-        if classes not in (None, len(in_file)):
+        if classes != len(in_file):
             raise ValueError(
                 f"{self._path} holds {len(in_file)} class names for its {classes} classes. Give "
                 "the right ones as `labels`."

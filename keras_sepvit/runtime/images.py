@@ -49,7 +49,9 @@ def read_photo(photo):
     """A photo's pixels, upright, at its own size.
 
     Args:
-        photo: An image file of a kind that Pillow reads; or a uint8 array (height, width, 3).
+        photo: An image file of a kind that Pillow reads; or a uint8 array (height, width, 3), of
+            grey (height, width) or (height, width, 1), or with transparency, which is dropped,
+            (height, width, 4).
 
     Returns:
         uint8 array of shape (height, width, 3).
@@ -60,15 +62,17 @@ def read_photo(photo):
     """
     if isinstance(photo, (str, os.PathLike)):
         return np.asarray(open_image(photo))
-    if not isinstance(photo, np.ndarray) or photo.dtype != "uint8" or photo.shape[2:] != (3,):
-        found = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo)
+    array = isinstance(photo, np.ndarray)
+    grey = array and (photo.ndim == 2 or photo.shape[2:] == (1,))
+    if not array or photo.dtype != "uint8" or not (grey or photo.shape[2:] in ((3,), (4,))):
+        found = f"{photo.dtype} {photo.shape}" if array else type(photo)
         raise ValueError(
             "A photo must be the path of an image file, or a uint8 array of shape (height, width, "
-            f"3). Received: {found}."
+            f"3), as `np.asarray(image.convert('RGB'))` of a Pillow image. Received: {found}."
         )
     if not photo.size:
         raise ValueError(f"A photo must have pixels. Received an array of shape {photo.shape}.")
-    return photo
+    return np.repeat(photo.reshape(*photo.shape[:2], 1), 3, axis=-1) if grey else photo[..., :3]
 
 
 def open_image(path, channels=3):

@@ -39,6 +39,14 @@ class ImageClassifier:
         record: The model's `Record`; None if it has none.
     """
 
+    def __getattr__(self, name):  # of what there is not
+        raise AttributeError(
+            f"'{type(self).__name__}' has no attribute '{name}'. It is a classifier: `top(image)` "
+            "gives the most probable classes of an image.",
+            name=name,
+            obj=self,
+        )
+
     def _follow(self, record, crop, interpolation):
         """Reads photos as given, else as a record says, else as in the evaluation on ImageNet."""
         self.record = record

@@ -19,6 +19,14 @@ class ImageSegmenter:
         record: The model's `Record`; None if it has none.
     """
 
+    def __getattr__(self, name):  # of what there is not
+        raise AttributeError(
+            f"'{type(self).__name__}' has no attribute '{name}'. It is a segmenter: "
+            "`segment(photo)` gives the classes of a photo's pixels.",
+            name=name,
+            obj=self,
+        )
+
     def predict(self, images):
         """The classes of the images' pixels.
 
@@ -54,7 +62,8 @@ class ImageSegmenter:
         Class maps are enlarged to its size by the nearest pixel, logits bilinearly.
 
         Args:
-            photo: An image file, or a uint8 array (height, width, 3).
+            photo: An image file, or a uint8 array (height, width, 3); of grey (height, width) or
+                (height, width, 1); with transparency, which is dropped, (height, width, 4).
 
         Returns:
             uint8 (height, width), of the photo's own size, upright.

@@ -41,7 +41,9 @@ def segment(
         model: From images to logits of their size, such as a `SemanticFPN` or `UPerNet`. Without
             a Normalization or Rescaling layer it gets images normalised with ImageNet's mean and
             deviation.
-        photos: Image files of any kind that Pillow reads, or uint8 arrays (height, width, 3).
+        photos: Image files of any kind that Pillow reads, or uint8 arrays (height, width, 3); of
+            grey (height, width) or (height, width, 1); with transparency, which is dropped,
+            (height, width, 4).
         sides: The most that a photo's shorter and longer side may become, for a model of any
             size, and with a `window`. By default (512, 2048), those of the evaluation on ADE20K.
         scales: Factors on the photo's size in the model. The softmaxes of several are averaged
