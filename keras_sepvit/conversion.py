@@ -110,7 +110,9 @@ def _variant(summary, source):
     if summary is None or summary.variant is None:
         raise ValueError(
             f"The weights in '{source}' are of none of the variants; they have "
-            f"{summary or 'no weights of SepViT'}. Give the configuration of their model."
+            f"{summary or 'no weights of SepViT'}. In Python, give `keras_sepvit.convert` the "
+            "`SepViTConfig` of their model; or write a whole model as it is, with "
+            "`keras_sepvit.save_pytorch(keras.saving.load_model('model.keras'), 'model.pth')`."
         )
     return summary.variant
 

@@ -157,6 +157,7 @@ def test_summary_of_the_dense_form():
     ("arguments", "messages"),
     [
         (["sepvit_xl"], ["'sepvit_xl'", "sepvit_lite"]),
+        (["room.keras"], ["room.keras is the name of a file", "keras-sepvit benchmark room.keras"]),
         (["sepvit_t", "--image-size", "250"], ["250 x 250", "multiples of 32", "dense=True)`"]),
         (["sepvit_t", "--image-size", "0"], ["--image-size", "'0'"]),
         (["sepvit_t", "--image-size", "224,224"], ["--image-size", "'224,224'"]),

@@ -127,7 +127,7 @@ def test_convert_tells_the_variant_from_the_file(tmp_path):
 @pytest.mark.parametrize(
     "kwargs, match",
     [
-        ({}, r"none of the variants; they have stages of \(8, 16, 24, 32\) channels"),
+        ({}, r"none of the variants; they have stages of \(8, 16, 24, 32\) channels.*save_pytorch"),
         ({"variant": "sepvit_t"}, "do not fit model"),
         ({"variant": "sepvit_x"}, "Unknown `variant`"),
         ({"variant": TINY, "dense": True, "classes": 3}, "dense form has no `classes`"),

@@ -1,6 +1,7 @@
 """`keras-sepvit summary`: what a model costs."""
 
 import json
+import pathlib
 from typing import Annotated
 
 import typer
@@ -27,6 +28,12 @@ def summary(
     """Print output shape, blocks, parameters and MACs of a model's stages."""
     if dense and classes is not None:
         raise ValueError("--classes: the dense form has no head. Leave out --classes or --dense.")
+    if pathlib.Path(model).suffix:
+        raise ValueError(
+            f"MODEL must be a variant, such as sepvit_t. {model} is the name of a file: "
+            f"`keras-sepvit benchmark {model}` measures a whole model, `keras-sepvit predict` "
+            "runs it, and in Python `keras_sepvit.complexity.graph.traced_macs` counts its MACs."
+        )
     default_size = variant_config(model).image_size
     size = parse_image_size(image_size) if image_size else (default_size, default_size)
     classes = 1000 if classes is None else classes
