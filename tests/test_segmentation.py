@@ -1,5 +1,7 @@
 """Segmenters as users meet them: training, files, other backbones, photos, errors."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -179,8 +181,10 @@ def test_what_is_frozen_stays_frozen(freeze, tmp_path):
 @pytest.mark.filterwarnings("ignore:Loaded")
 def test_weights(tmp_path):
     """Of a classifier, of a segmenter, of one for other classes, of another kind."""
-    with pytest.warns(UserWarning, match="Loaded 108 of the model's 181"):
+    with pytest.warns(UserWarning, match="Loaded 108 of the model's 181") as caught:
         model = semantic_fpn(DIGITS_CONFIG, weights="digits")
+    told = str(caught[0].message)
+    assert "norm/gamma" in told and "all of the heads" in told and "decode_head" not in told
     randomize(model)
     paths = [tmp_path / f"model.{suffix}" for suffix in ("keras", "weights.h5", "safetensors")]
     for path in paths:
@@ -192,9 +196,13 @@ def test_weights(tmp_path):
     changed = semantic_fpn(DIGITS_CONFIG, classes=3)
     report = load_weights(changed, paths[0], skip_head_mismatch=True)
     assert {*report.new} == {"decode_head/conv_seg/kernel", "decode_head/conv_seg/bias"}
-    with pytest.raises(ValueError, match="psp_modules.*not in the file"):
+    with pytest.raises(ValueError, match="psp_modules.*not in the file") as refusal:
         load_weights(upernet(DIGITS_CONFIG), paths[0])
-    with pytest.warns(UserWarning, match=r"not in the file.* decode_head/conv_seg/bias"):
+    assert re.findall(r"(File|Model): .* with (.*) behind it", str(refusal.value)) == [
+        ("File", "decode_head, neck"),
+        ("Model", "auxiliary_head, decode_head"),
+    ]
+    with pytest.warns(UserWarning, match=r"not in the file.*: all of the heads\.\n.*used: all of"):
         other = UPerNet(DIGITS_CONFIG, 5, head_channels=16, weights=paths[0])
     for weight, expected in zip(other.backbone.weights, model.backbone.weights, strict=True):
         np.testing.assert_array_equal(to_numpy(weight), to_numpy(expected))

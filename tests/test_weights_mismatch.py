@@ -36,7 +36,7 @@ def test_a_mismatch_tells_both_sides_and_what_to_do(source):
     assert "stage1_embed/proj/kernel: (7, 7, 3, 8) in the file, (7, 7, 3, 32)" in message
     listed = re.findall(r"^  stage\S+: ", message, flags=re.MULTILINE)
     assert len(listed) == 5
-    total, more = (int(re.search(p, message)[1]) for p in (r"(\d+) weights", r"and (\d+) more"))
+    total, more = (int(re.search(p, message)[1]) for p in (r"(\d+) differences", r"and (\d+) more"))
     assert total == more + 5
 
 

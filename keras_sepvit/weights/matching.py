@@ -22,12 +22,14 @@ class WeightsSummary:
         depths: Number of blocks of each stage.
         dense: Whether they are of the dense form.
         classes: Number of classes of the head; None without a head.
+        others: Names of other layers behind the backbone, such as a segmenter's neck and heads.
     """
 
     hidden_dims: tuple
     depths: tuple
     dense: bool
     classes: int | None
+    others: tuple
 
     @classmethod
     def of(cls, weights):
@@ -45,7 +47,9 @@ class WeightsSummary:
         # The bias first: a kernel that is quantised to 4 bits holds two classes in a number.
         head = weights.get("head/bias", weights.get("head/kernel"))
         classes = None if head is None or dense else head.shape[-1]
-        return cls(tuple(hidden_dims), tuple(depths), dense, classes)
+        others = {name.path.partition("/")[0] for name in map(parse, weights) if name.is_head}
+        others = tuple(sorted(others - {"head"}))
+        return cls(tuple(hidden_dims), tuple(depths), dense, classes, others)
 
     @property
     def variant(self):
@@ -61,6 +65,8 @@ class WeightsSummary:
             architecture = f"{self.variant} ({architecture})"
         form = "dense form" if self.dense else "classification form"
         head = counted(self.classes, "class") if self.classes else "no head in use"
+        if self.others:
+            head = f"with {', '.join(self.others[:_SHOWN])} behind it"
         return f"{architecture}, {form}, {head}"
 
 
