@@ -71,7 +71,8 @@ class AugmentationRecipe:
     """What is done to training pictures and their maps (paper, section 4.3: mmsegmentation's).
 
     Attributes:
-        sides: The shorter and the longer side that a picture is fitted into, in pixels.
+        sides: The shorter and the longer side that a picture is fitted into, in pixels; null for
+            the shorter one of `model.image_size` and four times that (paper: 512 and 2048).
         scale: Least and largest number that both are multiplied by.
         largest_share: The largest share of a crop's labelled pixels that one class may have;
             crops are drawn again, up to ten times.
@@ -79,14 +80,14 @@ class AugmentationRecipe:
         distortion: Change brightness, contrast, saturation and hue, each of every second picture.
     """
 
-    sides: tuple[int, int] = (512, 2048)
+    sides: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     largest_share: float = 0.75
     flip: float = 0.5
     distortion: bool = True
 
     def __post_init__(self):
-        self.sides = tuple(self.sides)
+        self.sides = None if self.sides is None else tuple(self.sides)
         self.scale = tuple(self.scale)
 
 
@@ -94,14 +95,14 @@ class AugmentationRecipe:
 class SegmentationRecipe(Recipe):
     """All settings of the training of a segmenter.
 
-    `batch_size` and `optimizer.backbone_rate` may be null: the number of pictures decides the
-    first, whether there are weights to start from the second.
+    `batch_size`, `optimizer.learning_rate` and `optimizer.backbone_rate` may be null: the number of
+    pictures decides the first, whether there are weights to start from the others.
 
     Attributes:
         model, data, augmentation: See their classes.
     """
 
-    AUTOMATIC = ("batch_size", "optimizer.backbone_rate")
+    AUTOMATIC = ("batch_size", "optimizer.learning_rate", "optimizer.backbone_rate")
 
     task: str = "segmentation"
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -130,7 +131,7 @@ class SegmentationRecipe(Recipe):
         check("model.channels", channels, channels is None or channels >= 1, "at least 1")
         for name in ("sides", "scale"):
             pair = getattr(augmentation, name)
-            rising = 0 < pair[0] <= pair[1]
+            rising = pair is None or 0 < pair[0] <= pair[1]
             check(f"augmentation.{name}", pair, rising, "two numbers above 0 in rising order")
         share, flip = augmentation.largest_share, augmentation.flip
         check("augmentation.largest_share", share, 0 < share <= 1, "above 0 and at most 1")
@@ -188,8 +189,8 @@ def _upernet(variant, drop_path_rate, weight_decay):
 # backbone, which is trained already, changes less than the new head.
 _FINETUNE = SegmentationRecipe(
     optimizer=OptimizerRecipe(
-        learning_rate=2e-4,
-        reference_batch=_BATCH,
+        learning_rate=None,
+        reference_batch=None,
         warmup_epochs=2,
         final_learning_rate=1e-6,
         weight_decay=0.01,
