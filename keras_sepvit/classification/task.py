@@ -19,7 +19,6 @@ from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
 
-
 # Folders that are no classes: pictures with their masks, for segmentation.
 _OF_MASKS = ({"images", "masks"}, {"images", "annotations"})
 

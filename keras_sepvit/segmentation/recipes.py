@@ -30,6 +30,7 @@ class ModelRecipe:
         image_size: (height, width) in pixels of the crops to train on and of the canvas that
             photos are fitted into for evaluation.
         channels: Channels of neck and heads; null for mmsegmentation's.
+        dropout: Probability, in [0, 1), with which a channel is dropped before the last layer.
         drop_path_rate: Drop path rate of the backbone's last block, in [0, 1); null for the
             variant's own.
         weights: Weights to start from: a file, an https:// address with its SHA-256, or a
@@ -41,6 +42,7 @@ class ModelRecipe:
     variant: str = "sepvit_t"
     image_size: tuple[int, int] = (512, 512)
     channels: int | None = None
+    dropout: float = 0.1
     drop_path_rate: float | None = None
     weights: str | None = None
     frozen_stages: int = 0
@@ -120,6 +122,7 @@ class SegmentationRecipe(Recipe):
         check_choice("model.head", model.head, HEADS)
         check_choice("model.variant", model.variant, (*VARIANTS, SCENES_VARIANT))
         check_choice("model.frozen_stages", model.frozen_stages, range(5))
+        check_rate("model.dropout", model.dropout)
         check_rate("model.drop_path_rate", model.drop_path_rate)
         check(
             "model.image_size",
@@ -204,15 +207,21 @@ _FINETUNE = SegmentationRecipe(
 # Scenes of handwritten digits, from random weights. Digits are not flipped, and scenes have colours
 # of all kinds already.
 _SEGMENT_DIGITS = SegmentationRecipe(
-    model=ModelRecipe(variant=SCENES_VARIANT, image_size=(128, 128), channels=64),
+    model=ModelRecipe(
+        variant=SCENES_VARIANT,
+        image_size=(128, 128),
+        channels=64,
+        dropout=0.0,
+        drop_path_rate=0.0,
+    ),
     data=DataRecipe(name="scenes"),
     augmentation=AugmentationRecipe(
-        sides=(128, 128), scale=(0.8, 1.25), largest_share=1.0, flip=0.0, distortion=False
+        scale=(0.8, 1.25), largest_share=1.0, flip=0.0, distortion=False
     ),
     optimizer=OptimizerRecipe(
-        learning_rate=2e-3, reference_batch=8, warmup_epochs=1.5, weight_decay=0.05
+        learning_rate=4e-3, reference_batch=8, warmup_epochs=0.5, weight_decay=0.05
     ),
-    epochs=30,
+    epochs=11,
     batch_size=8,
     ema_decay=0.99,
     checkpoint_steps=0,

@@ -186,6 +186,7 @@ class Segmentation(Task):
             "num_classes": self.source.classes,
             "image_shape": (*self._image_size, 3),
             "weights": weights,
+            "dropout": settings.dropout,
             "drop_path_rate": settings.drop_path_rate,
             "dtype": dtype,
         }
