@@ -162,6 +162,8 @@ def test_folders_that_cannot_be_trained_on(folder, monkeypatch):
     told = refused("photos")
     assert "One class is nothing to tell apart" in told and "1 class)" in told
     training_data.write_folder(folder / "photos", ("dog",), 3)
+    training_data.write_folder(folder / "rooms", ("images", "Masks"), 3)
+    assert "train FOLDER --task segmentation" in refused("rooms")
     assert "lies among the pictures of" in refused("photos", "--output", "photos/run")
     monkeypatch.chdir(folder / "photos")
     assert "lies among the pictures of" in refused(".")

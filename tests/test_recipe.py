@@ -56,7 +56,8 @@ def test_ade20k_recipes_are_the_papers(head, variant, drop_path, decay):
     assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 1e-8)
     assert recipe.images == 16 * {"fpn": 80_000, "upernet": 160_000}[head]
     assert (recipe.batch_size, recipe.precision, recipe.ema_decay) == (16, "float32", None)
-    assert (augmentation.sides, augmentation.scale) == ((512, 2048), (0.5, 2.0))
+    transform = recipe.make_task()._transform
+    assert (transform.sides, transform.scale) == ((512, 2048), (0.5, 2.0))
     assert (augmentation.largest_share, augmentation.flip) == (0.75, 0.5)
 
 

@@ -187,10 +187,12 @@ def test_what_is_left_open_is_decided_by_data_and_weights(data):
 
     made, chosen = decided()
     assert (made.batch_size, made.optimizer.backbone_rate) == (2, 1.0)
+    assert made.optimizer.learning_rate == 3.5e-4  # 1e-3 for 16
     assert chosen["batch_size"] == "2 (20 images)" and "model.weights" in chosen
     made, chosen = decided("model.weights=digits", "batch_size=8")
     assert (made.batch_size, made.optimizer.backbone_rate) == (8, 0.1)
-    assert [*chosen] == ["optimizer.backbone_rate"]
+    assert made.optimizer.learning_rate == 1.4e-4  # 2e-4 for 16
+    assert [*chosen] == ["optimizer.learning_rate", "optimizer.backbone_rate"]
 
 
 def test_a_dry_run_checks_the_labels_and_writes_nothing(data, tmp_path):

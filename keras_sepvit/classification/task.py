@@ -19,6 +19,9 @@ from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
 
+# Folders that are no classes: pictures with their masks, for segmentation.
+_OF_MASKS = ({"images", "masks"}, {"images", "annotations"})
+
 
 class Classification(Task):
     """Images with one label each: cross-entropy of soft targets, top-1 and top-5 accuracy.
@@ -42,6 +45,11 @@ class Classification(Task):
             raise ValueError(
                 f"{self.source.name} has sets of labels, which serve for evaluation only. Train on "
                 "a data set with one label an image."
+            )
+        if self.source.class_names and set(map(str.lower, self.source.class_names)) in _OF_MASKS:
+            raise ValueError(
+                f"{self.source.name} has pictures and masks, not classes of pictures. Train a "
+                "segmenter on it: keras-sepvit train FOLDER --task segmentation."
             )
         if self.source.classes < 2:
             raise ValueError(

@@ -30,6 +30,7 @@ class ModelRecipe:
         image_size: (height, width) in pixels of the crops to train on and of the canvas that
             photos are fitted into for evaluation.
         channels: Channels of neck and heads; null for mmsegmentation's.
+        dropout: Probability, in [0, 1), with which a channel is dropped before the last layer.
         drop_path_rate: Drop path rate of the backbone's last block, in [0, 1); null for the
             variant's own.
         weights: Weights to start from: a file, an https:// address with its SHA-256, or a
@@ -41,6 +42,7 @@ class ModelRecipe:
     variant: str = "sepvit_t"
     image_size: tuple[int, int] = (512, 512)
     channels: int | None = None
+    dropout: float = 0.1
     drop_path_rate: float | None = None
     weights: str | None = None
     frozen_stages: int = 0
@@ -71,7 +73,8 @@ class AugmentationRecipe:
     """What is done to training pictures and their maps (paper, section 4.3: mmsegmentation's).
 
     Attributes:
-        sides: The shorter and the longer side that a picture is fitted into, in pixels.
+        sides: The shorter and the longer side that a picture is fitted into, in pixels; null for
+            the shorter one of `model.image_size` and four times that (paper: 512 and 2048).
         scale: Least and largest number that both are multiplied by.
         largest_share: The largest share of a crop's labelled pixels that one class may have;
             crops are drawn again, up to ten times.
@@ -79,14 +82,14 @@ class AugmentationRecipe:
         distortion: Change brightness, contrast, saturation and hue, each of every second picture.
     """
 
-    sides: tuple[int, int] = (512, 2048)
+    sides: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     largest_share: float = 0.75
     flip: float = 0.5
     distortion: bool = True
 
     def __post_init__(self):
-        self.sides = tuple(self.sides)
+        self.sides = None if self.sides is None else tuple(self.sides)
         self.scale = tuple(self.scale)
 
 
@@ -94,14 +97,14 @@ class AugmentationRecipe:
 class SegmentationRecipe(Recipe):
     """All settings of the training of a segmenter.
 
-    `batch_size` and `optimizer.backbone_rate` may be null: the number of pictures decides the
-    first, whether there are weights to start from the second.
+    `batch_size`, `optimizer.learning_rate` and `optimizer.backbone_rate` may be null: the number of
+    pictures decides the first, whether there are weights to start from the others.
 
     Attributes:
         model, data, augmentation: See their classes.
     """
 
-    AUTOMATIC = ("batch_size", "optimizer.backbone_rate")
+    AUTOMATIC = ("batch_size", "optimizer.learning_rate", "optimizer.backbone_rate")
 
     task: str = "segmentation"
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -119,6 +122,7 @@ class SegmentationRecipe(Recipe):
         check_choice("model.head", model.head, HEADS)
         check_choice("model.variant", model.variant, (*VARIANTS, SCENES_VARIANT))
         check_choice("model.frozen_stages", model.frozen_stages, range(5))
+        check_rate("model.dropout", model.dropout)
         check_rate("model.drop_path_rate", model.drop_path_rate)
         check(
             "model.image_size",
@@ -130,7 +134,7 @@ class SegmentationRecipe(Recipe):
         check("model.channels", channels, channels is None or channels >= 1, "at least 1")
         for name in ("sides", "scale"):
             pair = getattr(augmentation, name)
-            rising = 0 < pair[0] <= pair[1]
+            rising = pair is None or 0 < pair[0] <= pair[1]
             check(f"augmentation.{name}", pair, rising, "two numbers above 0 in rising order")
         share, flip = augmentation.largest_share, augmentation.flip
         check("augmentation.largest_share", share, 0 < share <= 1, "above 0 and at most 1")
@@ -188,8 +192,8 @@ def _upernet(variant, drop_path_rate, weight_decay):
 # backbone, which is trained already, changes less than the new head.
 _FINETUNE = SegmentationRecipe(
     optimizer=OptimizerRecipe(
-        learning_rate=2e-4,
-        reference_batch=_BATCH,
+        learning_rate=None,
+        reference_batch=None,
         warmup_epochs=2,
         final_learning_rate=1e-6,
         weight_decay=0.01,
@@ -203,15 +207,21 @@ _FINETUNE = SegmentationRecipe(
 # Scenes of handwritten digits, from random weights. Digits are not flipped, and scenes have colours
 # of all kinds already.
 _SEGMENT_DIGITS = SegmentationRecipe(
-    model=ModelRecipe(variant=SCENES_VARIANT, image_size=(128, 128), channels=64),
+    model=ModelRecipe(
+        variant=SCENES_VARIANT,
+        image_size=(128, 128),
+        channels=64,
+        dropout=0.0,
+        drop_path_rate=0.0,
+    ),
     data=DataRecipe(name="scenes"),
     augmentation=AugmentationRecipe(
-        sides=(128, 128), scale=(0.8, 1.25), largest_share=1.0, flip=0.0, distortion=False
+        scale=(0.8, 1.25), largest_share=1.0, flip=0.0, distortion=False
     ),
     optimizer=OptimizerRecipe(
-        learning_rate=2e-3, reference_batch=8, warmup_epochs=1.5, weight_decay=0.05
+        learning_rate=4e-3, reference_batch=8, warmup_epochs=0.5, weight_decay=0.05
     ),
-    epochs=30,
+    epochs=11,
     batch_size=8,
     ema_decay=0.99,
     checkpoint_steps=0,

@@ -27,6 +27,9 @@ from keras_sepvit.weights import check_pretrained
 # Of what a recipe leaves open: the largest batch, and the fewest updates of an epoch.
 _BATCH = 16
 _UPDATES = 8
+# Learning rates at the largest batch, from random weights and from trained ones.
+_SCRATCH_RATE = 1e-3
+_TRAINED_RATE = 2e-4
 # The share of the learning rate of a backbone that is trained already.
 _TRAINED_BACKBONE_RATE = 0.1
 
@@ -68,9 +71,15 @@ class Segmentation(Task):
             largest = max(min(_BATCH, images / _UPDATES / devices), 1)
             recipe.batch_size = devices * 2 ** int(math.log2(largest))
             chosen["batch_size"] = f"{recipe.batch_size} ({images:,} images)"
+        why = "random weights" if weights is None else "trained weights"
+        if recipe.optimizer.learning_rate is None:
+            rate = _SCRATCH_RATE if weights is None else _TRAINED_RATE
+            # As Adam's steps are: by the root of the batch.
+            rate = float(f"{rate * math.sqrt(recipe.batch_size / _BATCH):.2g}")
+            recipe.optimizer.learning_rate = rate
+            chosen["optimizer.learning_rate"] = f"{rate:g} ({why})"
         if recipe.optimizer.backbone_rate is None:
             recipe.optimizer.backbone_rate = 1.0 if weights is None else _TRAINED_BACKBONE_RATE
-            why = "random weights" if weights is None else "trained weights"
             chosen["optimizer.backbone_rate"] = f"{recipe.optimizer.backbone_rate:g} ({why})"
         if weights is None and recipe.model.variant != SCENES_VARIANT:
             chosen["model.weights"] = (
@@ -90,7 +99,7 @@ class Segmentation(Task):
         return TrainTransform(
             image_size=self._image_size,
             scale=settings.scale,
-            sides=settings.sides,
+            sides=settings.sides or (min(self._image_size), 4 * min(self._image_size)),
             largest_share=settings.largest_share,
             flip=settings.flip,
             distortion=settings.distortion,
@@ -177,6 +186,7 @@ class Segmentation(Task):
             "num_classes": self.source.classes,
             "image_shape": (*self._image_size, 3),
             "weights": weights,
+            "dropout": settings.dropout,
             "drop_path_rate": settings.drop_path_rate,
             "dtype": dtype,
         }
