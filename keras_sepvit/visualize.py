@@ -1,24 +1,32 @@
 """Pictures of boxes and class maps, drawn with Pillow. Without Keras."""
 
 import functools
+import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_sepvit.files import replacing
 from keras_sepvit.fonts import legible, short
+from keras_sepvit.validation import check_range, positive_int
 
 _GAP = 6
 _IGNORED = 255  # as in `keras_sepvit.segmentation.losses`
 _GROUND = "background"  # the name of a class that is not coloured
 _LEAST_FONT = 13  # pixels
+_SIDE_OF_A_LINE = 500  # pixels of a picture's longer side for one of an outline's width
 
 
 def palette(classes):
     """The colours of classes: uint8 (classes, 3).
 
     A class has the same colour whatever the number of classes, at most 255.
+
+    Raises:
+        ValueError: for another number.
     """
+    if positive_int("classes", classes) > _IGNORED:
+        raise ValueError(f"`classes` must be at most {_IGNORED}. Received: classes={classes}.")
     return _colours()[:classes]
 
 
@@ -46,26 +54,45 @@ def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
         boxes: (n, 4): (left, top, right, bottom) in pixels of the image.
         labels: Ints (n,); rows with labels below 0 are left out.
         class_names: Names of the classes by label. Numbers take the place of those with
-            characters that no font of the machine has.
+            characters that no font of the machine has. From the 256th on, colours repeat.
         confidence: Optional (n,) of 0..1, written behind the names.
         scale: Whole number of pixels of the picture for one of the image.
 
     Returns:
         A Pillow image of mode RGB.
+
+    Raises:
+        ValueError: for arrays of other shapes or types, sides that are not finite, a label
+            without a name, and a `scale` below 1.
     """
-    picture = Image.fromarray(image)
+    picture = Image.fromarray(_checked_image(image))
+    scale = positive_int("scale", scale)
+    labels = np.asarray(labels)
+    _check_names("labels", labels, class_names, least=-math.inf)
+    boxes = np.asarray(boxes, "float64") if len(labels) else np.empty((0, 4))
+    if boxes.shape != (len(labels), 4):
+        raise ValueError(
+            "`boxes` must have the shape (n, 4) for n `labels`. Received: "
+            f"{boxes.shape} for {len(labels)}."
+        )
+    if not np.isfinite(boxes[labels >= 0]).all():
+        raise ValueError("`boxes` must be finite. Received NaN or infinite values.")
+    if confidence is not None and np.shape(confidence) != labels.shape:
+        raise ValueError(
+            "`confidence` must have a number for each of `labels`. Received: "
+            f"{np.shape(confidence)} for {len(labels)}."
+        )
     picture = picture.resize((picture.width * scale, picture.height * scale))
     draw = ImageDraw.Draw(picture)
     class_names, file = legible(class_names)
     font = _font(file, max(10, picture.height // 24))
-    colours = palette(len(class_names))
     order = np.arange(len(labels)) if confidence is None else np.argsort(confidence, kind="stable")
     for number in order:  # the surest last, above the others
         label = int(labels[number])
         if label < 0:
             continue
         left, top, right, bottom = (scale * float(side) for side in boxes[number])
-        colour = tuple(map(int, colours[label]))
+        colour = tuple(map(int, _colours()[label % _IGNORED]))
         draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour)
         text = class_names[label]
         if confidence is not None:
@@ -79,15 +106,16 @@ def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
 def draw_class_map(image, class_map, class_names=None, opacity=0.6, scale=1, legend=True):
     """A picture under the colours of a class map, with the names of the classes in it.
 
-    Pixels of 255, which have no class, stay as they are, and those of a class named
-    "background".
+    Areas have an outline in the full colour, that of the legend. Within, the picture is grey
+    below the colour, so that it changes no hue. Pixels of 255, which have no class, stay as they
+    are, and those of a class named "background".
 
     Args:
         image: uint8 array (height, width, 3).
         class_map: Ints (height, width): classes from 0 on, at most 254, and 255.
         class_names: Names of the classes by number. Numbers take the place of those with
             characters that no font of the machine has, and of all without names.
-        opacity: Of the colours, 0..1.
+        opacity: Of the colours within the outlines, 0..1.
         scale: Whole number of pixels of the picture for one of the image.
         legend: Whether the names stand below or beside the picture.
 
@@ -95,9 +123,12 @@ def draw_class_map(image, class_map, class_names=None, opacity=0.6, scale=1, leg
         A Pillow image of mode RGB.
 
     Raises:
-        ValueError: for a class map of another size or type, or of a class without a name.
+        ValueError: for an image or a class map of another size or type, a class without a name,
+            an `opacity` outside of 0..1, and a `scale` below 1.
     """
-    class_map = _checked_class_map(class_map)
+    image, class_map = _checked_image(image), _checked_class_map(class_map)
+    check_range("opacity", opacity, 0, 1)
+    scale = positive_int("scale", scale)
     if image.shape != (*class_map.shape, 3):
         raise ValueError(
             "`image` must have the shape (height, width, 3) with the size of `class_map`. "
@@ -107,20 +138,28 @@ def draw_class_map(image, class_map, class_names=None, opacity=0.6, scale=1, leg
     found = np.flatnonzero(counts[:_IGNORED])
     if class_names is None:
         class_names = [f"class {number}" for number in range(found.max(initial=0) + 1)]
-    elif found.max(initial=0) >= len(class_names):
-        raise ValueError(
-            f"`class_map` has the class {found.max()}, but there are {len(class_names)} "
-            f"`class_names`: its classes must be 0 to {len(class_names) - 1}, or 255 for none."
-        )
+    _check_names("class_map", found, class_names)
     shown = _coloured(found, class_names)
+    # Enlarged first: outlines are as thin in pictures of any scale.
+    image, class_map = (x.repeat(scale, 0).repeat(scale, 1) for x in (image, class_map))
     coloured = np.isin(np.arange(_IGNORED + 1), shown)[class_map][..., None]
-    paint = np.concatenate([palette(_IGNORED), [[0, 0, 0]]])[class_map]
-    mixed = np.rint((1 - opacity) * image + opacity * paint)
+    paint = np.concatenate([_colours(), np.zeros((1, 3), "uint8")])[class_map]
+    grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    outline = _outline(class_map, -(-max(class_map.shape) // _SIDE_OF_A_LINE))[..., None]
+    mixed = np.where(outline, paint, np.rint((1 - opacity) * grey + opacity * paint))
     picture = Image.fromarray(np.where(coloured, mixed, image).astype("uint8"))
-    picture = picture.resize(
-        (scale * picture.width, scale * picture.height), Image.Resampling.NEAREST
-    )
     return with_legend(picture, shown, class_names) if legend else picture
+
+
+def _outline(class_map, width):
+    """Where pixels of another class are at most `width` above, below, left or right."""
+    outline = np.zeros(class_map.shape, bool)
+    for classes, near in ((class_map, outline), (class_map.T, outline.T)):
+        for distance in range(1, width + 1):
+            differs = classes[distance:] != classes[:-distance]
+            near[distance:] |= differs
+            near[: len(differs)] |= differs
+    return outline
 
 
 def _coloured(classes, class_names):
@@ -138,13 +177,23 @@ def with_legend(picture, classes, class_names, size=None):
 
     Returns:
         A Pillow image of mode RGB, of the shape with the shortest longer side.
+
+    Raises:
+        ValueError: for what is no Pillow image, a class without a name, and a `size` below 1.
     """
+    if not isinstance(picture, Image.Image):
+        raise ValueError(
+            f"`picture` must be a Pillow image. Received: {type(picture).__name__}. "
+            "`PIL.Image.fromarray` makes one of an array."
+        )
+    _check_names("classes", np.asarray(classes), class_names)
     classes = _coloured(classes, class_names)
     if not classes:
         return picture
     names, file = legible(class_names)
     names = [short(names[number]) for number in classes]
-    size = size or max(_LEAST_FONT, max(picture.size) // 70)
+    default = max(_LEAST_FONT, max(picture.size) // 70)
+    size = default if size is None else positive_int("size", size)
     font = _font(file, size)
     line, column = round(1.5 * size), 3 * size + int(max(map(font.getlength, names)))
     layouts = []
@@ -161,7 +210,9 @@ def with_legend(picture, classes, class_names, size=None):
     for place, (number, name) in enumerate(zip(classes, names, strict=True)):
         x = left + size // 2 + place // rows * column
         y = top + size // 2 + place % rows * line
-        draw.rectangle((x, y, x + size, y + size), fill=tuple(map(int, palette(_IGNORED)[number])))
+        draw.rectangle(
+            (x, y, x + size, y + size), fill=tuple(map(int, _colours()[number % _IGNORED]))
+        )
         draw.text((x + 1.5 * size, y + size / 2), name, fill="black", font=font, anchor="lm")
     return sheet
 
@@ -184,6 +235,34 @@ def save_class_map(path, class_map):
     image.putpalette(palette(_IGNORED).tobytes() + bytes(3))
     with replacing(path) as temporary:
         image.save(temporary)
+
+
+def _checked_image(image):
+    """An image as an array; refuses what is none of 0..255."""
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != "uint8" or not array.size:
+        got = f"{array.dtype} {array.shape}" if array.ndim else f"{type(image).__name__} {image!r}"
+        raise ValueError(
+            f"`image` must be a uint8 array of shape (height, width, 3). Received: {got}. Multiply "
+            "floats of 0..1 by 255; `keras_sepvit.runtime.images.read_photo` reads files."
+        )
+    return array
+
+
+def _check_names(name, numbers, class_names, least=0):
+    """Refuses numbers of classes below `least`, and those without a name."""
+    kind = numbers.dtype.kind if numbers.size else "u"
+    if numbers.ndim != 1 or kind not in "uif" or (numbers % 1 != 0).any():
+        raise ValueError(
+            f"`{name}` must be whole numbers of classes, in one row. "
+            f"Received: {numbers.dtype} {numbers.shape}."
+        )
+    wrong = numbers[(numbers < least) | (numbers >= len(class_names))]
+    if wrong.size:
+        raise ValueError(
+            f"`{name}` has the class {wrong[0]}, but there are {len(class_names)} `class_names`, "
+            f"for the classes 0 to {len(class_names) - 1}. Give a name for each class."
+        )
 
 
 def _checked_class_map(class_map):
@@ -217,8 +296,21 @@ def in_rows(rows, titles, font=None):
 
     Returns:
         A Pillow image of mode RGB.
+
+    Raises:
+        ValueError: for no pictures, those of several sizes, and another number of titles.
     """
-    width, height = rows[0][0].size
+    sizes = {picture.size for row in rows for picture in row}
+    if len(sizes) != 1 or not rows[0]:
+        raise ValueError(
+            "`rows` must be lists of pictures, all of one size, with one in the first at least. "
+            f"Received: {len(rows)} rows, of the sizes {sorted(sizes)}."
+        )
+    if len(titles) != len(rows):
+        raise ValueError(
+            f"`titles` must have one for each row. Received: {len(titles)} for {len(rows)} rows."
+        )
+    ((width, height),) = sizes
     font = _font(font, 16)
     line = 24
     columns = max(map(len, rows))
@@ -250,7 +342,17 @@ def detections_beside_truth(images, detections, truths, class_names, threshold=0
 
     Returns:
         A Pillow image of mode RGB.
+
+    Raises:
+        ValueError: as `draw_boxes` and `in_rows`; for no images, other numbers of `detections`
+            or `truths`, and a `threshold` outside of 0..1.
     """
+    check_range("threshold", threshold, 0, 1)
+    if not len(images) == len(detections) == len(truths) > 0:
+        raise ValueError(
+            "`images`, `detections` and `truths` must be of one length, 1 at least. "
+            f"Received: {len(images)}, {len(detections)} and {len(truths)}."
+        )
     rows = [[], []]
     for image, found, truth in zip(images, detections, truths, strict=True):
         shown = np.asarray(found["confidence"]) >= threshold

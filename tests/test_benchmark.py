@@ -82,19 +82,35 @@ def test_a_run_writes_its_numbers(tmp_path):
 
 @pytest.mark.once
 def test_exported_files_need_no_backend(tmp_path, monkeypatch):
-    files = [tmp_path / "tiny.tflite", tmp_path / "tiny.onnx"]
-    for write, path in zip((write_litert, write_onnx), files, strict=True):
-        write(path, batch_size=1)
+    files = [tmp_path / name for name in ("any.onnx", "one.tflite", "three.onnx", "damaged.onnx")]
+    write_onnx(files[0], image_shape=(16, 20, 3))
+    write_litert(files[1], batch_size=1)
+    write_onnx(files[2], batch_size=3)
+    files[3].write_text("damaged")
     monkeypatch.setenv("KERAS_BACKEND", "none such")
-    options = ["--batch-sizes", "1,2", "--rounds", "1", "--output-dir", tmp_path / "out"]
-    result = benchmark(*files, *options)
+    options = ["--rounds", "1", "--output-dir", tmp_path / "out"]
+    result = benchmark(*files, *options, "--batch-sizes", "1,2")
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    assert [row["mode"] for row in rows] == ["tflite", "onnx"] * 2
     assert {row["backend"] for row in rows} == {"runtime"}
-    assert all(row["ms"]["p50"] > 0 and row["first_is_faster"] for row in rows[:2])
-    # Files take one image a batch.
-    assert all("not a batch of 2 images" in row["error"] for row in rows[2:])
+    found = [(row["batch_size"], row["model"], row["mode"]) for row in rows if "error" not in row]
+    assert found == [
+        *((1, str(files[0]), "onnx"), (1, str(files[1]), "tflite"), (2, str(files[0]), "onnx")),
+        (3, str(files[2]), "onnx"),  # a file is measured at the batch that it has
+    ]
+    assert all(row["ms"]["p50"] > 0 for row in rows if "error" not in row)
+    assert all("first_is_faster" in row for row in rows[:2])
+    failed = [row["model"] for row in rows if "error" in row]
+    assert failed == [str(files[3])] * 2
+    assert (
+        "Images of 16 x 20 (any.onnx), 8 x 12 (one.tflite, three.onnx); 1 rounds" in result.stdout
+    )
+    for name, batch in (("one.tflite", 1), ("three.onnx", 3)):
+        assert f"- {name} takes batches of {batch}, and was measured so." in result.stdout
+
+    result = benchmark(files[1], *options)
+    assert result.exit_code == 0 and "failed, see" not in result.stdout, result.output
+    assert "Images of 8 x 12; 1 rounds" in result.stdout
 
 
 @pytest.mark.usefixtures("small_lite")

@@ -60,6 +60,12 @@ def command_lines(text):
     return [line.removesuffix("&") for line in (*lines, *spans)]
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_have_no_places_left_to_fill(page):
+    assert re.findall(r"@\w+@|\bTODO\b|\bFIXME\b|\bTBD\b", page.read_text("utf-8")) == []
+
+
 LINES = [(page.name, line) for page in PAGES for line in command_lines(page.read_text("utf-8"))]
 
 

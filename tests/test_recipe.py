@@ -117,7 +117,10 @@ def test_text_is_taken_as_it_is_typed(text):
         (["epochs=null"], "epochs must be a whole number. Received: epochs=None"),
         (["jit_compile=maybe"], "jit_compile must be true or false or null"),
         (["augmentation.mixup=much"], "augmentation.mixup must be a number"),
-        (["augmentation.crop_scale=0.5"], "crop_scale must be a list of 2 numbers"),
+        (
+            ["augmentation.crop_scale=0.5"],
+            r"crop_scale must be a list of 2 numbers, such as \[0.5, 1",
+        ),
         (["optimizer.milestones=[3,a]"], "milestones must be a list of numbers"),
         (
             ["optimizer.spared=norm"],
@@ -172,7 +175,11 @@ def test_a_folder_has_a_recipe_by_task(tmp_path):
     [
         ("model.head=deeplab", "model.head must be one of semantic_fpn, upernet"),
         ("model.variant=sepvit_digits", "sepvit_scenes"),
-        ("model.image_size=512", "image_size must be a list of 2 numbers"),
+        (
+            "model.image_size=512",
+            r"image_size must be a list of 2 whole numbers, such as \[512, 512\]\.",
+        ),
+        ("augmentation.sides=[1.5,2]", r"sides must be a list of 2 whole numbers, such as \[512"),
         ("model.image_size=[0,64]", "image_size must be two sides, at least 1"),
         ("model.channels=0", "channels must be at least 1"),
         ("augmentation.sides=[2048,512]", "sides must be two numbers above 0 in rising order"),

@@ -32,7 +32,7 @@ ALLOWED = {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
         "segmentation.segmenter",
     },
-    "visualize": {"files", "fonts"},
+    "visualize": {"files", "fonts", "validation"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},

@@ -308,6 +308,13 @@ def test_refuses_arguments(folder, onnx_file):
         (lambda images: images > 128, None),
         (lambda images: images, False),
         (lambda images: 0 * images, False),  # a black photo
+        (lambda images: images * 1.3 - 40, False),  # resized by cubic curves
+        (lambda images: images - np.float32(118), True),
+        (lambda images: images * 257, True),
+        (lambda images: images.astype("uint16") * 257, True),
+        (lambda images: images.astype("int32") - 128, True),
+        (lambda images: images.astype("int64") + 1, True),
+        (lambda images: images.astype("int64"), False),
     ],
 )
 def test_images_that_are_not_of_0_to_255_are_told(onnx_file, change, warned):

@@ -86,13 +86,21 @@ def test_evaluates_a_segmenter(folder, tmp_path):
 @pytest.mark.skipif(BACKEND == "jax", reason="exports are TensorFlow's or torch's")
 def test_evaluates_an_exported_segmenter(folder, tmp_path):
     path = tmp_path / "fixed.onnx"
-    to_onnx(load_model(folder / "fixed_named.keras"), path, verbose=False)
+    report = to_onnx(load_model(folder / "fixed_named.keras"), path, verbose=False)
     data = ["--data", folder / "data"]
     exported = run_json("evaluate", path, *data)
     assert exported["image_size"] == [64, 64] and exported["images"] == 3
     assert [row["class"] for row in exported["classes"]] == [*NAMES]
     of_keras = run_json("evaluate", folder / "fixed_named.keras", *data)
     assert exported["aacc"] == pytest.approx(of_keras["aacc"], abs=2)  # the nearest pixels' classes
+    assert exported["aacc"] != of_keras["aacc"]
+    assert "by the nearest pixel" in report.notes[-1]
+    assert "differ a little" in run("evaluate", path, *data).stderr
+    logits = tmp_path / "logits.onnx"
+    report = to_onnx(load_model(folder / "fixed.keras"), logits, logits=True, verbose=False)
+    assert not any("nearest" in note for note in report.notes)
+    assert run_json("evaluate", logits, *data)["aacc"] == of_keras["aacc"]
+    assert "differ" not in run("evaluate", logits, *data).stderr
     assert_refused(run("evaluate", path, *data, "--flip"), "--flip is for models of Keras")
 
 

@@ -463,7 +463,8 @@ def test_the_page_has_each_photo_under_its_classes(tmp_path, count):
         ]
         ground = 100 + number
         assert (photo[:10] == ground).all() and (photo[50:] == ground).all()
-        for label, place in ((1, photo[10:20, :40]), (2, photo[30:40, 50:70])):
+        # Within their outlines.
+        for label, place in ((1, photo[11:19, 1:39]), (2, photo[31:39, 51:69])):
             paint = 0.4 * ground + 0.6 * palette_of_classes(3)[label]
             np.testing.assert_allclose(place, np.broadcast_to(paint, place.shape), atol=1)
     draw_maps(tmp_path / "page.png", images, maps)  # numbers in the place of names

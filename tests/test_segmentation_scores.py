@@ -200,4 +200,24 @@ def test_report_tells_by_class_and_shows_the_worst(tmp_path):
     assert record["miou"] == report.result()["miou"] and record["classes"] == rows
     assert (tmp_path / "classes.csv").read_text("utf-8").count("\n") == 4
     with Image.open(tmp_path / "worst.png") as sheet:
-        assert sheet.width > 6 * 256 and sheet.height > 8 * 256
+        assert sheet.width > 6 * 256 and sheet.height > 8 * 171
+
+
+def test_the_worst_stand_row_by_row_and_fill_the_sheet(tmp_path):
+    report = SegmentationReport(2, ["background", "cat"])
+    truth = np.zeros((40, 120), "uint8")
+    truth[20:] = 1
+    for wrong in range(6):
+        prediction = truth.copy()
+        prediction[20 : 21 + wrong] = 0
+        image = np.broadcast_to(np.uint8([40 * wrong, 0, 200]), (40, 120, 3))
+        report.add(truth, prediction, image, f"{wrong}.jpg")
+    report.write(tmp_path)
+    with Image.open(tmp_path / "worst.png") as file:
+        sheet = np.asarray(file)
+    places = [
+        tuple(np.argwhere((sheet == (40 * wrong, 0, 200)).all(axis=-1))[0]) for wrong in range(6)
+    ]
+    assert places == sorted(places, reverse=True)
+    assert len({row for row, _ in places}) == 3 and len({column for _, column in places}) == 2
+    assert (sheet == 255).all(axis=-1).mean() < 0.4

@@ -8,13 +8,16 @@ from keras_sepvit.visualize import (
     detections_beside_truth,
     draw_boxes,
     draw_class_map,
+    in_rows,
     palette,
     save_class_map,
+    with_legend,
 )
 
 pytestmark = pytest.mark.once
 
 GREY = np.full((40, 60, 3), 128, "uint8")
+MAP = np.zeros((40, 60), "uint8")
 
 
 def test_boxes_are_drawn_where_they_are():
@@ -45,6 +48,7 @@ def test_class_map_colours_all_but_background_and_what_is_ignored():
     assert (picture[:80, :40] == 128).all() and (picture[:80, 80:120] == 128).all()
     paint = palette(4)[3]
     np.testing.assert_allclose(picture[5, 60], 0.4 * 128 + 0.6 * paint, atol=1)
+    assert (picture[:80, [40, 79]] == paint).all()  # the outline, of one pixel
     legend = picture.reshape(-1, 3) if picture.shape[1] > 120 else picture[80:].reshape(-1, 3)
     assert (legend == paint).all(axis=1).any()  # the one class that is named
     for other in palette(3):
@@ -52,6 +56,88 @@ def test_class_map_colours_all_but_background_and_what_is_ignored():
     without = draw_class_map(GREY, class_map, names, legend=False)
     assert without.size == (60, 40)
     assert not (np.asarray(draw_class_map(GREY, class_map))[:40, :20] == 128).all()
+
+
+@pytest.mark.parametrize("opacity", [0.3, 0.6])
+@pytest.mark.parametrize("colour", [(20, 160, 40), (250, 120, 30), (30, 60, 200)])
+def test_areas_have_the_hue_of_the_legend_on_photos_of_any_colour(colour, opacity):
+    image = np.broadcast_to(np.uint8(colour), (40, 1200, 3))
+    for number, paint in enumerate(palette(20)):
+        class_map = np.full((40, 1200), 255, "uint8")
+        class_map[10:30, 200:1000] = number
+        picture = draw_class_map(image, class_map, opacity=opacity, legend=False)
+        inside = picture.getpixel((600, 20))
+        hues = [
+            Image.new("RGB", (1, 1), tuple(map(int, rgb))).convert("HSV").getpixel((0, 0))[0]
+            for rgb in (inside, paint)
+        ]
+        assert abs((hues[0] - hues[1] + 128) % 256 - 128) <= 3
+        pixels = np.asarray(picture)
+        is_outline = (pixels == paint).all(axis=-1)
+        assert is_outline[10:13, 200:1000].all() and is_outline[10:30, 997:1000].all()
+        assert is_outline.sum() == 20 * 800 - 14 * 794  # three pixels, of the area alone
+        assert (pixels[:10] == colour).all() and (pixels[:, 1000:] == colour).all()
+
+
+ROW = [Image.new("RGB", (9, 9))]
+
+
+@pytest.mark.parametrize(
+    "case",
+    {
+        "opacity=2": (lambda: draw_class_map(GREY, MAP, opacity=2), "`opacity` .* from 0 to 1.*=2"),
+        "opacity=nan": (lambda: draw_class_map(GREY, MAP, opacity=np.nan), "`opacity`.*nan"),
+        "opacity=text": (lambda: draw_class_map(GREY, MAP, opacity="0.5"), "`opacity`.*'0.5'"),
+        **{
+            f"{name} scale={scale}": (lambda d=draw, s=scale: d(s), f"`scale` .*scale={scale}")
+            for name, draw in {
+                "boxes": lambda scale: draw_boxes(GREY, [], [], "ab", scale=scale),
+                "map": lambda scale: draw_class_map(GREY, MAP, scale=scale),
+            }.items()
+            for scale in (0, -1, 1.5)
+        },
+        "floats": (lambda: draw_class_map(GREY / 255, MAP), "`image` .*float64.*Multiply floats"),
+        "floats, boxes": (lambda: draw_boxes(GREY / 255, [], [], "a"), "`image` .*float64"),
+        "a path": (lambda: draw_boxes("photo.jpg", [], [], "a"), "`image` .*str 'photo.jpg'.*read"),
+        "grey": (lambda: draw_class_map(GREY[..., 0], MAP), r"`image` .*uint8 \(40, 60\)"),
+        **{
+            f"palette({classes})": (lambda n=classes: palette(n), f"`classes` .*={classes}")
+            for classes in (-1, 0, 256, 2.5)
+        },
+        "no rows": (lambda: in_rows([], []), "`rows` must be lists of pictures.*0 rows"),
+        "empty rows": (lambda: in_rows([[]], ["a"]), "`rows` must be lists"),
+        "two sizes": (lambda: in_rows([[*ROW, Image.new("RGB", (9, 8))]], "a"), "all of one size"),
+        "no titles": (lambda: in_rows([ROW], []), "`titles` must have one for each row.*0 for 1"),
+        "label": (
+            lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [2], "ab"),
+            "`labels` has the class 2, but there are 2 `class_names`",
+        ),
+        "half a label": (lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [0.5], "ab"), "`labels` .*whole"),
+        "boxes": (lambda: draw_boxes(GREY, [[0, 1]], [1], "ab"), r"`boxes` .*\(1, 2\) for 1"),
+        "no boxes": (lambda: draw_boxes(GREY, [], [1], "ab"), r"`boxes` .*\(0,\) for 1"),
+        "nan": (lambda: draw_boxes(GREY, [[0, np.nan, 1, 1]], [1], "ab"), "`boxes` must be finite"),
+        "confidence": (
+            lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [1], "ab", confidence=[]),
+            "`confidence` must have a number for each",
+        ),
+        "legend": (lambda: with_legend(ROW[0], [7], "ab"), "`classes` has the class 7, .* are 2"),
+        "legend, -1": (lambda: with_legend(ROW[0], [-1], "ab"), "`classes` has the class -1"),
+        "legend, array": (lambda: with_legend(GREY, [1], "ab"), "`picture` must be a Pillow image"),
+        "legend, size": (lambda: with_legend(ROW[0], [1], "ab", size=0), "`size` .*=0"),
+        "threshold": (lambda: detections_beside_truth([GREY], [], [], "a", 3), "`threshold` .*=3"),
+        "no images": (lambda: detections_beside_truth([], [], [], "a"), "`images`.*0, 0 and 0"),
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_wrong_arguments_are_told_by_name(case):
+    call, message = case[1]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_boxes_of_more_classes_than_colours_are_drawn():
+    picture = draw_boxes(GREY, [[10, 5, 30, 25]], [300], [f"{n}" for n in range(301)])
+    assert picture.getpixel((20, 24)) == tuple(palette(255)[45])
 
 
 @pytest.mark.parametrize("size", [(33, 2000), (2000, 33), (64, 64), (1500, 2000)])
@@ -90,7 +176,7 @@ def test_saved_class_map_has_classes_as_pixels(tmp_path):
         (np.full((40, 60), 300), "classes from 0 to 254, and 255 for none.*300"),
         (np.full((40, 60), -1), "-1"),
         (np.zeros((60, 40), "uint8"), r"the size of `class_map`.*\(40, 60, 3\) and \(60, 40\)"),
-        (np.full((40, 60), 2), "has the class 2, but there are 2 `class_names`"),
+        (np.full((40, 60), 2), "`class_map` has the class 2, but there are 2 `class_names`"),
     ],
 )
 def test_refuses_what_is_no_class_map(class_map, message):

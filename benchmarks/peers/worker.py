@@ -70,7 +70,7 @@ class PeerWorker(Worker):
 
         mixed = task == "train" and precision != "float32"
         module = self.model(name, f"mixed_{precision}" if mixed else precision)
-        images = self.images(batch_size, (None, None, None, 3)).transpose(0, 3, 1, 2)
+        images = self.images(name, batch_size, (None, None, None, 3)).transpose(0, 3, 1, 2)
         batch = ops.convert_to_tensor(np.ascontiguousarray(images))
         module.to(batch.device).train(task == "train")
 

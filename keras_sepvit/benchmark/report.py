@@ -1,5 +1,7 @@
 """The record of a run in numbers, and as Markdown."""
 
+import functools
+import operator
 import pathlib
 
 from keras_sepvit.benchmark.machine import sentences
@@ -48,7 +50,6 @@ def report(record):
 def conditions(record):
     """How a record was measured, in words."""
     settings = record["settings"]
-    height, width = settings["image_size"]
     devices = [f"{name} on {result['device']}" for name, result in record["backends"].items()]
     used = f"; {settings['threads']} virtual cores used" if settings["threads"] else ""
     how = f"{settings['rounds']} rounds; in brackets quartiles over rounds"
@@ -58,8 +59,21 @@ def conditions(record):
             "the lowest and the highest process"
         )
     return (
-        f"Command: `{record['command']}`\n\nImages of {height} x {width}; {how}; "
+        f"Command: `{record['command']}`\n\nImages of {_sizes(record)}; {how}; "
         f"{record['date']}; {', '.join(devices)}{used}.\n\n{sentences(record['machine'])}"
+    )
+
+
+def _sizes(record):
+    """Height and width of the images, in words: by model where they differ."""
+    names = {}
+    for result in record["backends"].values():
+        for name, size in result.get("image_sizes", {}).items():
+            names.setdefault(tuple(size), {})[pathlib.Path(name).name] = None
+    sizes = names or [record["settings"]["image_size"]]
+    return ", ".join(
+        f"{height} x {width}" + (f" ({', '.join(names[height, width])})" if len(sizes) > 1 else "")
+        for height, width in sizes
     )
 
 
@@ -93,9 +107,13 @@ def times_tables(record, titles=None, columns=()):
 
 
 def notes(record):
-    """A heading and what failed; nothing where all went well."""
+    """A heading, what failed, and files that have a batch of their own; nothing without."""
     names = {name: pathlib.Path(name).name for name in record["settings"]["models"]}
     lines = [f"- {backend}: no result. {error}" for backend, error in record["errors"].items()]
+    own = [result.get("own_batches", {}) for result in record["backends"].values()]
+    for name, batch_size in functools.reduce(operator.or_, own, {}).items():
+        if record["settings"]["batch_sizes"] != [batch_size]:
+            lines.append(f"- {names[name]} takes batches of {batch_size}, and was measured so.")
     for row in record["rows"]:
         if "error" in row:
             what = [f"- {row['backend']}", TASKS[row["task"]], f"batch {row['batch_size']}"]

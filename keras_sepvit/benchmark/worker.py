@@ -1,5 +1,6 @@
 """Measures on one backend, in a process of its own: `python -m keras_sepvit.benchmark.worker`."""
 
+import contextlib
 import gc
 import json
 import os
@@ -31,35 +32,49 @@ class Worker:
 
     Args:
         job: What `run_benchmark` measures on a backend: its dict, with `modes` by task.
+
+    Attributes:
+        image_sizes: (height, width) of the images that models were given, by name.
+        own_batches: Images in a batch of the exported files that take no other number, by name.
     """
 
     def __init__(self, job):
         self.job = job
-        self._models = {}
+        self.image_sizes, self.own_batches = {}, {}
+        self._models, self._files = {}, {}
+        for name in job["models"]:
+            if name.endswith(runtime.SUFFIXES):
+                with contextlib.suppress(ImportError, OSError, ValueError):  # told in its row
+                    ((batch_size, *_),) = self.file(name).input_shapes
+                    self.own_batches |= {name: batch_size} if batch_size else {}
 
     def measure(self):
-        """A dict of `groups`, whose rows were timed in turns.
+        """A dict of `groups`, whose rows were timed in turns, and of the attributes.
+
+        Files are measured at the batch that they have, others at those of the job.
 
         Raises:
             ValueError: if nothing could be run at all.
         """
         groups = []
         for task in self.job["task"]:
-            for batch_size in self.job["batch_sizes"]:
-                groups.append(self.group(task, batch_size))
+            for batch_size in dict.fromkeys((*self.job["batch_sizes"], *self.own_batches.values())):
+                group = self.group(task, batch_size)
+                groups += [group] if group["rows"] else []
                 gc.collect()
         rows = [row for group in groups for row in group["rows"]]
         if all("error" in row for row in rows):
             first = f" {rows[0]['model']}: {rows[0]['error']}" if rows else ""
             raise ValueError(f"No model could be run.{first}")
-        return {"device": device(self.job["backend"]), "groups": groups}
+        facts = {"image_sizes": self.image_sizes, "own_batches": self.own_batches}
+        return {"device": device(self.job["backend"]), **facts, "groups": groups}
 
     def group(self, task, batch_size):
         """A dict of `task`, `batch_size` and `rows`, whose programs were timed in turns."""
         title = f"{self.job['backend']}, {task}, batch {batch_size}"
         rows, programs = [], {}
         for precision in (*self.job["precision"], OWN):
-            for name, mode in self._programs(task, precision):
+            for name, mode in self._programs(task, precision, batch_size):
                 what = f"{title}, {name} in {precision}, mode {mode}"
                 say(what)
                 row = {"model": name, "precision": precision, "mode": mode}
@@ -78,9 +93,12 @@ class Worker:
             rows[index]["turns_ms"] = milliseconds
         return {"task": task, "batch_size": batch_size, "rows": rows}
 
-    def _programs(self, task, precision):
-        """The models that run in a precision, each with the modes that it has."""
+    def _programs(self, task, precision, batch_size):
+        """The models that run in a precision and at a batch, each with the modes that it has."""
         for name in self.job["models"]:
+            own = self.own_batches.get(name)
+            if batch_size not in (self.job["batch_sizes"] if own is None else [own]):
+                continue
             exported = name.endswith(runtime.SUFFIXES)
             if (precision == OWN) == (exported or name.endswith(".keras")):
                 modes = self.job["modes"][task] if not exported else [name.rpartition(".")[2]]
@@ -92,9 +110,9 @@ class Worker:
     def program(self, task, name, precision, mode, batch_size):
         """A function that runs a model once, and returns what comes out when it is there."""
         if name.endswith(runtime.SUFFIXES):
-            exported = runtime.open_model(name, self.job["threads"] or available_cores())
+            exported = self.file(name)
             (shape,) = exported.input_shapes
-            images = self.images(batch_size, shape)
+            images = self.images(name, batch_size, shape)
             return lambda: exported(images)
         from keras import ops
 
@@ -106,10 +124,17 @@ class Worker:
         # Mixed precision in training; and a model is compiled for one program.
         policy = f"mixed_{precision}" if training and precision != "float32" else precision
         model = self.model(name, policy, use=mode if training else None)
-        images = self.images(batch_size, model.input_shape)
+        images = self.images(name, batch_size, model.input_shape)
         if training:
             return programs.training_step(model, ops.convert_to_tensor(images), mode)
         return programs.forward(model, ops.convert_to_tensor(images, precision), mode)
+
+    def file(self, name):
+        """The exported model of a file, opened once."""
+        if name not in self._files:
+            threads = self.job["threads"] or available_cores()
+            self._files[name] = runtime.open_model(name, threads)
+        return self._files[name]
 
     def model(self, name, policy="float32", use=None):
         """The Keras model of a name in a dtype policy, built once for each use."""
@@ -136,8 +161,8 @@ class Worker:
         shape = (*self.job["image_size"], 3)
         return SepViT(name, input_shape=shape, classifier_activation=None)
 
-    def images(self, batch_size, shape):
-        """Random images for an input of that shape, with None where any size will do.
+    def images(self, name, batch_size, shape):
+        """Random images for a model's input of that shape, with None where any size will do.
 
         Raises:
             ValueError: for an input that is no batch of so many images.
@@ -146,6 +171,7 @@ class Worker:
             raise ValueError(f"the input is {shape}, not a batch of {batch_size} images")
         sizes = (batch_size, *self.job["image_size"], 3)
         shape = [own or size for own, size in zip(shape, sizes, strict=True)]
+        self.image_sizes[name] = shape[1:3]
         return np.random.default_rng(0).standard_normal(shape, "float32")
 
 

@@ -130,6 +130,7 @@ def evaluate(
 
     import keras
 
+    from keras_sepvit import runtime
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.by_class import write_rows
     from keras_sepvit.training.report import DataReport
@@ -172,6 +173,13 @@ def evaluate(
             details = ClassificationReport(source.classes, source.class_names)
         how |= {"image_size": (height, width), "batch_size": batch_size or 64, **of_classifiers}
     result = measure(model, source, details=details, **how)
+    if isinstance(model, runtime.ImageSegmenter) and model.record.activation is None:
+        typer.echo(
+            "Note: the file gives class maps, which are enlarged to the photos' sizes by the "
+            "nearest pixel: scores differ a little from its .keras file's, which enlarges logits. "
+            "Files exported with --logits agree.",
+            err=True,
+        )
     if source.whole and not _recipe_of(weights).is_file():
         typer.echo(
             "Note: the folder has no splits, and all of it is evaluated: images that the model was "

@@ -72,6 +72,12 @@ class Options(TypedDict, total=False):
     verbose: bool
 
 
+_CLASS_MAP_NOTE = (
+    "At photos' own sizes scores differ a little from the Keras model's, which enlarges logits "
+    "bilinearly and not classes by the nearest pixel; files of logits agree."
+)
+
+
 @dataclasses.dataclass
 class Format:
     """A format of files, and what an export to it was asked for.
@@ -240,6 +246,8 @@ def export(
             outputs = opened(images if check else images[:1])
             agreement = compare(outputs, deployment, images, format.precision, check)
             facts = format.facts(temporary, opened, deployment)
+        if "class_map" in deployment.outputs:
+            facts["notes"] = (*facts.get("notes", ()), _CLASS_MAP_NOTE)
         report = ExportReport(
             format=format.name,
             path=str(path),

@@ -24,6 +24,8 @@ _LARGEST_BATCH = 16
 
 # Of images that a user has normalised, by 255 or by ImageNet's mean and deviation.
 _LARGEST_NORMALISED = 3
+# Of floats beyond 0..255, where images were resized by cubic curves.
+_OVERSHOOT = 64
 
 
 def open_model(path, threads=None, providers=None, delegates=None):
@@ -151,6 +153,7 @@ def checked_images(images, image_shape):
         raise ValueError(
             f"`images` must be integers or floats of 0..255. Received: {images.dtype}."
         )
+    whole = images.dtype.kind in "ui"
     images = images.astype("float32")
     finite = np.isfinite(images).all(axis=(1, 2, 3))
     if not finite.all():
@@ -158,7 +161,13 @@ def checked_images(images, image_shape):
             f"`images` must be finite. Received NaN or infinite values in {np.sum(~finite)} of "
             f"{len(images)} images; the first is images[{finite.argmin()}]."
         )
-    if images.size and 0 < (largest := np.abs(images).max()) <= _LARGEST_NORMALISED:
+    overshoot = 0 if whole else _OVERSHOOT
+    if images.size and (images.min() < -overshoot or images.max() > 255 + overshoot):
+        warn(
+            f"`images` are taken as 0..255, but have values from {images.min():.5g} to "
+            f"{images.max():.5g}. Divide images of 16 bits by 257, and do not subtract a mean."
+        )
+    elif images.size and 0 < (largest := np.abs(images).max()) <= _LARGEST_NORMALISED:
         warn(
             f"`images` are taken as 0..255, but no value exceeds {largest:.3g}, which is nearly "
             "black. Multiply images of 0..1 by 255, and do not normalise them."

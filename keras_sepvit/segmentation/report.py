@@ -22,6 +22,7 @@ from keras_sepvit.training.task import Report
 from keras_sepvit.visualize import draw_class_map, in_rows, with_legend
 
 _SIDE = 256  # of the worst photos as they are drawn
+_LEAST_WIDTH = 192  # where titles of three photos' width fit
 _COLUMNS = 2  # of these, with what was found in each
 
 
@@ -121,21 +122,33 @@ class SegmentationReport(SegmentationScores, Report):
             name = f"{short(file)}: " if file == same else ""
             titles.append(f"{name}photo, truth, found; mean IoU {told['miou']:.1f} %")
             drawn = [draw_class_map(image, m, self.class_names, legend=False) for m in told["maps"]]
-            rows.append([_on_square(picture) for picture in (Image.fromarray(image), *drawn)])
+            rows.append([Image.fromarray(image), *drawn])
             classes.update(*(np.unique(values).tolist() for values in told["maps"]))
-        length = -(-len(rows) // _COLUMNS)
-        columns = [
-            in_rows(rows[start : start + length], titles[start : start + length], font)
-            for start in range(0, len(rows), length)
-        ]
-        sheet = Image.new("RGB", (sum(c.width for c in columns), columns[0].height), "white")
-        for number, column in enumerate(columns):
-            sheet.paste(column, (number * columns[0].width, 0))
+        width = max(_LEAST_WIDTH, *(photo.width for photo, *_ in rows))
+        lines = []  # row by row, the worst first; each as high as its photos
+        for start in range(0, len(rows), _COLUMNS):
+            line = slice(start, start + _COLUMNS)
+            size = width, max(photo.height for photo, *_ in rows[line])
+            lines.append(
+                [
+                    in_rows([[_on_white(picture, size) for picture in row]], [title], font)
+                    for row, title in zip(rows[line], titles[line], strict=True)
+                ]
+            )
+        block = lines[0][0].width
+        sheet = Image.new(
+            "RGB", (len(lines[0]) * block, sum(line[0].height for line in lines)), "white"
+        )
+        top = 0
+        for line in lines:
+            for number, picture in enumerate(line):
+                sheet.paste(picture, (number * block, top))
+            top += line[0].height
         found = [number for number in sorted(classes) if number < len(self.class_names)]
         return with_legend(sheet, found, self.class_names, size=18)
 
 
-def _on_square(picture):
-    square = Image.new("RGB", (_SIDE, _SIDE), "white")
-    square.paste(picture)
-    return square
+def _on_white(picture, size):
+    ground = Image.new("RGB", size, "white")
+    ground.paste(picture)
+    return ground

@@ -432,5 +432,6 @@ def _kind_in_words(kind):
     items = typing.get_args(kind)
     if str in items:
         return "a list of words, such as [norm,peg]"
-    some = "numbers" if Ellipsis in items else f"{len(items)} numbers"
-    return f"a list of {some}, such as [0.5, 1]"
+    count = "" if Ellipsis in items else f"{len(items)} "
+    some = "whole numbers, such as [512, 512]" if int in items else "numbers, such as [0.5, 1]"
+    return f"a list of {count}{some}"
