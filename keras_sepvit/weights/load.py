@@ -66,7 +66,7 @@ class LoadReport:
                 heads = {name for name in names if name in self.unused_head or parse(name).is_head}
                 listed = [name for name in names if name not in heads]
                 if has_head or len(heads) <= _LISTED:
-                    listed = names
+                    listed = list(names)
                 else:
                     listed += ["all of the heads"]
                 lines.append(f"{counted(len(names), noun)} {what}: {', '.join(listed)}.")
