@@ -128,16 +128,16 @@ DIGITS_CONFIG = SepViTConfig(
     image_size=32,
 )
 
-# For the scenes of digits, 128 x 128, in the dense form. Wider than that of the digits alone: a
-# segmenter tells digits of 20 to 48 pixels apart wherever they are.
+# For the scenes of digits, enlarged to 160 x 160, in the dense form: windows that need no padding
+# there. Wider than that of the digits alone: a segmenter tells digits apart wherever they are.
 SCENES_CONFIG = SepViTConfig(
     hidden_dims=(32, 64, 96, 128),
     depths=(1, 2, 2, 1),
     num_heads=(2, 4, 6, 8),
-    window_sizes=((4,), (4, 8), (4, 8), (4,)),
+    window_sizes=((4,), (5, 10), (5, 10), (5,)),
     drop_path_rate=0.05,
     mlp_ratio=2.0,
-    image_size=128,
+    image_size=160,
 )
 
 # Paper, table 2 (v1 and v4).

@@ -209,7 +209,7 @@ _FINETUNE = SegmentationRecipe(
 _SEGMENT_DIGITS = SegmentationRecipe(
     model=ModelRecipe(
         variant=SCENES_VARIANT,
-        image_size=(128, 128),
+        image_size=(160, 160),
         channels=64,
         dropout=0.0,
         drop_path_rate=0.0,
@@ -221,7 +221,7 @@ _SEGMENT_DIGITS = SegmentationRecipe(
     optimizer=OptimizerRecipe(
         learning_rate=4e-3, reference_batch=8, warmup_epochs=0.5, weight_decay=0.05
     ),
-    epochs=11,
+    epochs=8,
     batch_size=8,
     ema_decay=0.99,
     checkpoint_steps=0,

@@ -28,9 +28,9 @@ from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.tensorflow import tf
 
 SCENES = "scenes"
-_SCENES_OF = {"train": 4_000, "validation": 200}
-# Many, since a scene teaches by the pixels of its digits; they cover a fifth of it.
-_DIGITS_OF_A_SCENE = (4, 12)
+# The number of scenes, and of the digits in each. Those to train on are fuller: a scene teaches by
+# the pixels of its digits, which cover a fifth of it there and a tenth in the others.
+_SCENES_OF = {"train": (4_000, (4, 12)), "validation": (200, (1, 6))}
 
 # Of a folder one part is held out: `"train-fold0"` and `"validation-fold0"` to "...-fold9".
 FOLDS = 10
@@ -75,15 +75,15 @@ class MapSource(IndexedSource):
 
 
 class SceneSource(MapSource):
-    """Scenes of 4 to 12 handwritten digits, of 128 x 128; `DigitScenes` of the seed 0.
+    """Scenes of handwritten digits, of 128 x 128; `DigitScenes` of the seed 0.
 
     Each is made when it is first asked for and kept, 64 KB: making it takes twice the time of the
     augmentation.
     """
 
     def __init__(self, split):
-        size = _SCENES_OF["train" if split.startswith("train") else "validation"]
-        self._scenes = DigitScenes(split, size, digits=_DIGITS_OF_A_SCENE)
+        size, digits = _SCENES_OF["train" if split.startswith("train") else "validation"]
+        self._scenes = DigitScenes(split, size, digits=digits)
         self._pair = functools.cache(self._make)
         names = ("background", *CLASS_NAMES)
         super().__init__(SCENES, split, size=size, classes=len(names), class_names=names)
@@ -176,7 +176,7 @@ def open_source(name, split):
 
     Args:
         name: `"scenes"`: scenes of handwritten digits of 128 x 128, made when they are asked for,
-            4,000 to train on and 200 to validate on. Or `"folder:PATH"`, or a path that exists: a
+            4,000 of 4 to 12 digits to train on, 200 of 1 to 6 to validate on. Or `"folder:PATH"`, or a path that exists: a
             folder with `images` and `masks`, in which a photo and its mask have the same path but
             for the suffix; `read_map` tells what masks may be. They have folders of splits inside
             (`images/train`), lie in such (`train/images`), or have none and serve for every
