@@ -398,9 +398,9 @@ def test_names_that_are_no_data(tmp_path):
 
 def test_scenes():
     train, validation = open_splits("scenes")
-    assert (train.size, validation.size) == (2_000, 200)
+    assert (train.size, validation.size) == (4_000, 200)
     assert train.classes == 11 and train.class_names[:2] == ("background", "0")
-    expected = DigitScenes("train", 2_000)[17]
+    expected = DigitScenes("train", 4_000, digits=(4, 12))[17]
     name, image, class_map = train.read(17)
     assert name == "scenes/train:17"
     np.testing.assert_array_equal(image, expected.image)

@@ -176,14 +176,14 @@ def open_source(name, split):
 
     Args:
         name: `"scenes"`: scenes of handwritten digits of 128 x 128, made when they are asked for,
-            4,000 of 4 to 12 digits to train on, 200 of 1 to 6 to validate on. Or `"folder:PATH"`, or a path that exists: a
-            folder with `images` and `masks`, in which a photo and its mask have the same path but
-            for the suffix; `read_map` tells what masks may be. They have folders of splits inside
-            (`images/train`), lie in such (`train/images`), or have none and serve for every
-            split. `classes.txt` in the folder has a class's name a line; without, classes are
-            counted in the masks. `annotations` serve as `masks`, and of ADE20K's own files, told
-            by `objectInfo150.txt` or names such as `ADE_val_00000001.jpg`, the value 0 is ignored
-            and 1 the first class.
+            4,000 of 4 to 12 digits to train on, 200 of 1 to 6 to validate on. Or
+            `"folder:PATH"`, or a path that exists: a folder with `images` and `masks`, in which a
+            photo and its mask have the same path but for the suffix; `read_map` tells what masks
+            may be. They have folders of splits inside (`images/train`), lie in such
+            (`train/images`), or have none and serve for every split. `classes.txt` in the folder
+            has a class's name a line; without, classes are counted in the masks. `annotations`
+            serve as `masks`, and of ADE20K's own files, told by `objectInfo150.txt` or names such
+            as `ADE_val_00000001.jpg`, the value 0 is ignored and 1 the first class.
         split: `"train"`, `"validation"` (also `val`, `valid`; in any case), `"test"`, or the name
             of another folder in `images`. `"train-fold2"` and `"validation-fold2"`, say, hold out
             another tenth of a folder's `"train"`, or of all where there are no splits; another
