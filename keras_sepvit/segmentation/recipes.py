@@ -205,7 +205,7 @@ _FINETUNE = SegmentationRecipe(
 )
 
 # Scenes of handwritten digits, from random weights. Digits are not flipped, and scenes have colours
-# of all kinds already. They are enlarged: strokes are thin, and logits come at a quarter of the size.
+# of all kinds already. They are enlarged, for logits at a quarter of the size miss thin strokes.
 _SEGMENT_DIGITS = SegmentationRecipe(
     model=ModelRecipe(
         variant=SCENES_VARIANT,
