@@ -25,7 +25,6 @@ FIGURES = {
     "benchmark-precisions": ("speed_page.py --parts precisions", 3),
     "benchmark-train": ("speed_page.py --parts train", 5),
     "benchmark-family": ("speed_page.py --parts family", 3),
-    "benchmark-segmenters": ("speed_page.py --parts segmenters", 12),
     "training-pipeline": ("input_pipeline.py --page", 1),
     "export-digits": ("export.py --tables digits", 2),
     "export-speed": ("export.py --tables speed", 6),

@@ -22,8 +22,6 @@ from keras_sepvit.benchmark.report import markdown_table, spread
 
 # What each part of the page gives to speed.py.
 PEERS = "sepvit_t swin_t resnet50 hf_swin_t hf_pvt_v2_b2 --backends tensorflow,jax,torch"
-SEGMENTERS = "semantic_fpn_t upernet_t hf_upernet_swin_t segformer_b2 deeplab_v3_plus "
-SEGMENTERS += "--image-size 512 --backends torch"
 PARTS = {
     "peers": f"{PEERS} --batch-sizes 1,8 --rounds 3 --processes 3",
     "precisions": "sepvit_t hf_swin_t --backends torch --precision float32,bfloat16 "
@@ -32,17 +30,13 @@ PARTS = {
     "--batch-sizes 4 --rounds 3 --processes 2",
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
     "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
-    "segmenters": f"{SEGMENTERS} --task inference,train --batch-sizes 2 --rounds 2",
 }
 
 # Whose versions README tells.
 PACKAGES = "keras tensorflow jax torch keras-hub transformers".split()
 
 # What they give to memory.py.
-MEMORY = {
-    "peers": [f"{PEERS} --batch-size 8"],
-    "segmenters": [f"{SEGMENTERS} --batch-size 2 --task {task}" for task in ("inference", "train")],
-}
+MEMORY = {"peers": f"{PEERS} --batch-size 8"}
 
 
 def run(script, arguments):
@@ -59,14 +53,8 @@ def measure(part, folder):
     """Runs a part's scripts, which leave results in a folder."""
     run("speed.py", f"{PARTS[part]} --output-dir {folder}")
     if part in MEMORY:
-        tables = [memory_table(run("memory.py", options), options) for options in MEMORY[part]]
-        (folder / "memory.md").write_text("\n".join(tables))
+        (folder / "memory.md").write_text(run("memory.py", MEMORY[part]))
     (folder / "commit").write_text(commit())
-
-
-def memory_table(table, options):
-    """What memory.py printed, with its command."""
-    return f"Command: `python benchmarks/memory.py {options}`\n\n{table}"
 
 
 def readme_table(record):
@@ -90,7 +78,8 @@ def write_page(part, folder, docs):
     made = f"Commit {(folder / 'commit').read_text()}."
     tables = f"{made} {(folder / 'results.md').read_text()}"
     if part in MEMORY:
-        tables += f"\n### Peak memory\n\n{(folder / 'memory.md').read_text()}"
+        command = f"Command: `python benchmarks/memory.py {MEMORY[part]}`"
+        tables += f"\n### Peak memory\n\n{command}\n\n{(folder / 'memory.md').read_text()}"
     fill_page(docs / "benchmark.md", {part: f"{tables}\n![images/s]({picture})"})
     record = json.loads((folder / "results.json").read_text())
     draw_throughput(docs / picture, record)

@@ -8,7 +8,8 @@ import types
 
 from keras_sepvit.classification import recipes as classification
 from keras_sepvit.segmentation import recipes as segmentation
-from keras_sepvit.training.recipe import Recipe, changed_recipe, check_choice, read_settings
+from keras_sepvit.training.recipe import Recipe, check_choice
+from keras_sepvit.training.settings import changed_recipe, read_settings
 
 RECIPES = types.MappingProxyType({**classification.RECIPES, **segmentation.RECIPES})
 

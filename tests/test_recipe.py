@@ -7,7 +7,7 @@ import pytest
 from keras_sepvit import training
 from keras_sepvit.classification import ClassificationRecipe
 from keras_sepvit.recipes import RECIPES, load_recipe
-from keras_sepvit.training.recipe import save_recipe
+from keras_sepvit.training.settings import save_recipe
 
 pytestmark = pytest.mark.once
 

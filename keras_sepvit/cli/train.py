@@ -65,7 +65,7 @@ def train(
     worst mistakes.
     """
     from keras_sepvit.recipes import is_folder, load_recipe, recipe_name
-    from keras_sepvit.training.recipe import recipe_yaml
+    from keras_sepvit.training.settings import recipe_yaml
 
     _check_options([recipe, *(changes or ())])
     settings = load_recipe(recipe, changes or (), task)
@@ -126,7 +126,7 @@ def train(
 def _check_options(typed):
     """Refuses options that `train` does not have, and tells the settings that they may mean."""
     from keras_sepvit.recipes import RECIPES, recipe_name
-    from keras_sepvit.training.recipe import recipe_keys
+    from keras_sepvit.training.settings import recipe_keys
 
     own = {"output": "--output", "dry_run": "--dry-run", "show": "--show", "quiet": "--quiet"}
     own["task"] = "--task"

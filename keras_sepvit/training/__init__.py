@@ -28,7 +28,7 @@ _MODULES = {
     "evaluation_batches": "training.pipeline",
     "load_recipe": "recipes",
     "open_source": "training.sources.labelled",
-    "save_recipe": "training.recipe",
+    "save_recipe": "training.settings",
     "training_stream": "training.pipeline",
 }
 

@@ -14,7 +14,7 @@ from keras_sepvit.training.checkpoint import (
     load_checkpoint,
     read_header,
 )
-from keras_sepvit.training.recipe import read_recipe, save_recipe
+from keras_sepvit.training.settings import read_recipe, save_recipe
 from keras_sepvit.validation import counted
 
 

@@ -41,8 +41,7 @@ class Trainer:
     Args:
         recipe: A `Recipe`, as `keras_sepvit.training.load_recipe` gives.
         folder: The run's folder; made if it does not exist.
-        callbacks: Keras callbacks of your own, which see the logs after all others have added to
-            them.
+        callbacks: Keras callbacks of your own, which see the logs that all others have added to.
 
     Raises:
         TypeError: if `recipe` is none.
@@ -104,7 +103,8 @@ class Trainer:
             if self.decisions:
                 decisions = ", ".join(f"{key}={value}" for key, value in self.decisions.items())
                 print(f"Decided: {decisions}.")
-            self._tell_batch()
+            if note := self.recipe.batch_note(self.steps / self.recipe.accumulate):
+                print(note)
         if self.distribution.is_chief:
             if not self.folder.checkpoint.exists():
                 checked = self.task.check_data()
@@ -282,18 +282,6 @@ class Trainer:
                 self.task.scores(),
                 report=self.report,
                 gather=distribution.gather,
-            )
-
-    def _tell_batch(self):
-        """Says what another batch than that of the recipe's numbers changes."""
-        recipe = self.recipe
-        reference = recipe.optimizer.reference_batch
-        if reference not in (None, recipe.batch_size):
-            warmup = recipe.warmup_updates(self.steps / recipe.accumulate)
-            print(
-                f"Batches of {recipe.batch_size:,} images, where the recipe's numbers are for "
-                f"{reference:,}: peak learning rate {recipe.peak_learning_rate():.3g}, "
-                f"{warmup:,} steps of warm-up, {self.all_steps // recipe.accumulate:,} in all."
             )
 
     def _prepare_folder(self):
