@@ -1,4 +1,4 @@
-"""Pictures of boxes and class maps, drawn with Pillow. Without Keras."""
+"""Pictures of boxes, class maps, attention among windows, by Pillow. Without Keras."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_sepvit.files import replacing
 from keras_sepvit.fonts import legible, short
-from keras_sepvit.validation import check_range, positive_int
+from keras_sepvit.validation import check_range, positive_int, window_pair
 
 _GAP = 6
 _IGNORED = 255  # as in `keras_sepvit.segmentation.losses`
@@ -100,6 +100,59 @@ def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
         ground = draw.textbbox((left + 1, top + 1), text, font=font)
         draw.rectangle(ground, fill=colour)
         draw.text((left + 1, top + 1), text, fill=(0, 0, 0), font=font)
+    return picture
+
+
+def draw_window_attention(image, attention, window, window_size, scale=1):
+    """A picture on which each window is as bright as another one attends to it (PSA).
+
+    Args:
+        image: uint8 array (height, width, 3).
+        attention: Weights (heads, windows, windows), whose mean over heads is drawn, or
+            (windows, windows): of a picture, what `SepViTBlock.window_attention` gives.
+        window: (row, column), from 0, of the window that attends. It gets a frame.
+        window_size: (height, width) of a window in pixels of the image: positions of the map
+            times its stride. The last windows may reach beyond the image.
+        scale: Whole number of pixels of the picture for one of the image.
+
+    Returns:
+        A Pillow image of mode RGB: the picture in grey, full where the weight is the largest, and
+        dark where it is 0.
+
+    Raises:
+        ValueError: for arrays of other shapes or types, windows that are not those of the image,
+            weights that are negative or not finite, and a `scale` below 1.
+    """
+    image = _checked_image(image)
+    scale = positive_int("scale", scale)
+    height, width = window_pair("window_size", window_size)
+    rows, columns = -(-image.shape[0] // height), -(-image.shape[1] // width)
+    weights = np.asarray(attention, "float64")
+    weights = weights.mean(axis=0) if weights.ndim == 3 else weights
+    if weights.shape != (rows * columns,) * 2:
+        raise ValueError(
+            "`attention` must have the shape (heads, windows, windows), with the "
+            f"{rows} x {columns} windows of {height} x {width} pixels of the image. "
+            f"Received: {np.shape(attention)}."
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("`attention` must have weights from 0 on. Received negative ones or NaN.")
+    row, column = window
+    if not (0 <= row < rows and 0 <= column < columns):
+        raise ValueError(f"`window` must be one of {rows} x {columns}. Received: window={window}.")
+    weights = weights[row * columns + column].reshape(rows, columns)
+    light = weights / max(weights.max(), np.finfo("float64").tiny)
+    light = light.repeat(height, axis=0).repeat(width, axis=1)[: image.shape[0], : image.shape[1]]
+    grey = image.mean(axis=-1)
+    picture = np.stack([grey * (0.15 + 0.85 * light)] * 3, axis=-1)
+    picture[..., 0] += 90 * light  # warm where it is bright, on black photos too
+    picture = Image.fromarray(np.clip(np.rint(picture), 0, 255).astype("uint8"))
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+    corner = (scale * column * width, scale * row * height)
+    end = (corner[0] + scale * width - 1, corner[1] + scale * height - 1)
+    end = (min(end[0], picture.width - 1), min(end[1], picture.height - 1))
+    line = max(round(max(picture.size) / _SIDE_OF_A_LINE), 1)
+    ImageDraw.Draw(picture).rectangle((*corner, *end), outline=(0, 255, 255), width=line)
     return picture
 
 

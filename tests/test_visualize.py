@@ -8,6 +8,7 @@ from keras_sepvit.visualize import (
     detections_beside_truth,
     draw_boxes,
     draw_class_map,
+    draw_window_attention,
     in_rows,
     palette,
     save_class_map,
@@ -28,6 +29,26 @@ def test_boxes_are_drawn_where_they_are():
     assert (rows.min(), columns.min(), rows.max(), columns.max()) == (10, 20, 49, 59)
     np.testing.assert_array_equal(picture[49, 40], palette(3)[2])
     assert not changed[30:45, 30:55].any()  # the inside of the box stays
+
+
+def test_attention_among_windows_is_drawn_where_windows_are():
+    # 40 x 60 in windows of 16 x 32: 3 x 2, the last ones beyond the image.
+    weights = np.zeros((2, 6, 6))
+    weights[0, 2, 5], weights[1, 2, 0] = 1, 1  # window (1, 0) attends to (2, 1) and (0, 0)
+    picture = np.asarray(draw_window_attention(GREY, weights, (1, 0), (16, 32), scale=2))
+    assert picture.shape == (80, 120, 3)
+    bright = picture[..., 0] > 150
+    assert bright[64:, 64:].all() and bright[:32, :64].all()
+    assert bright.sum() == 16 * 56 + 32 * 64
+    np.testing.assert_array_equal(picture[32, 30], (0, 255, 255))  # the frame
+    for arguments, message in (
+        ((GREY, weights[0, :5, :5], (1, 0), (16, 32)), "3 x 2 windows of 16 x 32 pixels"),
+        ((GREY, weights, (3, 0), (16, 32)), r"`window` must be one of 3 x 2"),
+        ((GREY, weights - 1, (1, 0), (16, 32)), "weights from 0 on"),
+        ((GREY / 255, weights, (1, 0), (16, 32)), "image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw_window_attention(*arguments)
 
 
 def test_colours_are_fixed_and_differ():
