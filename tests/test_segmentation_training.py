@@ -144,7 +144,7 @@ def test_it_starts_from_a_classifier_of_another_size_and_keeps_frozen_stages(dat
     classifier = SepViT(SMALL, input_shape=(128, 128, 3), classes=7)
     classifier.save_weights(tmp_path / "classifier.weights.h5")
     settings = [f"model.weights={tmp_path}/classifier.weights.h5", "model.frozen_stages=2"]
-    with pytest.warns(UserWarning, match="decode_head"):
+    with pytest.warns(UserWarning, match="all of the heads"):
         trainer = Trainer(recipe(data, *settings), tmp_path / "run")
     layers = [f"stage{stage}_embed" for stage in (1, 2, 3, 4)]
 

@@ -214,11 +214,17 @@ def test_ctrl_c_is_not_lost_where_python_drops_exceptions(tmp_path, monkeypatch)
     steps = []
     monkeypatch.setattr(callbacks.Throughput, "on_train_batch_begin", on_train_batch_begin)
     command = ["train", "digits", *SHORT, "epochs=1", "--output", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, command)
+    # Tests in the background of a shell have it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = CliRunner().invoke(app, command)
+        after = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130, result.output
     assert "Stopped. There is no checkpoint yet" in result.stderr
     assert steps == [0, 1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert after is signal.default_int_handler
 
 
 def test_frozen_stages_keep_their_weights(tmp_path):

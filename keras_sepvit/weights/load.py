@@ -21,7 +21,7 @@ _OPENERS = {".h5": open_h5, ".keras": open_keras}  # all others are of PyTorch
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 # Weights of heads that a report lists where all of them are missing: those of one layer.
-_LISTED = 2
+_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +56,25 @@ class LoadReport:
             f"Loaded {count} of the model's {count + len(self.new)} weights from "
             f"{part}'{self.source}'."
         ]
-        has_head = any(parse(path).is_head for path in (*self.assigned, *self.resized))
+        has_head = any(map(_is_head, (*self.assigned, *self.resized)))
         for names, noun, what in (
             (self.resized, "set", "of window tokens resized to another grid of windows"),
             (self.new, "weight", "not in the file, kept at the initial values"),
             (self.unused, "array", "of the file not used"),
         ):
             if names:
-                heads = {name for name in names if name in self.unused_head or parse(name).is_head}
-                listed = [name for name in names if name not in heads]
-                if has_head or len(heads) <= _LISTED:
-                    listed = list(names)
-                else:
-                    listed += ["all of the heads"]
+                # Names in a file are not those of paths here.
+                of_heads = self.unused_head if names is self.unused else filter(_is_head, names)
+                heads = set(of_heads)
+                listed = list(names)
+                if not has_head and len(heads) > _LISTED:
+                    listed = [name for name in names if name not in heads] + ["all of the heads"]
                 lines.append(f"{counted(len(names), noun)} {what}: {', '.join(listed)}.")
         return "\n".join(lines)
+
+
+def _is_head(path):
+    return parse(path).is_head
 
 
 def check_pretrained(weights: str | os.PathLike[str] | None) -> None:
