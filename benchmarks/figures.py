@@ -20,16 +20,17 @@ from page import ROOT, commit
 
 # By name: the script with its options, and the minutes that it takes.
 FIGURES = {
-    "complexity": ("complexity.py", 1),
-    "benchmark-peers": ("speed_page.py --parts peers", 11),
-    "benchmark-precisions": ("speed_page.py --parts precisions", 3),
-    "benchmark-train": ("speed_page.py --parts train", 5),
-    "benchmark-family": ("speed_page.py --parts family", 3),
+    "complexity": ("complexity.py", 2),
+    "benchmark-peers": ("speed_page.py --parts peers", 7),
+    "benchmark-precisions": ("speed_page.py --parts precisions", 1),
+    "benchmark-train": ("speed_page.py --parts train", 4),
+    "benchmark-family": ("speed_page.py --parts family", 4),
+    "benchmark-segmenters": ("speed_page.py --parts segmenters", 5),
     "training-pipeline": ("input_pipeline.py --page", 1),
     "export-digits": ("export.py --tables digits", 2),
-    "export-speed": ("export.py --tables speed", 6),
-    "export-peers": ("export.py --tables peers", 4),
-    "export-family": ("export.py --tables family", 3),
+    "export-speed": ("export.py --tables speed", 5),
+    "export-peers": ("export.py --tables peers", 2),
+    "export-family": ("export.py --tables family", 4),
 }
 
 

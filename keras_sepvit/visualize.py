@@ -1,6 +1,5 @@
 """Pictures of boxes, class maps, attention among windows, by Pillow. Without Keras."""
 
-import functools
 import math
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_sepvit.files import replacing
 from keras_sepvit.fonts import legible, short
+from keras_sepvit.palette import palette
 from keras_sepvit.validation import check_range, positive_int, window_pair
 
 _GAP = 6
@@ -15,35 +15,6 @@ _IGNORED = 255  # as in `keras_sepvit.segmentation.losses`
 _GROUND = "background"  # the name of a class that is not coloured
 _LEAST_FONT = 13  # pixels
 _SIDE_OF_A_LINE = 500  # pixels of a picture's longer side for one of an outline's width
-
-
-def palette(classes):
-    """The colours of classes: uint8 (classes, 3).
-
-    A class has the same colour whatever the number of classes, at most 255.
-
-    Raises:
-        ValueError: for another number.
-    """
-    if positive_int("classes", classes) > _IGNORED:
-        raise ValueError(f"`classes` must be at most {_IGNORED}. Received: classes={classes}.")
-    return _colours()[:classes]
-
-
-@functools.cache
-def _colours():
-    """255 colours, each as far from those before it as one can be."""
-    levels = np.rint(np.linspace(0, 255, 8)).astype("int64")
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    grid = grid[np.ptp(grid, axis=1) > 70]  # no greys, which photos are full of
-    chosen = [np.array([255, 73, 36])]
-    distances = np.full(len(grid), np.iinfo("int64").max)
-    while len(chosen) < _IGNORED:
-        # Green counts most for the eye. In integers, so that all machines choose alike.
-        new = np.sum((2, 4, 3) * (grid - chosen[-1]) ** 2, axis=1)
-        distances = np.minimum(distances, new)
-        chosen.append(grid[distances.argmax()])
-    return np.array(chosen, "uint8")
 
 
 def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
@@ -92,7 +63,7 @@ def draw_boxes(image, boxes, labels, class_names, confidence=None, scale=1):
         if label < 0:
             continue
         left, top, right, bottom = (scale * float(side) for side in boxes[number])
-        colour = tuple(map(int, _colours()[label % _IGNORED]))
+        colour = tuple(map(int, palette(_IGNORED)[label % _IGNORED]))
         draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour)
         text = class_names[label]
         if confidence is not None:
@@ -108,51 +79,50 @@ def draw_window_attention(image, attention, window, window_size, scale=1):
 
     Args:
         image: uint8 array (height, width, 3).
-        attention: Weights (heads, windows, windows), whose mean over heads is drawn, or
-            (windows, windows): of a picture, what `SepViTBlock.window_attention` gives.
+        attention: Weights (heads, windows, windows), whose mean over heads is drawn: of a
+            picture, what `SepViTBlock.window_attention` gives.
         window: (row, column), from 0, of the window that attends. It gets a frame.
         window_size: (height, width) of a window in pixels of the image: positions of the map
             times its stride. The last windows may reach beyond the image.
         scale: Whole number of pixels of the picture for one of the image.
 
     Returns:
-        A Pillow image of mode RGB: the picture in grey, full where the weight is the largest, and
-        dark where it is 0.
+        A Pillow image of mode RGB.
 
     Raises:
         ValueError: for arrays of other shapes or types, windows that are not those of the image,
             weights that are negative or not finite, and a `scale` below 1.
     """
-    image = _checked_image(image)
-    scale = positive_int("scale", scale)
+    image, scale = _checked_image(image), positive_int("scale", scale)
     height, width = window_pair("window_size", window_size)
     rows, columns = -(-image.shape[0] // height), -(-image.shape[1] // width)
     weights = np.asarray(attention, "float64")
-    weights = weights.mean(axis=0) if weights.ndim == 3 else weights
-    if weights.shape != (rows * columns,) * 2:
+    if weights.ndim != 3 or weights.shape[1:] != (rows * columns,) * 2 or not np.all(weights >= 0):
         raise ValueError(
-            "`attention` must have the shape (heads, windows, windows), with the "
+            "`attention` must be weights from 0 on, (heads, windows, windows), with the "
             f"{rows} x {columns} windows of {height} x {width} pixels of the image. "
-            f"Received: {np.shape(attention)}."
+            f"Received: {weights.dtype} {weights.shape}."
         )
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("`attention` must have weights from 0 on. Received negative ones or NaN.")
     row, column = window
     if not (0 <= row < rows and 0 <= column < columns):
         raise ValueError(f"`window` must be one of {rows} x {columns}. Received: window={window}.")
-    weights = weights[row * columns + column].reshape(rows, columns)
-    light = weights / max(weights.max(), np.finfo("float64").tiny)
+    light = weights.mean(axis=0)[row * columns + column].reshape(rows, columns)
+    light = light / max(light.max(), np.finfo("float64").tiny)
     light = light.repeat(height, axis=0).repeat(width, axis=1)[: image.shape[0], : image.shape[1]]
-    grey = image.mean(axis=-1)
-    picture = np.stack([grey * (0.15 + 0.85 * light)] * 3, axis=-1)
+    picture = np.stack([image.mean(axis=-1) * (0.15 + 0.85 * light)] * 3, axis=-1)
     picture[..., 0] += 90 * light  # warm where it is bright, on black photos too
     picture = Image.fromarray(np.clip(np.rint(picture), 0, 255).astype("uint8"))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
-    corner = (scale * column * width, scale * row * height)
-    end = (corner[0] + scale * width - 1, corner[1] + scale * height - 1)
-    end = (min(end[0], picture.width - 1), min(end[1], picture.height - 1))
+    top, left, bottom, right = (
+        row * height,
+        column * width,
+        (row + 1) * height,
+        (column + 1) * width,
+    )
+    end = min(scale * right, picture.width) - 1, min(scale * bottom, picture.height) - 1
     line = max(round(max(picture.size) / _SIDE_OF_A_LINE), 1)
-    ImageDraw.Draw(picture).rectangle((*corner, *end), outline=(0, 255, 255), width=line)
+    frame = (scale * left, scale * top, *end)
+    ImageDraw.Draw(picture).rectangle(frame, outline=(0, 255, 255), width=line)
     return picture
 
 
@@ -196,7 +166,7 @@ def draw_class_map(image, class_map, class_names=None, opacity=0.6, scale=1, leg
     # Enlarged first: outlines are as thin in pictures of any scale.
     image, class_map = (x.repeat(scale, 0).repeat(scale, 1) for x in (image, class_map))
     coloured = np.isin(np.arange(_IGNORED + 1), shown)[class_map][..., None]
-    paint = np.concatenate([_colours(), np.zeros((1, 3), "uint8")])[class_map]
+    paint = np.concatenate([palette(_IGNORED), np.zeros((1, 3), "uint8")])[class_map]
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     outline = _outline(class_map, -(-max(class_map.shape) // _SIDE_OF_A_LINE))[..., None]
     mixed = np.where(outline, paint, np.rint((1 - opacity) * grey + opacity * paint))
@@ -264,7 +234,7 @@ def with_legend(picture, classes, class_names, size=None):
         x = left + size // 2 + place // rows * column
         y = top + size // 2 + place % rows * line
         draw.rectangle(
-            (x, y, x + size, y + size), fill=tuple(map(int, _colours()[number % _IGNORED]))
+            (x, y, x + size, y + size), fill=tuple(map(int, palette(_IGNORED)[number % _IGNORED]))
         )
         draw.text((x + 1.5 * size, y + size / 2), name, fill="black", font=font, anchor="lm")
     return sheet

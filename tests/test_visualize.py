@@ -42,7 +42,7 @@ def test_attention_among_windows_is_drawn_where_windows_are():
     assert bright.sum() == 16 * 56 + 32 * 64
     np.testing.assert_array_equal(picture[32, 30], (0, 255, 255))  # the frame
     for arguments, message in (
-        ((GREY, weights[0, :5, :5], (1, 0), (16, 32)), "3 x 2 windows of 16 x 32 pixels"),
+        ((GREY, weights[:, :5, :5], (1, 0), (16, 32)), "3 x 2 windows of 16 x 32 pixels"),
         ((GREY, weights, (3, 0), (16, 32)), r"`window` must be one of 3 x 2"),
         ((GREY, weights - 1, (1, 0), (16, 32)), "weights from 0 on"),
         ((GREY / 255, weights, (1, 0), (16, 32)), "image"),
