@@ -62,6 +62,13 @@ class Record:
         """The record as JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
+    def files(self):
+        """What the folder of a training run gets: dict of file name to text."""
+        texts = {RUN_RECORD_NAME: self.to_json()}
+        if self.class_names is not None:
+            texts["classes.txt"] = "".join(f"{name}\n" for name in self.class_names)
+        return texts
+
     @classmethod
     def from_json(cls, text, path):
         """The record in the metadata of the file at `path`; what a later version adds is left out.

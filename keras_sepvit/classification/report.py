@@ -1,21 +1,16 @@
 """What a classifier gets right and wrong, class by class."""
 
-import json
-
 import numpy as np
 
 from keras_sepvit.classification.scores import ClassificationScores
-from keras_sepvit.files import replacing
 from keras_sepvit.fonts import legible, short
 from keras_sepvit.training.by_class import (
     Worst,
     confusion_rows,
     names_of,
     rows_as_text,
-    write_matrix,
-    write_rows,
+    write_tables,
 )
-from keras_sepvit.training.picture import draw_confusion
 from keras_sepvit.training.task import Report
 
 _PICTURES = ("confusion.png", "mistakes.png")
@@ -93,12 +88,7 @@ class ClassificationReport(ClassificationScores, Report):
 
     def write(self, folder):
         """Writes `report.json`, `classes.csv`, `confusion.csv` and the pictures."""
-        record = {**self.result(), **self.counts(), **self.record()}
-        with replacing(folder / "report.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), "utf-8")
-        write_rows(folder / "classes.csv", record["classes"])
-        write_matrix(folder / "confusion.csv", self.matrix, self.class_names)
-        draw_confusion(folder / "confusion.png", self.matrix, self.class_names)
+        write_tables(folder, self)
         if self.mistakes.items:
             self._draw_mistakes(folder / "mistakes.png")
         else:

@@ -13,7 +13,7 @@ from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.classification.report import ClassificationReport
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.configs import DIGITS_CONFIG
-from keras_sepvit.record import RUN_RECORD_NAME, Record
+from keras_sepvit.record import Record
 from keras_sepvit.training.sources.labelled import open_splits
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
@@ -139,9 +139,7 @@ class Classification(Task):
         return ClassificationReport(self.source.classes, self.source.class_names)
 
     def files(self):
-        names = self.source.class_names
-        texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
-        return {RUN_RECORD_NAME: self._record.to_json(), **texts}
+        return self._record.files()
 
     @property
     def _record(self):

@@ -127,6 +127,12 @@ def check_files_exist(*paths):
             raise FileNotFoundError(f"File not found: {path}.")
 
 
+def check_output_folder(path):
+    """Refuses an --output that is a file; None is an option that was not given."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"--output: {path} is a file. Give the name of a folder.")
+
+
 def check_image_size(size, height, width):
     """Refuses a (height, width) option other than the size of the model; None is not given."""
     if size not in (None, (height, width)):

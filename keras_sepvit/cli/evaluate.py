@@ -19,6 +19,7 @@ from keras_sepvit.cli.common import (
     Weights,
     check_files_exist,
     check_image_size,
+    check_output_folder,
     parse_image_size,
     whole_model_error,
 )
@@ -142,8 +143,7 @@ def evaluate(
     for name, value in (of_classifiers if segments else of_segmenters).items():
         if value is not None:
             raise ValueError(f"`{name}` is for {other}, and {weights} is a {kind}. Leave it out.")
-    if output is not None and output.exists() and not output.is_dir():
-        raise ValueError(f"--output: {output} is a file. Give the name of a folder.")
+    check_output_folder(output)
     if csv is not None and not csv.absolute().parent.is_dir():
         raise ValueError(f"--csv: there is no folder {csv.parent}. Create it.")
     source = _source(weights, model, data, split, data_dir)

@@ -18,6 +18,7 @@ from keras_sepvit.cli.common import (
     Variant,
     check_files_exist,
     check_image_size,
+    check_output_folder,
     named,
     parse_image_size,
     whole_model_error,
@@ -89,8 +90,7 @@ def predict(
     check_files_exist(labels)
     files, names = _image_files(images)
     size = parse_image_size(image_size) if image_size else None
-    if output is not None and output.exists() and not output.is_dir():
-        raise ValueError(f"--output: {output} is a file. Give the name of a folder.")
+    check_output_folder(output)
     if overwrite and output is None:
         raise ValueError("--overwrite goes with --output. Leave it out.")
     if output is not None:

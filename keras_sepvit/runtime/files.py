@@ -53,6 +53,21 @@ def open_model(path, threads=None, providers=None, delegates=None):
     return OnnxModel(path, threads, CPU if providers is None else providers)
 
 
+class Hinted:
+    """Says what a class is for where it is asked for a name that it does not have.
+
+    Attributes:
+        hint: A sentence.
+    """
+
+    hint = ""
+
+    def __getattr__(self, name):  # of what there is not
+        raise AttributeError(
+            f"'{type(self).__name__}' has no attribute '{name}'. {self.hint}", name=name, obj=self
+        )
+
+
 class ImageFile:
     """A file of one input of images and one output: a function of any number of images.
 

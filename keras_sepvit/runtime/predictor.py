@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpolation
-from keras_sepvit.runtime.files import ImageFile, checked_images, open_model
+from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images, open_model
 from keras_sepvit.runtime.images import read_image
 from keras_sepvit.runtime.segmenter import FileSegmenter
 
@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
     probability: float
 
 
-class ImageClassifier:
+class ImageClassifier(Hinted):
     """What all classifiers of images share, whatever runs them.
 
     Attributes:
@@ -39,13 +39,7 @@ class ImageClassifier:
         record: The model's `Record`; None if it has none.
     """
 
-    def __getattr__(self, name):  # of what there is not
-        raise AttributeError(
-            f"'{type(self).__name__}' has no attribute '{name}'. It is a classifier: `top(image)` "
-            "gives the most probable classes of an image.",
-            name=name,
-            obj=self,
-        )
+    hint = "It is a classifier: `top(image)` gives the most probable classes of an image."
 
     def _follow(self, record, crop, interpolation):
         """Reads photos as given, else as a record says, else as in the evaluation on ImageNet."""

@@ -4,13 +4,13 @@ import numpy as np
 
 from keras_sepvit.geometry import interpolation
 from keras_sepvit.runtime.canvas import fit_into
-from keras_sepvit.runtime.files import ImageFile, checked_images
+from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images
 from keras_sepvit.runtime.images import read_photo
 
 _ANSWERS = {3: "(batch, height, width) of class maps", 4: "(batch, height, width, classes)"}
 
 
-class ImageSegmenter:
+class ImageSegmenter(Hinted):
     """What all segmenters of images share, whatever runs them.
 
     Attributes:
@@ -19,13 +19,7 @@ class ImageSegmenter:
         record: The model's `Record`; None if it has none.
     """
 
-    def __getattr__(self, name):  # of what there is not
-        raise AttributeError(
-            f"'{type(self).__name__}' has no attribute '{name}'. It is a segmenter: "
-            "`segment(photo)` gives the classes of a photo's pixels.",
-            name=name,
-            obj=self,
-        )
+    hint = "It is a segmenter: `segment(photo)` gives the classes of a photo's pixels."
 
     def predict(self, images):
         """The classes of the images' pixels.

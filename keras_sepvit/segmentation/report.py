@@ -1,7 +1,5 @@
 """What a segmenter gets right and wrong, class by class."""
 
-import json
-
 import numpy as np
 from PIL import Image
 
@@ -14,10 +12,8 @@ from keras_sepvit.training.by_class import (
     confusion_rows,
     names_of,
     rows_as_text,
-    write_matrix,
-    write_rows,
+    write_tables,
 )
-from keras_sepvit.training.picture import draw_confusion
 from keras_sepvit.training.task import Report
 from keras_sepvit.visualize import draw_class_map, in_rows, with_legend
 
@@ -99,12 +95,7 @@ class SegmentationReport(SegmentationScores, Report):
 
     def write(self, folder):
         """Writes `report.json`, `classes.csv`, `confusion.csv` and the pictures."""
-        record = {**self.result(), **self.counts(), **self.record()}
-        with replacing(folder / "report.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), "utf-8")
-        write_rows(folder / "classes.csv", record["classes"])
-        write_matrix(folder / "confusion.csv", self.matrix, self.class_names)
-        draw_confusion(folder / "confusion.png", self.matrix, self.class_names, percent=True)
+        write_tables(folder, self, percent=True)
         if self.worst.items:
             with replacing(folder / "worst.png") as temporary:
                 self._draw_worst().save(temporary)

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_sepvit import __version__
 from keras_sepvit.configs import SCENES_CONFIG
-from keras_sepvit.record import RUN_RECORD_NAME, Record, attach
+from keras_sepvit.record import Record
 from keras_sepvit.segmentation.images import EvalTransform, TrainTransform
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
 from keras_sepvit.segmentation.maps import check_maps
@@ -147,7 +147,7 @@ class Segmentation(Task):
 
     def deployed(self):
         network = self._network("float32", weights=None)
-        attach(network, self._record)
+        network.record = self._record
         return network
 
     def scores(self):
@@ -157,9 +157,7 @@ class Segmentation(Task):
         return SegmentationReport(self.source.classes, self.source.class_names)
 
     def files(self):
-        names = self.source.class_names
-        texts = {} if names is None else {"classes.txt": "".join(f"{name}\n" for name in names)}
-        return {RUN_RECORD_NAME: self._record.to_json(), **texts}
+        return self._record.files()
 
     @property
     def _record(self):

@@ -1,13 +1,14 @@
 """Results by class, of any task: tables for people and for programs, and the worst pictures."""
 
 import csv
+import json
 import unicodedata
 
 import numpy as np
 
 from keras_sepvit.files import replacing
 from keras_sepvit.fonts import shortened
-from keras_sepvit.training.picture import SHOWN, draw_images
+from keras_sepvit.training.picture import SHOWN, draw_confusion, draw_images
 
 # Rows of a table on a terminal; of more classes, those with the lowest results.
 _SHOWN_ROWS = 30
@@ -88,6 +89,22 @@ def _width(text):
     """Columns that a terminal gives a text: two for each wide (East Asian) letter."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
+
+
+def write_tables(folder, report, percent=False):
+    """Writes `report.json`, `classes.csv`, `confusion.csv` and `confusion.png` into a folder.
+
+    Args:
+        folder: The folder, which is there.
+        report: A `Report` with a confusion `matrix` and `class_names`.
+        percent: As for `draw_confusion`.
+    """
+    record = {**report.result(), **report.counts(), **report.record()}
+    with replacing(folder / "report.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), "utf-8")
+    write_rows(folder / "classes.csv", record["classes"])
+    write_matrix(folder / "confusion.csv", report.matrix, report.class_names)
+    draw_confusion(folder / "confusion.png", report.matrix, report.class_names, percent)
 
 
 def write_rows(path, rows):
