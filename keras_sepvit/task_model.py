@@ -15,7 +15,7 @@ from keras_sepvit.weights import check_pretrained, load_pretrained
 class TaskModel(ImageModelMixin, Recorded, keras.Model):
     """A functional model of a backbone and heads, trained by a loss of its own.
 
-    A subclass has `_loss_in_words`, what its loss is and what to do instead of giving one, in words;
+    A subclass has `_loss_in_words`, what its loss is and what to do instead of giving one;
     `_loss_pairs(x, y, y_pred)`, pairs of total and weight by name; and `_check_targets(y)`, which
     refuses arrays that compiled steps cannot.
 

@@ -48,11 +48,12 @@ class Anchors:
         ]
 
     def _level(self, stride, height, width):
-        right = np.array([1, 0, 1, 0], "float32") * stride
-        down = np.array([0, 1, 0, 1], "float32") * stride
+        right = ops.convert_to_tensor([stride, 0, stride, 0], "float32")
+        down = ops.convert_to_tensor([0, stride, 0, stride], "float32")
         columns = ops.reshape(ops.cast(ops.arange(width), "float32"), (1, -1, 1, 1))
         rows = ops.reshape(ops.cast(ops.arange(height), "float32"), (-1, 1, 1, 1))
-        return ops.reshape(columns * right + rows * down + self._at_origin(stride), (-1, 4))
+        origin = ops.convert_to_tensor(self._at_origin(stride))
+        return ops.reshape(columns * right + rows * down + origin, (-1, 4))
 
     def _at_origin(self, stride):
         """Those of a level's first place; rounded as mmdetection's are."""
@@ -82,6 +83,6 @@ class Anchors:
             places = (padded + stride - 1) // stride
             rows = ops.arange(height, dtype="int32")[:, None, None] < places[:, :1, None, None]
             columns = ops.arange(width, dtype="int32")[:, None] < places[:, 1:, None, None]
-            is_inside = rows & columns & np.ones(self.per_place, bool)
+            is_inside = rows & columns & ops.ones(self.per_place, "bool")
             levels.append(ops.reshape(is_inside, (-1, height * width * self.per_place)))
         return ops.concatenate(levels, axis=1)

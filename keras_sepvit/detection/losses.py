@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_sepvit.detection.assignment import NEGATIVE, NEUTRAL, assign
+from keras_sepvit.detection.assignment import NEUTRAL, assign
 from keras_sepvit.detection.boxes import encode
 
 # Of the focal loss (arXiv 1708.02002, section 5.1): the weight of positives, and the power.
