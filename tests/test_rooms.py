@@ -33,7 +33,7 @@ ALLOWED = {
         "segmentation.segmenter",
     },
     "palette": {"validation"},
-    "visualize": {"files", "fonts", "palette", "validation"},
+    "visualize": {"files", "fonts", "palette", "validation", "visualize"},
     "detection": {*DATA, "detection"},
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
