@@ -34,7 +34,9 @@ ALLOWED = {
     },
     "palette": {"validation"},
     "visualize": {"files", "fonts", "palette", "validation", "visualize"},
-    "detection": {*DATA, "detection"},
+    "detection": {
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
+    },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
@@ -62,7 +64,13 @@ WITHOUT_KERAS = {
         "warn",
         "fonts",
     ),
-    *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
+    *(
+        "lazy",
+        "detection.scores",
+        "detection.report",
+        "training.sources.digits",
+        "training.sources.scenes",
+    ),
 }
 ANYTHING = {"__init__", "__main__", "cli", "default_backend", "registration"}
 

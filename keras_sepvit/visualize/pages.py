@@ -54,6 +54,48 @@ def in_rows(rows, titles, font=None):
     return sheet
 
 
+def in_columns(rows, titles, columns, font=None, least_width=1):
+    """Groups of pictures, each side by side below its title, in columns, row by row.
+
+    Args:
+        rows: Lists of Pillow images, all as long as one another; of any sizes.
+        titles: Their titles.
+        columns: How many groups stand side by side.
+        font: As for `in_rows`.
+        least_width: Of a picture's place.
+
+    Returns:
+        A Pillow image of mode RGB. Each of its rows is as high as the pictures in it.
+    """
+    width = max(least_width, *(picture.width for row in rows for picture in row))
+    lines = []
+    for start in range(0, len(rows), columns):
+        line = slice(start, start + columns)
+        size = width, max(picture.height for row in rows[line] for picture in row)
+        lines.append(
+            [
+                in_rows([[_on_white(picture, size) for picture in row]], [title], font)
+                for row, title in zip(rows[line], titles[line], strict=True)
+            ]
+        )
+    block = lines[0][0].width
+    sheet = Image.new(
+        "RGB", (len(lines[0]) * block, sum(line[0].height for line in lines)), "white"
+    )
+    top = 0
+    for line in lines:
+        for number, picture in enumerate(line):
+            sheet.paste(picture, (number * block, top))
+        top += line[0].height
+    return sheet
+
+
+def _on_white(picture, size):
+    ground = Image.new("RGB", size, "white")
+    ground.paste(picture)
+    return ground
+
+
 def with_legend(picture, classes, class_names, size=None):
     """A picture with colours and names of classes below it or to its right.
 
