@@ -33,9 +33,9 @@ ALLOWED = {
         "segmentation.segmenter",
     },
     "palette": {"validation"},
-    "visualize": {"files", "fonts", "palette", "validation"},
+    "visualize": {"files", "fonts", "palette", "validation", "visualize"},
     "detection": {
-        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "detection"),
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
     },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
@@ -64,7 +64,13 @@ WITHOUT_KERAS = {
         "warn",
         "fonts",
     ),
-    *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
+    *(
+        "lazy",
+        "detection.scores",
+        "detection.report",
+        "training.sources.digits",
+        "training.sources.scenes",
+    ),
 }
 ANYTHING = {"__init__", "__main__", "cli", "default_backend", "registration"}
 

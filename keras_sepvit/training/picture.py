@@ -68,7 +68,7 @@ def draw_curves(path, history, results):
         figure.savefig(temporary, dpi=100)
 
 
-def draw_confusion(path, matrix, class_names, percent=False):
+def draw_confusion(path, matrix, class_names, percent=False, title=""):
     """Draws a confusion matrix: numbers, and the share of each row as colour.
 
     Of many classes those with the most mistakes are shown, and the title says so.
@@ -78,16 +78,18 @@ def draw_confusion(path, matrix, class_names, percent=False):
         matrix: Ints (classes, classes): how many of a class, by row, were taken for one, by column.
         class_names: Names of the classes.
         percent: Whether the numbers are the shares, from half a percent on.
+        title: Text above.
     """
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-    shown, title = np.arange(len(matrix)), ""
+    shown = np.arange(len(matrix))
     if len(matrix) > _CLASSES:
         wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
         mistakes = wrong.sum(axis=0) + wrong.sum(axis=1)
         shown = np.sort(np.argsort(-mistakes, kind="stable")[:_CLASSES])
-        title = f"the {_CLASSES} of {len(matrix):,} classes with the most mistakes"
+        more = f"the {_CLASSES} of {len(matrix):,} classes with the most mistakes"
+        title = "\n".join(filter(None, (title, more)))
     counts = matrix[np.ix_(shown, shown)]
     shares = counts / np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)
     class_names, font = legible(class_names)
