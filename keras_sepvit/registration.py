@@ -35,6 +35,8 @@ REGISTERED = {
     "UPerNet": "segmentation.upernet",
     "ResizeTo": "segmentation.segmenter",
     "ClassMap": "segmentation.segmenter",
+    "RetinaHead": "detection.heads",
+    "RetinaNet": "detection.retinanet",
     "LayerwiseAdamW": "training.optimizer",
     "WarmupCosine": "training.schedule",
     "WarmupPolynomial": "training.schedule",

@@ -13,7 +13,7 @@ DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy",
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "resizing", "devices", "windows", "initializers", "layers", "attention"),
-    *("block", "stages", "backbone", "pyramid", "classification.classifier"),
+    *("block", "stages", "backbone", "pyramid", "task_model", "classification.classifier"),
 }
 BESIDE = {"policy", "scores", "processes"}
 

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_sepvit.detection.boxes import intersection_over_union
+
 
 def class_wise_detections(
     boxes, scores, *, score_threshold, iou_threshold, max_detections, candidates
@@ -32,29 +34,12 @@ def class_wise_detections(
     labels = pairs % classes
     boxes = ops.take_along_axis(boxes, (pairs // classes)[..., None], axis=1)
 
-    overlap = intersection_over_union(boxes) > iou_threshold
+    overlap = intersection_over_union(boxes, boxes) > iou_threshold
     same_class = labels[:, :, None] == labels[:, None, :]
     kept = greedy_suppression(
         ops.logical_and(overlap, same_class), ops.greater(scores, score_threshold)
     )
     return _first(kept, boxes, scores, labels, max_detections)
-
-
-def intersection_over_union(boxes):
-    """Of each box with each other one.
-
-    Args:
-        boxes: (batch, boxes, 4), float: (left, top, right, bottom).
-
-    Returns:
-        (batch, boxes, boxes); 0 for two boxes without area.
-    """
-    corners = ops.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    opposite = ops.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    shared = ops.prod(ops.maximum(opposite - corners, 0.0), axis=-1)
-    area = ops.prod(ops.maximum(boxes[..., 2:] - boxes[..., :2], 0.0), axis=-1)
-    union = area[:, :, None] + area[:, None, :] - shared
-    return ops.where(union > 0, shared / ops.where(union > 0, union, 1.0), 0.0)
 
 
 def greedy_suppression(conflicts, valid):

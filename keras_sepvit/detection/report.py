@@ -49,6 +49,7 @@ class DetectionReport(DetectionScores, Report):
         class_names: Their names; their numbers are told without.
         category_ids: The data's own ids of the classes, for `results.json`; by default their
             numbers.
+        image_ids: As for `DetectionScores`.
 
     Attributes:
         class_names: List of the names.
@@ -57,8 +58,8 @@ class DetectionReport(DetectionScores, Report):
             mistakes are not among them.
     """
 
-    def __init__(self, classes, class_names=None, category_ids=None):
-        super().__init__(classes)
+    def __init__(self, classes, class_names=None, category_ids=None, image_ids=None):
+        super().__init__(classes, image_ids)
         self.class_names = names_of(class_names, classes)
         self.category_ids = category_ids
         self.worst = Worst()
