@@ -40,7 +40,7 @@ ALLOWED = {
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification", "segmentation"},
+    "recipes": {"training", "classification", "detection", "segmentation"},
     "export": {
         *DATA,
         *BESIDE,

@@ -1,0 +1,60 @@
+"""Photos on canvases in `tf.data`: sizes and padding, as in `keras_sepvit.runtime.canvas`."""
+
+from keras_sepvit.configs import MEAN_COLOUR
+from keras_sepvit.training.tensorflow import tf
+
+
+def fitted(size, sides):
+    """The size of a photo whose shorter and longer side become as large as `sides` allow.
+
+    Args:
+        size: int32 tensor (height, width).
+        sides: The most that the shorter and the longer side may become: integers.
+
+    Returns:
+        int32 tensor (height, width), as `runtime.canvas.fit_sides` and mmcv round it.
+    """
+    size, sides = tf.cast(size, tf.float64), tf.cast(sides, tf.float64)
+    return scaled(size, tf.minimum(sides[0] / tf.reduce_min(size), sides[1] / tf.reduce_max(size)))
+
+
+def fitted_into(size, canvas_size):
+    """The largest size of a photo that fits onto a canvas, as `runtime.canvas.fit_into` has it.
+
+    Args:
+        size: int32 tensor (height, width) of the photo.
+        canvas_size: (height, width).
+
+    Returns:
+        int32 tensor (height, width).
+    """
+    size = tf.cast(size, tf.float64)
+    return scaled(size, tf.reduce_min(tf.cast(canvas_size, tf.float64) / size))
+
+
+def scaled(size, scale):
+    """A size, float64 (height, width), times a scale, rounded as mmcv does; int32, at least 1."""
+    return tf.maximum(tf.cast(size * scale + 0.5, tf.int32), 1)
+
+
+def on_canvas(image, canvas_size):
+    """A canvas with a photo in its upper left corner, and the mean colour right of it and below.
+
+    Args:
+        image: uint8 tensor (height, width, 3).
+        canvas_size: (height, width), at least the photo's.
+
+    Returns:
+        uint8 tensor (*canvas_size, 3).
+    """
+    inside = padded(tf.ones(tf.shape(image)[:2], tf.uint8), canvas_size, 0)
+    mean = tf.constant(MEAN_COLOUR, tf.uint8)
+    return tf.where(inside[..., tf.newaxis] == 1, padded(image, canvas_size, 0), mean)
+
+
+def padded(values, canvas_size, value):
+    """uint8 (height, width, ...), padded right and below with `value` to (*canvas_size, ...)."""
+    sizes = zip(canvas_size, tf.unstack(tf.shape(values)[:2]), strict=True)
+    beside = [[0, side - placed] for side, placed in sizes] + [[0, 0]] * (values.shape.rank - 2)
+    values = tf.pad(values, beside, constant_values=tf.constant(value, tf.uint8))
+    return tf.ensure_shape(values, (*canvas_size, *values.shape[2:]))
