@@ -157,6 +157,7 @@ def test_photos_on_canvases_are_scored_in_their_own_pixels():
         "image": np.zeros((2, 64, 64, 3), "uint8"),
         "photo_size": np.array([[40, 100], [300, 150]], "int32"),
         "name": np.array([b"a.jpg", b"b.jpg"], object),
+        "id": np.array([b"12", b'"007"'], object),
     }
     # 0.64 and 26 / 40; 64 / 300 and 0.2133: as `fit_into` rounds them.
     factors = np.float32([[0.64, 26 / 40] * 2, [32 / 150, 64 / 300] * 2])
@@ -167,12 +168,12 @@ def test_photos_on_canvases_are_scored_in_their_own_pixels():
         "labels": np.array([[1, -1, -1], [0, -1, -1]], "int32"),
         "confidence": np.array([[0.9, -1, -1], [0.8, -1, -1]], "float32"),
     }
-    scores = DetectionScores(2, {"a.jpg": 12})
+    scores = DetectionScores(2)
     scores.update(answers, examples)
     assert scores.counts() == {"images": 2, "objects": 2}
     assert scores.result()["ap"] == pytest.approx(100)
     assert scores.result()["ap_small"] == pytest.approx(100)  # 40 x 30 by its box
-    assert [shown.image_id for shown in scores.pictures] == [12, "b.jpg"]
+    assert [shown.image_id for shown in scores.pictures] == [12, "007"]
     for shown in scores.pictures:
         np.testing.assert_allclose(shown.found["boxes"], shown.truth["boxes"][:1], rtol=1e-5)
 

@@ -7,7 +7,11 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "Anchors": "anchors",
+    "AveragePrecision": "callbacks",
+    "DetectionReport": "report",
+    "DetectionScores": "scores",
     "RetinaNet": "retinanet",
+    "evaluate": "evaluation",
     "retinanet_losses": "losses",
 }
 

@@ -1,6 +1,7 @@
 """COCO's average precision and recall of boxes, by faster-coco-eval. Without Keras."""
 
 import dataclasses
+import json
 
 import numpy as np
 
@@ -53,7 +54,6 @@ class DetectionScores(Scores):
 
     Args:
         classes: Number of classes.
-        image_ids: Dict of the pictures' ids by name, for `update`; names serve without.
 
     Results in percent, None where there is nothing to find: `ap` (mean over the IoU thresholds
     0.5 to 0.95, and over classes with objects), `ap50`, `ap75`; `ap_small`, `ap_medium` and
@@ -64,10 +64,9 @@ class DetectionScores(Scores):
         ImportError: without faster-coco-eval.
     """
 
-    def __init__(self, classes, image_ids=None):
+    def __init__(self, classes):
         coco_eval()  # before anything is computed for it
         self.classes = classes
-        self._image_ids = image_ids or {}
         self._pictures = []
         self._evaluated = None
 
@@ -83,9 +82,10 @@ class DetectionScores(Scores):
             answers: Dict of detections on the canvases: `"boxes"` (images, n, 4), `"labels"` and
                 `"confidence"` (images, n), with -1 as label behind the last.
             examples: Dict of the `"image"`s, the canvases, uint8 (images, height, width, 3), and
-                their `"photo_size"`, ints (images, 2), and `"name"`, bytes; `"boxes"` (images, m,
-                4), `"labels"`, `"crowd"` and `"area"` (images, m) of the truth in the photos' own
-                pixels, with -1 as label behind the last.
+                their `"photo_size"`, ints (images, 2), `"name"`, bytes, and `"id"`, `image_id` as
+                JSON, bytes; `"boxes"` (images, m, 4), `"labels"`, `"crowd"` and `"area"`
+                (images, m) of the truth in the photos' own pixels, with -1 as label behind the
+                last.
 
         Raises:
             ValueError: as `add`.
@@ -99,7 +99,7 @@ class DetectionScores(Scores):
             found["boxes"] = placement.to_photo(found["boxes"])
             height, width = placement.size
             name = examples["name"][number].decode(errors="replace")
-            image_id = self._image_ids.get(name, name)
+            image_id = json.loads(examples["id"][number])
             self.add(truth, found, image[:height, :width], name, image_id, tuple(size))
 
     def add(self, truth, found, image=None, name="", image_id=None, photo_size=None):
