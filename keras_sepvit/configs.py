@@ -140,6 +140,9 @@ SCENES_CONFIG = SepViTConfig(
     image_size=160,
 )
 
+# What recipes call it, a small member beside the published family.
+SCENES_VARIANT = "sepvit_scenes"
+
 # Paper, table 2 (v1 and v4).
 PUBLISHED = {
     "sepvit_lite": PublishedFigures(3.7, 0.6, top1=72.3, top1_v1=72.3),

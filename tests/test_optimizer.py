@@ -68,18 +68,12 @@ BY_EPOCH = [
 SCHEDULES = {
     "fpn": ("ade20k_fpn_t", []),
     "upernet": ("ade20k_upernet_b", []),
-    "retinanet_1x": (
-        "imagenet_t",
-        [*BY_EPOCH, "epochs=12", "optimizer.milestones=[8,11]", "optimizer.learning_rate=1e-4"],
-    ),
+    "retinanet_1x": ("coco_retinanet_t_1x", []),
     "mask_rcnn_1x": (
         "imagenet_t",
         [*BY_EPOCH, "epochs=12", "optimizer.milestones=[8,11]", "optimizer.learning_rate=2e-4"],
     ),
-    "detection_3x": (
-        "imagenet_t",
-        [*BY_EPOCH, "epochs=36", "optimizer.milestones=[27,33]", "optimizer.learning_rate=1e-4"],
-    ),
+    "detection_3x": ("coco_retinanet_s_3x", []),
 }
 
 

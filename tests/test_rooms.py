@@ -13,7 +13,7 @@ DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy",
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "resizing", "devices", "windows", "initializers", "layers", "attention"),
-    *("block", "stages", "backbone", "pyramid", "classification.classifier"),
+    *("block", "stages", "backbone", "pyramid", "task_model", "classification.classifier"),
 }
 BESIDE = {"policy", "scores", "processes"}
 
@@ -33,14 +33,14 @@ ALLOWED = {
         "segmentation.segmenter",
     },
     "palette": {"validation"},
-    "visualize": {"files", "fonts", "palette", "validation"},
+    "visualize": {"files", "fonts", "palette", "validation", "visualize"},
     "detection": {
-        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "detection"),
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
     },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification", "segmentation"},
+    "recipes": {"training", "classification", "detection", "segmentation"},
     "export": {
         *DATA,
         *BESIDE,
@@ -64,7 +64,13 @@ WITHOUT_KERAS = {
         "warn",
         "fonts",
     ),
-    *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
+    *(
+        "lazy",
+        "detection.scores",
+        "detection.report",
+        "training.sources.digits",
+        "training.sources.scenes",
+    ),
 }
 ANYTHING = {"__init__", "__main__", "cli", "default_backend", "registration"}
 

@@ -147,3 +147,17 @@ def fit_sides(photo_size, short, long):
 
 def _scaled(photo_size, scale):
     return tuple(max(int(side * scale + 0.5), 1) for side in photo_size)
+
+
+def turned(canvas_size, photo_sizes):
+    """Whether a canvas is turned by a quarter for a photo: where one lies and the other stands.
+
+    Args:
+        canvas_size: (height, width) of the canvas as it is for most photos.
+        photo_sizes: (height, width) of a photo, or ints (..., 2) of many.
+
+    Returns:
+        bool, or (...) of them. A square canvas is never turned, nor one for a square photo.
+    """
+    height, width = np.moveaxis(np.asarray(photo_sizes), -1, 0)
+    return (canvas_size[0] - canvas_size[1]) * (height - width) < 0
