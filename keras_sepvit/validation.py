@@ -53,8 +53,8 @@ def did_you_mean(name, known, mark="`"):
 
 
 def counted(number, noun):
-    """A number with its noun: `1 image`, `1,000 classes`."""
-    plural = "es" if noun.endswith("s") else "s"
+    """A number with its noun: `1 image`, `1,000 classes`, `2 boxes`."""
+    plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
