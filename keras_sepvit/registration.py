@@ -30,6 +30,7 @@ REGISTERED = {
     "FPN": "pyramid",
     "FPNHead": "segmentation.semantic_fpn",
     "SemanticFPN": "segmentation.semantic_fpn",
+    "Detections": "detection.decoding",
     "FCNHead": "segmentation.upernet",
     "UPerHead": "segmentation.upernet",
     "UPerNet": "segmentation.upernet",

@@ -34,7 +34,9 @@ ALLOWED = {
     },
     "palette": {"validation"},
     "visualize": {"files", "fonts", "palette", "validation"},
-    "detection": {*WEIGHTS, *NETWORK, "detection"},
+    "detection": {
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "detection"),
+    },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
