@@ -10,7 +10,9 @@ _MODULES = {
     "AveragePrecision": "callbacks",
     "DetectionReport": "report",
     "DetectionScores": "scores",
+    "Detections": "decoding",
     "RetinaNet": "retinanet",
+    "detect": "prediction",
     "evaluate": "evaluation",
     "retinanet_losses": "losses",
 }
