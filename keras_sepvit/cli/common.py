@@ -151,7 +151,7 @@ def check_image_size(size, height, width):
 
 
 def check_photo_size(size, height, width):
-    """As `check_image_size`, of a model that photos are fitted into; None is any height or width."""
+    """As `check_image_size`; for photos that are fitted, None is any height or width."""
     if size is not None and None in (height, width):
         raise ValueError("--image-size: the model takes photos of any size. Leave it out.")
     check_image_size(size, height, width)

@@ -107,8 +107,8 @@ def _predictor(model, sides, batch_size, names):
         images, which grows.
     """
     if isinstance(model, keras.Model) and is_detector(model):
-        detector = PhotoDetector(model, sides, batch_size)
-        return detector.detections, model.num_classes, detector.shapes
+        detector = PhotoDetector(model, batch_size, sides)
+        return detector.detections, detector.classes, detector.shapes
     if not hasattr(model, "detect"):
         name = getattr(model, "name", type(model).__name__)
         raise ValueError(
