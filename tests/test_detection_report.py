@@ -57,7 +57,7 @@ def test_best_f1_is_that_of_its_threshold():
     shares = {}
     for threshold in np.arange(1, 100) / 100:
         kept = [
-            (p.truth, {k: v[p.found["confidence"] >= threshold] for k, v in p.found.items()})
+            (p.truth, {k: v[p.found["confidence"] > threshold] for k, v in p.found.items()})
             for p in report.pictures
         ]
         rows = [match(*pair) for pair in kept]
@@ -87,11 +87,11 @@ def test_confusion_has_a_background():
     )
     report = report_of([(truth, found)], 2)
     np.testing.assert_array_equal(report.matrix, [[1, 1, 0], [0, 0, 1], [0, 1, 0]])
-    assert report.at_best()[0]["threshold"] == 0.26  # the middle between 0 and 0.5
+    assert report.at_best()[0]["threshold"] == 0.25  # the middle of those below 0.5
 
 
 def test_worst_photos_come_first(tmp_path):
-    """By F1 from 0.3 on, then by the number of mistakes; those without mistakes are not shown."""
+    """By F1 above 0.3, then by the number of mistakes; those without mistakes are not shown."""
     box, far = [10, 10, 40, 40], [50, 10, 80, 40]
     pictures = [
         (picture([box], [0]), picture([box], [0], [0.31])),  # right

@@ -157,7 +157,7 @@ def test_photos_on_canvases_are_scored_in_their_own_pixels():
         "image": np.zeros((2, 64, 64, 3), "uint8"),
         "photo_size": np.array([[40, 100], [300, 150]], "int32"),
         "name": np.array([b"a.jpg", b"b.jpg"], object),
-        "id": np.array([b"12", b"007"], object),
+        "id": np.array([b"12", b'"007"'], object),
     }
     # 0.64 and 26 / 40; 64 / 300 and 0.2133: as `fit_into` rounds them.
     factors = np.float32([[0.64, 26 / 40] * 2, [32 / 150, 64 / 300] * 2])

@@ -30,7 +30,7 @@ ALLOWED = {
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
-        "segmentation.segmenter",
+        *("segmentation.segmenter", "detection", "detection.detector"),
     },
     "palette": {"validation"},
     "visualize": {"files", "fonts", "palette", "validation", "visualize"},

@@ -7,7 +7,13 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "Anchors": "anchors",
+    "AveragePrecision": "callbacks",
+    "DetectionReport": "report",
+    "DetectionScores": "scores",
+    "Detections": "decoding",
     "RetinaNet": "retinanet",
+    "detect": "prediction",
+    "evaluate": "evaluation",
     "retinanet_losses": "losses",
 }
 

@@ -64,8 +64,8 @@ class Detector(TaskModel):
 
     def _check_targets(self, targets):
         """Refuses arrays that are no boxes with labels of the model's classes."""
-        if targets is not None and not isinstance(targets, (dict, np.ndarray, list, tuple)):
-            return
+        if not isinstance(targets, (dict, np.ndarray, list, tuple)):
+            return  # with the images, in a data set
         shapes = None
         if isinstance(targets, dict):
             shapes = {name: getattr(value, "shape", None) for name, value in targets.items()}

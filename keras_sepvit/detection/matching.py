@@ -31,7 +31,7 @@ def confusion(truth, found, matches, threshold, classes):
     Args:
         truth, found: A `Picture`'s.
         matches: What `match` gives for them.
-        threshold: Least confidence of detections that count.
+        threshold: Detections with a confidence above it count.
         classes: Number of classes.
 
     Returns:
@@ -41,7 +41,7 @@ def confusion(truth, found, matches, threshold, classes):
         matches, the last row detections where there is nothing. Crowds do not count.
     """
     matrix = np.zeros((classes + 1, classes + 1), "int64")
-    sure = found["confidence"] >= threshold
+    sure = found["confidence"] > threshold
     right = matches[sure & (matches >= 0)]
     np.add.at(matrix, (truth["labels"][right], truth["labels"][right]), 1)
     left = ~truth["crowd"]

@@ -52,7 +52,7 @@ class DetectionReport(DetectionScores, Report):
 
     Attributes:
         class_names: List of the names.
-        worst: The photos of the lowest F1 as `Worst`: of boxes with a confidence of 0.3 at least,
+        worst: The photos of the lowest F1 as `Worst`: of boxes with a confidence above 0.3,
             matched at an IoU of 0.5; of equal ones those with more mistakes. Photos without
             mistakes are not among them.
     """
@@ -103,7 +103,7 @@ class DetectionReport(DetectionScores, Report):
     def matrix(self):
         """int64 (classes + 1, classes + 1): objects of a class, by row, taken for one, by column.
 
-        Of detections from the threshold of the best F1 on; see `at_best`. The last column has
+        Of detections above the threshold of the best F1; see `at_best`. The last column has
         objects that were not found, the last row what was found where nothing is.
         """
         return self.at_best()[1]
@@ -174,7 +174,7 @@ class DetectionReport(DetectionScores, Report):
 
     def write(self, folder):
         """Writes `report.json`, `results.json`, `classes.csv`, `confusion.csv` and the pictures."""
-        title = f"confidence from {self.at_best()[0]['threshold']:.2f} on, IoU 0.5"
+        title = f"confidence above {self.at_best()[0]['threshold']:.2f}, IoU 0.5"
         write_tables(folder, self, names=[*self.class_names, _BACKGROUND], title=title)
         written = {
             "results.json": self._write_results if self._has_ids() else None,
@@ -212,7 +212,7 @@ class DetectionReport(DetectionScores, Report):
         for (_, image, told), file, same in zip(self.worst.items, files, shown, strict=True):
             name = f"{short(file)}: " if file == same else ""
             counts = f"{told['missed']:,} missed, {told['wrong']:,} wrong"
-            titles.append(f"{name}true; found from {_SEEN:.0%} on: {counts}")
+            titles.append(f"{name}true; found above {_SEEN:.0%}: {counts}")
             parts = (told["truth"], sure(told["found"], _SEEN))
             keys = "boxes", "labels", "confidence"
             rows.append(
@@ -233,7 +233,7 @@ def _parts(picture):
 
 
 def _counts(pictures, matches, thresholds):
-    """How many detections are right and wrong from thresholds on, and how many objects there are.
+    """How many detections are right and wrong above thresholds, and how many objects there are.
 
     Returns:
         Two arrays of the shape of `thresholds`, and an int.
@@ -243,7 +243,7 @@ def _counts(pictures, matches, thresholds):
     counts = []
     for chosen in (rows >= 0, rows == WRONG):
         values = np.sort(confidence[chosen])
-        counts.append(len(values) - np.searchsorted(values, thresholds))
+        counts.append(len(values) - np.searchsorted(values, thresholds, side="right"))
     return *counts, sum(int((~picture.truth["crowd"]).sum()) for picture in pictures)
 
 

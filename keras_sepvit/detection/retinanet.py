@@ -7,6 +7,7 @@ import keras
 
 from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.detection.anchors import Anchors
+from keras_sepvit.detection.decoding import retinanet_detections
 from keras_sepvit.detection.detector import Detector, check_arguments
 from keras_sepvit.detection.heads import RetinaHead
 from keras_sepvit.detection.losses import retinanet_losses
@@ -124,3 +125,7 @@ class RetinaNet(Detector):
     def losses_of(self, targets, outputs):
         """`retinanet_losses` of targets in pixels and corners, and raw outputs."""
         return retinanet_losses(targets, outputs, self.anchors)
+
+    def detections(self, outputs, image_size, sizes=None):
+        """`retinanet_detections` of raw outputs, in pixels and corners, by `decoding`."""
+        return retinanet_detections(outputs, self.anchors, image_size, sizes, **self.decoding)

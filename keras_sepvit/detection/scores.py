@@ -1,6 +1,7 @@
 """COCO's average precision and recall of boxes, by faster-coco-eval. Without Keras."""
 
 import dataclasses
+import json
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class DetectionScores(Scores):
     """
 
     def __init__(self, classes):
-        coco_eval()
+        coco_eval()  # before anything is computed for it
         self.classes = classes
         self._pictures = []
         self._evaluated = None
@@ -81,9 +82,10 @@ class DetectionScores(Scores):
             answers: Dict of detections on the canvases: `"boxes"` (images, n, 4), `"labels"` and
                 `"confidence"` (images, n), with -1 as label behind the last.
             examples: Dict of the `"image"`s, the canvases, uint8 (images, height, width, 3), and
-                their `"photo_size"`, ints (images, 2), `"name"` and `"id"`, bytes; `"boxes"`
-                (images, m, 4), `"labels"`, `"crowd"` and `"area"` (images, m) of the truth in the
-                photos' own pixels, with -1 as label behind the last.
+                their `"photo_size"`, ints (images, 2), `"name"`, bytes, and `"id"`, `image_id` as
+                JSON, bytes; `"boxes"` (images, m, 4), `"labels"`, `"crowd"` and `"area"`
+                (images, m) of the truth in the photos' own pixels, with -1 as label behind the
+                last.
 
         Raises:
             ValueError: as `add`.
@@ -96,8 +98,9 @@ class DetectionScores(Scores):
             placement = fit_into(size, image.shape[:2])
             found["boxes"] = placement.to_photo(found["boxes"])
             height, width = placement.size
-            name, image_id = (examples[k][number].decode(errors="replace") for k in ("name", "id"))
-            self.add(truth, found, image[:height, :width], name, _id_of(image_id), tuple(size))
+            name = examples["name"][number].decode(errors="replace")
+            image_id = json.loads(examples["id"][number])
+            self.add(truth, found, image[:height, :width], name, image_id, tuple(size))
 
     def add(self, truth, found, image=None, name="", image_id=None, photo_size=None):
         """Adds a photo.
@@ -315,11 +318,6 @@ def _with_defaults(truth):
         "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
         **truth,
     }
-
-
-def _id_of(text):
-    """An example's id, as a source has it: ints are written in digits."""
-    return int(text) if text.isdecimal() and str(int(text)) == text else text or None
 
 
 def _order(image_id):

@@ -13,9 +13,9 @@ import os
 
 from keras_sepvit.segmentation.losses import IGNORED
 from keras_sepvit.segmentation.maps import read_map
-from keras_sepvit.training.canvas import fitted, fitted_into, on_canvas, padded
+from keras_sepvit.training.canvas import fitted, on_canvas, padded, place
 from keras_sepvit.training.distortion import distort, draw_distortion
-from keras_sepvit.training.images import decode, is_upright_png, resize, resize_and_crop
+from keras_sepvit.training.images import decode, is_upright_png, resize_and_crop
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.validation import check_range, flag, interval, window_pair
 
@@ -228,6 +228,4 @@ class EvalTransform:
             ValueError: if the image has another type or shape.
             tf.errors.InvalidArgumentError: when run, if the bytes cannot be decoded.
         """
-        image = decode(image)
-        size = tf.unstack(fitted_into(tf.shape(image)[:2], self.image_size))
-        return on_canvas(resize(image, size, "bilinear"), self.image_size)
+        return place(image, self.image_size)[0]

@@ -13,7 +13,7 @@ from keras_sepvit.segmentation.images import decode_map
 from keras_sepvit.segmentation.maps import check_map, read_map
 from keras_sepvit.segmentation.mask_folder import MaskFolder, is_image, pairs_of
 from keras_sepvit.training.sources.photos import upright_size
-from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
+from keras_sepvit.training.sources.scenes import CLASS_NAMES, scenes_of
 from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.sources.splits import (
     TENTHS,
@@ -26,9 +26,6 @@ from keras_sepvit.training.sources.splits import (
 from keras_sepvit.training.tensorflow import tf
 
 SCENES = "scenes"
-# The number of scenes, and of the digits in each. Those to train on are fuller: a scene teaches by
-# the pixels of its digits, which cover a fifth of it there and a tenth in the others.
-_SCENES_OF = {"train": (4_000, (4, 12)), "validation": (200, (1, 6))}
 
 
 class MapSource(IndexedSource):
@@ -64,18 +61,22 @@ class MapSource(IndexedSource):
 
 
 class SceneSource(MapSource):
-    """Scenes of handwritten digits, of 128 x 128; `DigitScenes` of the seed 0.
+    """Scenes of handwritten digits, of 128 x 128; those of `scenes_of`.
 
     Each is made when it is first asked for and kept, 64 KB: making it takes twice the time of the
     augmentation.
     """
 
     def __init__(self, split):
-        size, digits = _SCENES_OF["train" if split.startswith("train") else "validation"]
-        self._scenes = DigitScenes(split, size, digits=digits)
+        self._scenes = scenes_of(split)
         self._pair = functools.cache(self._make)
-        names = ("background", *CLASS_NAMES)
-        super().__init__(SCENES, split, size=size, classes=len(names), class_names=names)
+        super().__init__(
+            SCENES,
+            split,
+            size=len(self._scenes),
+            classes=1 + len(CLASS_NAMES),
+            class_names=("background", *CLASS_NAMES),
+        )
 
     def load(self, element):
         pair = tf.numpy_function(

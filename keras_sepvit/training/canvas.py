@@ -1,6 +1,7 @@
 """Photos on canvases in `tf.data`: sizes and padding, as in `keras_sepvit.runtime.canvas`."""
 
 from keras_sepvit.configs import MEAN_COLOUR
+from keras_sepvit.training.images import decode, resize
 from keras_sepvit.training.tensorflow import tf
 
 
@@ -35,6 +36,26 @@ def fitted_into(size, canvas_size):
 def scaled(size, scale):
     """A size, float64 (height, width), times a scale, rounded as mmcv does; int32, at least 1."""
     return tf.maximum(tf.cast(size * scale + 0.5, tf.int32), 1)
+
+
+def place(image, canvas_size):
+    """A photo as large as a canvas allows, in its upper left corner; `runtime.canvas.fit_into`.
+
+    Args:
+        image: Scalar string tensor, or uint8 tensor (height, width, channels).
+        canvas_size: (height, width).
+
+    Returns:
+        uint8 tensor (*canvas_size, 3), with the mean colour beside and below the photo; int32
+        tensor (height, width), the photo's size there.
+
+    Raises:
+        ValueError: if the image has another type or shape.
+        tf.errors.InvalidArgumentError: when run, if the bytes cannot be decoded.
+    """
+    image = decode(image)
+    size = fitted_into(tf.shape(image)[:2], canvas_size)
+    return on_canvas(resize(image, tf.unstack(size), "bilinear"), canvas_size), size
 
 
 def on_canvas(image, canvas_size):

@@ -141,7 +141,7 @@ def detections_beside_truth(images, detections, truths, class_names, threshold=0
             `draw_boxes` takes them.
         truths: A dict for each of `"boxes"` and `"labels"`.
         class_names: Names of the classes by label.
-        threshold: Least confidence of what is drawn.
+        threshold: Boxes with a confidence above it are drawn.
         scale: As for `draw_boxes`.
 
     Returns:
@@ -165,10 +165,10 @@ def detections_beside_truth(images, detections, truths, class_names, threshold=0
         rows[1].append(
             draw_boxes(image, truth["boxes"], truth["labels"], class_names=class_names, scale=scale)
         )
-    return in_rows(rows, [f"found, from {threshold:.0%} on", "true"])
+    return in_rows(rows, [f"found, above {threshold:.0%}", "true"])
 
 
 def sure(found, threshold):
-    """Of the dict of a picture's detections those with a confidence of at least `threshold`."""
-    kept = np.asarray(found["confidence"]) >= threshold
+    """Of the dict of a picture's detections those with a confidence above `threshold`."""
+    kept = np.asarray(found["confidence"]) > threshold
     return {key: np.asarray(found[key])[kept] for key in ("boxes", "labels", "confidence")}

@@ -24,6 +24,21 @@ def upright_size(path):
         raise OSError(f"{path} cannot be read as an image: {error}") from error
 
 
+def upright_sizes(paths):
+    """Sizes of photos, int32 (photos, 2), (0, 0) of those that cannot be read; their errors."""
+
+    def read(path):
+        try:
+            return upright_size(path)
+        except OSError as error:
+            return error
+
+    results = [*in_threads(read, paths)]
+    unreadable = [result for result in results if isinstance(result, OSError)]
+    sizes = [(0, 0) if isinstance(result, OSError) else result for result in results]
+    return np.array(sizes, "int32").reshape(-1, 2), unreadable
+
+
 def in_threads(function, values):
     """Generator of a function's results in the order of the values; none runs on once it closes."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
