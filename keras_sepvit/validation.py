@@ -139,6 +139,14 @@ def check_range(name, value, low, high):
         )
 
 
+def check_sides(sides):
+    """`sides`, of photos, as (shorter, longer)."""
+    shorter, longer = window_pair("sides", sides)
+    if shorter > longer:
+        raise ValueError(f"`sides` are the shorter and the longer one. Received: sides={sides}.")
+    return shorter, longer
+
+
 def interval(name, value, largest=math.inf):
     """`value` as a pair of floats, 0 < low <= high <= `largest`."""
     if (

@@ -30,7 +30,7 @@ ALLOWED = {
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
-        "segmentation.segmenter",
+        *("segmentation.segmenter", "detection", "detection.detector"),
     },
     "palette": {"validation"},
     "visualize": {"files", "fonts", "palette", "validation"},
@@ -45,7 +45,7 @@ ALLOWED = {
         *DATA,
         *BESIDE,
         *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
-        *("runtime", "export"),
+        *("detection", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},

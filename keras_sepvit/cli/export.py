@@ -147,8 +147,8 @@ def export(
     from keras_sepvit.cli import classifiers
     from keras_sepvit.export.images import MIN_CALIBRATION_IMAGES
     from keras_sepvit.runtime import read_image
+    from keras_sepvit.runtime.canvas import read_canvas
     from keras_sepvit.runtime.labels import read_names
-    from keras_sepvit.runtime.segmenter import read_canvas
     from keras_sepvit.scores import normalizes_images
     from keras_sepvit.segmentation.segmenter import is_segmenter
 

@@ -7,7 +7,9 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "Anchors": "anchors",
+    "Detections": "decoding",
     "RetinaNet": "retinanet",
+    "detect": "prediction",
     "retinanet_losses": "losses",
 }
 
