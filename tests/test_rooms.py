@@ -26,7 +26,7 @@ ALLOWED = {
     "segmentation": {
         *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },
-    "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
+    "conversion": {*WEIGHTS, *NETWORK, "detection", "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
@@ -45,7 +45,7 @@ ALLOWED = {
         *DATA,
         *BESIDE,
         *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
-        *("runtime", "export"),
+        *("detection", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},
