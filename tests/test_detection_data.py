@@ -12,8 +12,12 @@ from PIL import Image
 tf = pytest.importorskip("tensorflow")
 
 from keras_sepvit.detection.check import check_boxes  # noqa: E402
-from keras_sepvit.detection.images import TrainTransform  # noqa: E402
+from keras_sepvit.detection.images import EvalTransform, TrainTransform  # noqa: E402
+from keras_sepvit.detection.picture import draw_labelled  # noqa: E402
 from keras_sepvit.detection.sources import open_source, open_splits  # noqa: E402
+from keras_sepvit.training.pipeline import evaluation_batches, training_stream  # noqa: E402
+from keras_sepvit.training.sources.scenes import DigitScenes  # noqa: E402
+from keras_sepvit.visualize import palette  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -414,3 +418,354 @@ def test_ids_of_annotations_mean_nothing(tmp_path, ids):
     source = open_source(str(tmp_path), "train")
     assert_read(source)
     assert [source.image_id(number) for number in range(3)] == ["zero", 1, 2]
+
+
+# Layouts
+
+LAYOUTS = {
+    "COCO's own": ("annotations/instances_{}2017.json", "{}2017", ("train", "val")),
+    "in a folder": (
+        "coco/annotations/instances_{}2017.json",
+        "coco/images/{}2017",
+        ("train", "val"),
+    ),
+    "Roboflow's": ("{}/_annotations.coco.json", "{}", ("train", "valid")),
+    "images of all": ("annotations/{}.json", "images", ("train", "validation")),
+    "images of splits": ("Annotations/{}.json", "images/{}", ("Train", "VAL")),
+    "beside the photos": ("{}.json", ".", ("train", "val")),
+    "images in splits": ("{}/labels.json", "{}/images", ("training", "Validation")),
+    "annotations in splits": ("{}/annotations/all.json", "{}/data", ("train", "val")),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_splits(tmp_path, layout):
+    file, photos, splits = LAYOUTS[layout]
+    expected = {"c.jpg": [[1, 2, 4, 6]]}
+    for split, names, boxes in (
+        (splits[0], READ, BOXES),
+        (splits[1], expected, [(0, 2, [1, 2, 3, 4])]),
+    ):
+        folder = tmp_path / photos.format(split)
+        if photos.format(split) in ("images", "."):  # the same names would be the same photos
+            folder, file_names = folder / split, [*names]
+            for name in names:
+                save_photo(folder / name)
+            content = content_of([f"{split}/{name}" for name in file_names], boxes)
+            place = tmp_path / file.format(split)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(content))
+        else:
+            write(tmp_path / file.format(split), names, boxes, photos=folder)
+    if layout == "COCO's own":
+        for other in ("captions_train2017", "person_keypoints_val2017", "image_info_test2017"):
+            (tmp_path / "annotations" / f"{other}.json").write_text("{}")
+    (tmp_path / "README.txt").write_text("")
+    train, validation = open_splits(str(tmp_path), keep_empty=True)
+    assert (train.split, validation.split, train.whole) == ("train", "validation", False)
+    assert_read(train)
+    assert_read(validation, expected, {"c.jpg": [1]})
+    assert train.file == tmp_path / file.format(splits[0])
+    assert open_source(f"folder:{tmp_path}", "val").paths == validation.paths
+    with pytest.raises(ValueError, match=r"no file of boxes for the split 'test'. It has: .*rain"):
+        open_source(str(tmp_path), "test")
+
+
+def test_without_splits_a_tenth_is_held_out(tmp_path):
+    names = [f"{number}.png" for number in range(23)]
+    write(tmp_path / "all.json", names, [(number, 1, [number, 1, 9, 9]) for number in range(23)])
+    (tmp_path / "package.json").write_text('{"name": "no data"}')
+    train, validation = open_splits(str(tmp_path))
+    assert (train.split, validation.split) == ("train-fold0", "validation-fold0")
+    assert (train.size, validation.size, train.whole) == (21, 2, False)
+    assert "held out for validation: 2 images, a tenth" in str(train)
+    assert not {*train.paths} & {*validation.paths}
+    for source in (train, validation):
+        for number, path in enumerate(source.paths):
+            assert source.truth(number)["boxes"][0, 0] == int(path[:-4]) == source.image_id(number)
+    folds = [open_source(str(tmp_path), f"validation-fold{fold}") for fold in range(10)]
+    paths = sum((fold.paths for fold in folds), [])
+    whole = open_source(str(tmp_path), "test")
+    assert sorted(paths) == sorted(whole.paths) == sorted(names) and whole.whole
+    assert open_splits(str(tmp_path), "train", None)[1] is None
+    with pytest.raises(ValueError, match="23 images of .* in common. Hold out a tenth"):
+        open_splits(str(tmp_path), "train", "test")
+    with pytest.raises(ValueError, match="'train-fold0' to 'train-fold9'"):
+        open_source(str(tmp_path), "train-fold10")
+    with pytest.raises(ValueError, match="nothing for the split 'mine', nor for others"):
+        open_source(str(tmp_path), "mine")
+    # A split of one's own, by the name of its file.
+    (tmp_path / "all.json").rename(tmp_path / "mine.json")
+    assert open_source(str(tmp_path), "mine").size == 23
+
+
+def test_folders_that_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder '.*nowhere'"):
+        open_splits(str(tmp_path / "nowhere"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file. Expected the folder of photos and"):
+        open_source(f"folder:{tmp_path / 'file'}", "train")
+    save_photo(tmp_path / "images" / "a.png")
+    with pytest.raises(ValueError, match="has no file of boxes. Expected .*It has: images, file"):
+        open_source(str(tmp_path), "train")
+    for name in ("all.json", "b.json"):
+        write(tmp_path / name, ["a.png"])
+    with pytest.raises(ValueError, match="several files of boxes .*: all.json, b.json"):
+        open_source(str(tmp_path), "train")
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="needs the photos of blood cells")
+def test_blood_cells(tmp_path):
+    """Real data as published, in Roboflow's form."""
+    train, validation = open_splits(str(BCCD))
+    test = open_source(str(BCCD), "test")
+    assert [source.size for source in (train, validation, test)] == [205, 87, 72]
+    assert train.class_names == ("Platelets", "RBC", "WBC") and train.category_ids == (1, 2, 3)
+    assert "left out: 1 box without area" in check_boxes(train)
+    assert "as in the file: 1 box without area" in check_boxes(validation)
+    boxes = [
+        sum(len(source.truth(number)["labels"]) for number in range(source.size))
+        for source in (train, validation, test)
+    ]
+    assert boxes == [2804, 1138, 945] and train.most == 28
+    transform = TrainTransform((120, 160), crops=0.5, short_sides=(96, 120), long_side=160)
+    batch = next(iter(stream_of(train, transform, 16)))
+    draw_labelled(tmp_path / "page.png", batch["image"], batch, train.class_names)
+    assert Image.open(tmp_path / "page.png").size == (4 * 164 - 4, 4 * 124 - 4)
+
+
+# YOLO's form
+
+
+def write_yolo(folder, **keys):
+    """Photos with the boxes of `READ` in `images/train`, one in `images/val`; a data.yaml."""
+    rows = {
+        "train/a.jpg": "0 0.333333 0.5 0.33333333 0.75\n\n1 0.0416667 0.0625 8.33333e-2 0.125\n",
+        "train/b.png": "1 0.5 0.2 1 0.2 1.0 0.6 0.75 0.6",
+        "train/c.jpg": "",
+        "val/d.jpg": "0.0 0.5 0.5 1 1",
+    }
+    for name, text in rows.items():
+        save_photo(folder / "images" / name)
+        label = (folder / "labels" / name).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(text)
+    keys = {"names": ["bolt", "nut"], "train": "images/train", "val": "images/val", **keys}
+    keys = {key: value for key, value in keys.items() if value is not None}
+    (folder / "data.yaml").write_text(json.dumps(keys, ensure_ascii=False))  # which is YAML, too
+    return folder
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"names": {0: "bolt", 1: "nut"}, "nc": 2},
+        {"path": "."},
+        {"path": "../datasets/bolts", "test": "images/none"},
+        {"train": "../images/train", "val": ["../images/val"]},
+        {"path": "images", "train": "train", "val": "val", "test": ""},
+        {"train": ["train.txt"], "val": "images/val"},
+    ],
+)
+def test_yolo(tmp_path, keys):
+    write_yolo(tmp_path, **keys)
+    lines = "\n".join(f"./images/train/{name}" for name in READ)
+    (tmp_path / "train.txt").write_text(lines + "\n")
+    (tmp_path / "labels" / "train" / "classes.txt").write_text("bolt\nnut")
+    train, validation = open_splits(str(tmp_path), keep_empty=True)
+    assert train.class_names == ("bolt", "nut") and train.category_ids == (0, 1)
+    # The polygon's box around it.
+    boxes = {**READ, "b.png": [[30, 8, 60, 24]]}
+    assert_read(train, boxes)
+    assert_read(validation, {"d.jpg": [[0, 0, 60, 40]]}, {"d.jpg": [0]})
+    assert train.image_id(0) == train.paths[0] and not train.notes
+    check_boxes(train)
+
+
+def test_yolo_is_told(tmp_path):
+    write_yolo(tmp_path, val=None, names={"0": "no", "1": "1e3"})
+    (tmp_path / "labels" / "train" / "c.txt").unlink()
+    (tmp_path / "labels" / "train" / "lone.txt").write_text("0 0.5 0.5 1 1")
+    (tmp_path / "images" / "train" / "broken.jpg").write_bytes(b"no picture")
+    source = open_source(str(tmp_path), "train")
+    assert source.class_names == ("no", "1e3")  # as written
+    assert_read(source)
+    for text in (
+        "1 photo not read: ",
+        "broken.jpg cannot be read",
+        "1 photo without a file of labels, taken as empty",
+        "not read, labels without a photo: lone.txt",
+    ):
+        assert text in str(source)
+    # Labels beside the photos, no `images` in the path.
+    (tmp_path / "images").rename(tmp_path / "photos")
+    for path in (tmp_path / "labels" / "train").iterdir():
+        path.rename(tmp_path / "photos" / "train" / path.name)
+    (tmp_path / "data.yaml").write_text("names: [bolt, nut]\ntrain: photos/train\n")
+    assert_read(open_source(str(tmp_path), "train"))
+    assert open_splits(str(tmp_path))[1].split == "validation-fold0"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "2 0.5 0.5 0.1 0.1",
+            "a.txt, line 2 has the class 2. Expected 0 to 1: correct",
+        ),
+        ("-1 0.5 0.5 0.1 0.1", "has the class -1"),
+        ("0.5 0.5 0.5 0.1 0.1", "has the class 0.5"),
+        ("nan 0.5 0.5 0.1 0.1", "has the class nan"),
+        (
+            "0 30 20 10 10",
+            "line 2 has the value 30. Expected .*: divide pixels by",
+        ),
+        ("0 0.5 0.5 1.01 0.1", "has the value 1.01"),
+        ("0 0.5 0.5 -0.1 0.1", "has the value -0.1"),
+        ("0 0.5 nan 0.1 0.1", "has the value nan"),
+        ("0 0.5 0.5 0.1", "has 3 numbers behind the class. Expected class, then x, y"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "has 5 numbers behind the class"),
+        ("bolt 0.5 0.5 0.1 0.1", "'bolt 0.5 0.5 0.1 0.1' are no numbers"),
+        ("0,0.5,0.5,0.1,0.1", "are no numbers"),
+        (b"\xff\x00", "a.txt is no text"),
+    ],
+)
+def test_yolo_rows_that_are_refused(tmp_path, row, message):
+    write_yolo(tmp_path)
+    file = tmp_path / "labels" / "train" / "a.txt"
+    row = row if isinstance(row, bytes) else row.encode()
+    file.write_bytes(b"0 0.5 0.5 0.1 0.1\n" + row)
+    with pytest.raises(ValueError, match=message) as error:
+        open_source(str(tmp_path), "train")
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"nc": 3}, "has nc 3 and 2 names"),
+        ({"names": ["bolt", "bolt "]}, "has names bolt twice"),
+        ({"names": ["bolt", ""]}, r"has names \['bolt', ''\]. Expected a list"),
+        ({"names": "bolt"}, "has names 'bolt'. Expected a list"),
+        ({"names": []}, r"has names \[\]"),
+        ({"names": {0: "bolt", 2: "nut"}}, "has names for the classes 0, 2. Expected one for each"),
+        ({"names": [["bolt"]]}, r"has names \[\['bolt'\]\]"),
+        ({"train": "images/nowhere"}, "has train: images/nowhere, but there is no '.*nowhere'"),
+        ({"train": "lost.txt"}, r"lost.txt lists files that are not there, 1: .*gone.jpg"),
+        ({"train": "twice.txt"}, "has photos twice in a split: .*a.jpg"),
+        (
+            {"train": "images/bare"},
+            "no photo of train has labels, there is no '.*b.txt'",
+        ),
+        ({"kpt_shape": [4, 3]}, "has kpt_shape: rows of key points"),
+    ],
+)
+def test_yaml_that_is_refused(tmp_path, keys, message):
+    write_yolo(tmp_path, **keys)
+    save_photo(tmp_path / "images" / "bare" / "b.png")
+    (tmp_path / "lost.txt").write_text("./gone.jpg")
+    (tmp_path / "twice.txt").write_text("images/train/a.jpg\nimages/train/a.jpg")
+    with pytest.raises(ValueError, match=message) as error:
+        open_source(str(tmp_path), "train")
+    assert "\n" not in str(error.value)
+    (tmp_path / "data.yaml").write_text("names: [a\n- b")
+    with pytest.raises(ValueError, match="data.yaml is no YAML"):
+        open_source(str(tmp_path), "train")
+
+
+# Scenes, and the way into batches
+
+
+def test_scenes():
+    train, validation = open_splits("scenes")
+    assert (train.size, validation.size, train.most, validation.most) == (4_000, 200, 12, 6)
+    assert train.class_names == tuple("0123456789") and train.category_ids == tuple(range(10))
+    expected = DigitScenes("train", 4_000, digits=(4, 12))[17]
+    name, image, truth = train.read(17)
+    assert (name, train.image_id(17)) == ("scenes/train:17", 17)
+    np.testing.assert_array_equal(image, expected.image)
+    np.testing.assert_array_equal(truth["boxes"], expected.boxes)
+    np.testing.assert_array_equal(truth["labels"], expected.labels)
+    examples = validation.examples(0, seed=0, shuffle=False).take(3).as_numpy_iterator()
+    for number, example in enumerate(examples):
+        name, image, truth = validation.read(number)
+        assert example["name"].decode() == name and json.loads(example["id"]) == number
+        assert tuple(example["photo_size"]) == tuple(validation.sizes[number]) == (128, 128)
+        np.testing.assert_array_equal(example["image"], image)
+        for key, values in truth.items():
+            np.testing.assert_array_equal(example[key][: len(values)], values)
+        assert (example["labels"][len(truth["labels"]) :] == -1).all()
+    lines = check_boxes(validation).splitlines()
+    assert lines[1] == "photos of 128 x 128 pixels" and len(lines) == 3 + 11
+    assert open_splits("scenes", "train-fold1", None)[1] is None
+
+
+def stream_of(source, transform, batch_size):
+    """Batches to train on, as a task makes them."""
+
+    def call(example, seed):
+        values = transform(example["image"], example["boxes"], example["labels"], seed)
+        return dict(zip(("image", "boxes", "labels", "size"), values, strict=True))
+
+    return training_stream(source, call, batch_size=batch_size, seed=1).as_numpy_iterator()
+
+
+def test_batches_of_a_folder(tmp_path):
+    """Photos and boxes come together through the pipeline; damaged photos are left out."""
+    names = [f"{number}.png" for number in range(6)]
+    boxes = [(number, 1, [10 * number % 45, 5, 9, 21]) for number in range(6)]
+    write(tmp_path / "all.json", names, boxes)
+    for number, (_, _, (left, top, width, height)) in enumerate(boxes):
+        pixels = np.full((40, 60, 3), 40, "uint8")
+        pixels[top : top + height, left : left + width] = 200
+        Image.fromarray(pixels).save(tmp_path / names[number])
+    source = open_splits(str(tmp_path), "train", None)[0]
+    stream = stream_of(source, TrainTransform((80, 96), short_sides=(60, 80)), 6)
+    for batch in (next(stream), next(stream)):
+        for image, (box,), label, size in zip(
+            batch["image"], batch["boxes"], batch["labels"], batch["size"], strict=True
+        ):
+            bright = image[: size[0], : size[1]].mean(axis=-1) > 120
+            rows, columns = (np.flatnonzero(bright.any(axis=axis)) for axis in (1, 0))
+            edges = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            np.testing.assert_allclose(box, edges, atol=1)
+            assert label == [0]
+    (tmp_path / "4.png").write_bytes(b"")
+
+    def call(example):
+        image, size = EvalTransform((48, 48))(example["image"])
+        return {"image": image, "size": size, "id": example["id"]}
+
+    (batch,) = evaluation_batches(source, call, batch_size=6)
+    np.testing.assert_array_equal(batch["counts"], np.arange(6) != 4)
+    np.testing.assert_array_equal(batch["size"][0], (32, 48))
+
+
+# The page of labelled photos
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, (60, 80)), (6, (60, 80)), (40, (800, 1344))])
+def test_the_page_has_each_photo_with_its_boxes(tmp_path, count, size):
+    """At most 16, four in a row, small ones enlarged and large ones shrunk."""
+    images = np.full((count, *size, 3), 100.0)
+    boxes = np.full((count, 3, 4), -1.0)
+    height, width = size
+    boxes[:, 0] = width / 4, height / 2, width / 2, height
+    labels = np.tile([1, -1, -1], (count, 1))
+    targets = {"boxes": boxes, "labels": labels}
+    draw_labelled(tmp_path / "page.png", images, targets, ("bolt", "nut"))
+    page = np.asarray(Image.open(tmp_path / "page.png"))
+    shown = min(count, 16)
+    height, width = (180, 240) if size == (60, 80) else (381, 640)
+    columns, rows = min(shown, 4), -(-shown // 4)
+    assert page.shape == (rows * (height + 4) - 4, columns * (width + 4) - 4, 3)
+    for number in range(shown):
+        row, column = divmod(number, 4)
+        photo = page[row * (height + 4) :, column * (width + 4) :][:height, :width]
+        assert (photo[: height // 4] == 100).all() and (photo[:, width * 5 // 8 :] == 100).all()
+        painted = (photo == palette(2)[1]).all(axis=-1)
+        columns_of_box = np.flatnonzero(painted[height * 3 // 4])
+        assert abs(columns_of_box[0] - width // 4) <= 1
+        assert abs(columns_of_box[-1] + 1 - width // 2) <= 1
+    draw_labelled(tmp_path / "page.png", images[:2], targets)  # numbers in the place of names
