@@ -21,7 +21,7 @@ _NUMBER = {int, float}
 _NO_PARENT = (None, "", "none")
 
 
-def read_coco(file, folders, train=None):
+def read_coco(file, folders, train=None, shared=()):
     """Reads a file in COCO's form.
 
     Classes are the categories by ascending id. A category that others name as their
@@ -33,6 +33,7 @@ def read_coco(file, folders, train=None):
         folders: Where the photos may be; the first folder that has all of them counts.
         train: `PhotoBoxes` of the split whose classes these are; the file's own without. They are
             found by their names; one that the file lacks keeps its id.
+        shared: Folders with other files' photos. Of others it is told what the file does not name.
 
     Returns:
         `PhotoBoxes`.
@@ -43,23 +44,28 @@ def read_coco(file, folders, train=None):
     """
     file = pathlib.Path(file)
     images, annotations, categories = _contents(file)
+    own = _names(_Checked(file, "categories", categories))
+    listed = {*own.values()}
     labels = _Checked(file, "annotations", annotations)
     category_of = labels.column("category_id", {int}, "a category's id, a whole number")
-    listed = {row.get("id") for row in categories if isinstance(row.get("id"), int)}
-    known = [key in listed for key in category_of]
-    labels.check(known, "category_id", "the id of one of its categories")
-    classes, notes = _classes(file, categories, {*category_of}, train)
+    right = [key in listed for key in category_of]
+    labels.check(right, "category_id", "the id of one of its categories")
+    classes, notes = _classes(file, categories, own, {*category_of}, train)
+
     photos = _Checked(file, "images", images)
     image_ids = photos.column("id", {int, str}, "a whole number or text")
     photos.check_unique("id", image_ids)
     names = photos.column("file_name", {str}, "the name of the photo's file")
     folder, paths = _located(file, names, folders)
     photos.check_unique("file_name", paths)
+    if folder not in shared:
+        notes += _unnamed(file, folder, paths)
     sizes, unreadable = _sizes(photos, folder, paths)
 
     number_of = {key: number for number, key in enumerate(image_ids)}
-    own_ids = labels.column("image_id", {int, str}, "an image's id")
-    labels.check([key in number_of for key in own_ids], "image_id", "the id of one of its images")
+    image_of = labels.column("image_id", {int, str}, "the id of one of its images")
+    right = [key in number_of for key in image_of]
+    labels.check(right, "image_id", "the id of one of its images")
     label_of = {category: label for label, category in enumerate(classes.values())}
     boxes = _boxes(labels)
     area = labels.column("area", {*_NUMBER, type(None)}, "a number, or to be left out")
@@ -78,7 +84,7 @@ def read_coco(file, folders, train=None):
         category_ids=tuple(classes.values()),
         notes=tuple(notes),
         **in_order(
-            [number_of[key] for key in own_ids],
+            [number_of[key] for key in image_of],
             len(paths),
             boxes=(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0)))).astype("float32"),
             labels=np.array([label_of[key] for key in category_of], "int32"),
@@ -153,16 +159,19 @@ def _contents(file):
     return [content[key] for key in keys]
 
 
-def _classes(file, categories, used, train):
-    """Dict of name to id in the order of the labels, and what to say of it."""
-    rows = _Checked(file, "categories", categories)
+def _names(rows):
+    """Dict of the categories' names to ids, by ascending id."""
     ids = rows.column("id", {int}, "a whole number")
     rows.check_unique("id", ids)
     names = rows.column("name", {str}, "the name of a class, text")
     names = [" ".join(name.split()) for name in names]
     rows.check([name != "" for name in names], "name", "the name of a class")
     rows.check_unique("name", names)
-    own = dict(sorted(zip(names, ids, strict=True), key=lambda pair: pair[1]))
+    return dict(sorted(zip(names, ids, strict=True), key=lambda pair: pair[1]))
+
+
+def _classes(file, categories, own, used, train):
+    """Dict of name to id in the order of the labels, and what to say of it."""
     if train is not None:
         known = [key not in used or name in train.class_names for name, key in own.items()]
         unknown = [name for name, right in zip(own, known, strict=True) if not right]
@@ -171,23 +180,19 @@ def _classes(file, categories, used, train):
                 f"{file} has objects of categories that {train.file} has no class for: "
                 f"{some(unknown)}. Name classes alike in both, and train on all of them."
             )
-        classes, free = {}, max(*own.values(), *train.category_ids) + 1
+        classes, free = {}, max([*own.values(), *train.category_ids]) + 1
         for name, key in zip(train.class_names, train.category_ids, strict=True):
             classes[name] = own.get(name, free if key in own.values() else key)
             free += classes[name] == free
         return classes, []
-    above = {
-        row.get("supercategory")
-        for name, row in zip(names, categories, strict=True)
-        if row.get("supercategory") != name and isinstance(row.get("supercategory"), str)
-    }
+    parents = {row["id"]: row.get("supercategory") for row in categories}
+    above = [parents[key] for name, key in own.items() if parents[key] != name]
     roots = [
         name
-        for name, key, row in zip(names, ids, categories, strict=True)
-        if name in above and key not in used and row.get("supercategory") in (*_NO_PARENT, name)
+        for name, key in own.items()
+        if name in above and key not in used and parents[key] in (*_NO_PARENT, name)
     ]
-    for name in roots:
-        del own[name]
+    own = {name: key for name, key in own.items() if name not in roots}
     if not own:
         raise ValueError(f"{file} has no categories. List the classes of its objects there.")
     note = f"no class, a category without objects above others: {some(roots)}"
@@ -212,8 +217,12 @@ def _located(file, names, folders):
     """The folder that the photos are in, and their paths from there."""
     missing = {}
     for folder in folders:
-        paths = [name if os.path.isfile(folder / name) else None for name in names]
-        if None in paths and any(paths) or folder.is_dir():
+        paths = [
+            os.path.relpath(name, folder) if os.path.isabs(name) else posixpath.normpath(name)
+            for name in names
+        ]
+        paths = [path if os.path.isfile(folder / path) else None for path in paths]
+        if None in paths and folder.is_dir():
             paths = _as_listed(folder, names, paths)
         if None not in paths:
             return folder, paths
@@ -236,6 +245,14 @@ def _as_listed(folder, names, paths):
     files = [path.relative_to(folder).as_posix() for path in image_files(folder)]
     listed = {key(path): path for path in files}
     return [path or listed.get(key(name)) for name, path in zip(names, paths, strict=True)]
+
+
+def _unnamed(file, folder, paths):
+    """Sentences, one or none, on photos of the folder that the file does not name."""
+    files = {path.relative_to(folder).as_posix() for path in image_files(folder)}
+    more = sorted(files - {*paths})
+    photos = counted(len(more), "photo")
+    return [f"not read, {photos} that {file.name} does not name: {some(more)}"] if more else []
 
 
 def _sizes(photos, folder, paths):
