@@ -182,6 +182,8 @@ def _as_text(description):
 
 
 def _shown(key, value):
+    if value is None:
+        return "-"
     if key.endswith("memory"):
         return f"{value / 2**30:.2f} GiB"
     if isinstance(value, float):
