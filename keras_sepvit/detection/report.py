@@ -12,6 +12,7 @@ from keras_sepvit.detection.scores import DetectionScores
 from keras_sepvit.files import replacing
 from keras_sepvit.fonts import legible, short
 from keras_sepvit.runtime.canvas import fit_into
+from keras_sepvit.runtime.detector import THRESHOLD
 from keras_sepvit.training.by_class import (
     Worst,
     confusion_rows,
@@ -25,7 +26,6 @@ from keras_sepvit.visualize.boxes import sure
 from keras_sepvit.visualize.pages import in_columns
 
 _BACKGROUND = "background"
-_SEEN = 0.3  # least confidence of what people see if they say nothing else
 _THRESHOLDS = np.arange(1, 100) / 100  # one of them gives the best F1
 _SIDE = 320  # of the worst photos as they are drawn
 _LEAST_WIDTH = 240  # where titles of two photos' width fit
@@ -72,7 +72,7 @@ class DetectionReport(DetectionScores, Report):
         return picture
 
     def _keep_worst(self, picture, image, name, photo_size):
-        right, wrong, objects = _counts([picture], [match(picture.truth, picture.found)], _SEEN)
+        right, wrong, objects = _counts([picture], [match(picture.truth, picture.found)], THRESHOLD)
         missed = objects - right
         if not missed + wrong:
             return
@@ -123,7 +123,7 @@ class DetectionReport(DetectionScores, Report):
             f1 = _f1(right, wrong, objects)
             # Of equal ones the middle: as far as can be from where it falls.
             best = np.flatnonzero(f1 == f1.max())
-            best = best[len(best) // 2] if f1.max() > 0 else np.searchsorted(_THRESHOLDS, _SEEN)
+            best = best[len(best) // 2] if f1.max() > 0 else np.searchsorted(_THRESHOLDS, THRESHOLD)
             threshold = float(_THRESHOLDS[best])
             told = {
                 "threshold": threshold,
@@ -212,8 +212,8 @@ class DetectionReport(DetectionScores, Report):
         for (_, image, told), file, same in zip(self.worst.items, files, shown, strict=True):
             name = f"{short(file)}: " if file == same else ""
             counts = f"{told['missed']:,} missed, {told['wrong']:,} wrong"
-            titles.append(f"{name}true; found above {_SEEN:.0%}: {counts}")
-            parts = (told["truth"], sure(told["found"], _SEEN))
+            titles.append(f"{name}true; found above {THRESHOLD:.0%}: {counts}")
+            parts = (told["truth"], sure(told["found"], THRESHOLD))
             keys = "boxes", "labels", "confidence"
             rows.append(
                 [

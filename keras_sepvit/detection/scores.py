@@ -25,7 +25,7 @@ BOX_SCORES = (
     "AR_large",
 )
 
-# Of the arrays of a picture, without padding: the type, and the columns of boxes.
+# A picture's arrays and their types.
 _TRUTH = {"boxes": "float64", "labels": "int32", "crowd": "bool", "area": "float64"}
 _FOUND = {"boxes": "float64", "labels": "int32", "confidence": "float64"}
 

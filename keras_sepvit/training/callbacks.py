@@ -120,7 +120,10 @@ class Validation(keras.callbacks.Callback):
         with deployed_weights(self.model, self.averaged):
             results = self.evaluate()
             # Of equal results the one with the lower loss.
-            rank, before = [results[self.best], -(results.get("loss") or 0.0)], self.progress["rank"]
+            rank, before = (
+                [results[self.best], -(results.get("loss") or 0.0)],
+                self.progress["rank"],
+            )
             # Without a result, as of data in which there is nothing to find, the last epoch.
             if before is None or rank[0] is None or rank > before:
                 self.save()

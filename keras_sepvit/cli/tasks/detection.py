@@ -62,12 +62,14 @@ def predictor(model, size, labels, options):
     return detector
 
 
-def predict(detector, files, outputs, threshold=0.3, classes=None, max_detections=None, **options):
+def predict(detector, files, outputs, threshold=None, classes=None, max_detections=None, **options):
     """The objects in a photo, and the picture that is drawn; if it is unreadable, why."""
     from keras_sepvit.detection.results import coco_results
+    from keras_sepvit.runtime.detector import THRESHOLD
     from keras_sepvit.runtime.images import read_photo
     from keras_sepvit.visualize import draw_boxes
 
+    threshold = THRESHOLD if threshold is None else threshold
     check_range("threshold", threshold, 0, 1)
     names = None if classes is None else _chosen(classes, detector.class_names)
     (path,) = files
