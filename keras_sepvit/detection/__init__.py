@@ -8,6 +8,8 @@ from keras_sepvit.lazy import lazy_names
 _MODULES = {
     "Anchors": "anchors",
     "AveragePrecision": "callbacks",
+    "Detection": "task",
+    "DetectionRecipe": "recipes",
     "DetectionReport": "report",
     "DetectionScores": "scores",
     "Detections": "decoding",

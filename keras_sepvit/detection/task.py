@@ -9,7 +9,7 @@ from keras import ops
 from keras_sepvit import __version__
 from keras_sepvit.configs import SCENES_CONFIG, SCENES_VARIANT
 from keras_sepvit.detection.anchors import Anchors
-from keras_sepvit.detection.coco import check_boxes
+from keras_sepvit.detection.check import check_boxes
 from keras_sepvit.detection.decoding import retinanet_detections
 from keras_sepvit.detection.images import EvalTransform, TrainTransform
 from keras_sepvit.detection.losses import retinanet_losses
@@ -20,10 +20,8 @@ from keras_sepvit.detection.scores import DetectionScores
 from keras_sepvit.detection.sources import open_splits
 from keras_sepvit.record import Record
 from keras_sepvit.runtime.canvas import turned
-from keras_sepvit.training import images
 from keras_sepvit.training.automatic import decided
 from keras_sepvit.training.task import Task
-from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
 
 # Learning rates of batches of 16, from random weights and from trained ones.
@@ -38,7 +36,7 @@ class Detection(Task):
     (most,), padded with -1. In training the boxes are in the canvas's pixels, and `"size"` int32
     (2,) is (height, width) of the photo on it. In evaluation they are in the photo's own, of
     `"photo_size"`, `"crowd"` bool and `"area"` float32 (most,) tell more of them, and `"id"` is the
-    photo's in its data.
+    photo's in its data, as JSON.
 
     Where the canvas is no square, photos that stand are a group of their own, whose canvas is
     turned.
@@ -125,10 +123,9 @@ class Detection(Task):
         return {"image": image, "boxes": boxes, "labels": labels, "size": size}
 
     def transform_for_evaluation(self, example):
-        photo = images.decode(example["image"])
-        canvas, _ = EvalTransform(self._canvas_size(example.get("group", 0)))(photo)
-        truth = {key: example[key] for key in ("id", "boxes", "labels", "crowd", "area")}
-        return {"image": canvas, "photo_size": tf.shape(photo)[:2], **truth}
+        canvas, _ = EvalTransform(self._canvas_size(example.get("group", 0)))(example["image"])
+        keys = ("photo_size", "id", "boxes", "labels", "crowd", "area")
+        return {"image": canvas, **{key: example[key] for key in keys}}
 
     def build(self, dtype, weights=None):
         network = self._network(dtype, weights)
@@ -162,7 +159,8 @@ class Detection(Task):
         return DetectionScores(self.source.classes)
 
     def report(self):
-        return DetectionReport(self.source.classes, self.source.class_names)
+        source = self.source
+        return DetectionReport(source.classes, source.class_names, source.category_ids)
 
     def files(self):
         return self._record.files()
@@ -177,7 +175,7 @@ class Detection(Task):
             pixels="0..255",
             crop=None,
             interpolation="bilinear",
-            activation="sigmoid",
+            activation=None,
             class_names=self.source.class_names,
             category_ids=self.source.category_ids,
             version=__version__,
