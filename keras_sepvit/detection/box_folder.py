@@ -59,7 +59,7 @@ class BoxFolder:
         above = [name for name in folders if name.lower() == _ANNOTATIONS]
         for folder in (self.path, *(self.path / name for name in above)):
             for file in _json_files(folder):
-                key = _split_in(re.split(r"[\W_]+", file.stem), split)
+                key = _split_in([file.stem, *re.split(r"[\W_]+", file.stem)], split)
                 found[key].append(CocoFile(file, self._places(file.stem, key, split)))
         for name in folders:
             if key := _split_in([name], split):

@@ -48,8 +48,8 @@ def _refuse_size(source, number, size):
     stated = source.sizes[number]
     turned = tuple(stated[::-1]) == tuple(size)
     remedy = (
-        "Its file notes that it is to be turned: boxes must be those of the upright photo. Save it "
-        "upright, or take the note (EXIF orientation) out of it"
+        "Both and the boxes must be those of the upright photo: where its file notes a turn (EXIF "
+        "orientation), save it upright or take the note out"
         if turned
         else "Correct them, or put the photo there that was labelled"
     )

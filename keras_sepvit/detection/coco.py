@@ -43,12 +43,14 @@ def read_coco(file, folders, train=None):
     """
     file = pathlib.Path(file)
     images, annotations, categories = _contents(file)
+    own = _names(_Checked(file, "categories", categories))
+    listed = {*own.values()}
     labels = _Checked(file, "annotations", annotations)
     category_of = labels.column("category_id", {int}, "a category's id, a whole number")
-    listed = {row.get("id") for row in categories if isinstance(row.get("id"), int)}
-    known = [key in listed for key in category_of]
-    labels.check(known, "category_id", "the id of one of its categories")
-    classes, notes = _classes(file, categories, {*category_of}, train)
+    right = [key in listed for key in category_of]
+    labels.check(right, "category_id", "the id of one of its categories")
+    classes, notes = _classes(file, categories, own, {*category_of}, train)
+
     photos = _Checked(file, "images", images)
     image_ids = photos.column("id", {int, str}, "a whole number or text")
     photos.check_unique("id", image_ids)
@@ -58,8 +60,9 @@ def read_coco(file, folders, train=None):
     sizes, unreadable = _sizes(photos, folder, paths)
 
     number_of = {key: number for number, key in enumerate(image_ids)}
-    own_ids = labels.column("image_id", {int, str}, "an image's id")
-    labels.check([key in number_of for key in own_ids], "image_id", "the id of one of its images")
+    image_of = labels.column("image_id", {int, str}, "the id of one of its images")
+    right = [key in number_of for key in image_of]
+    labels.check(right, "image_id", "the id of one of its images")
     label_of = {category: label for label, category in enumerate(classes.values())}
     boxes = _boxes(labels)
     area = labels.column("area", {*_NUMBER, type(None)}, "a number, or to be left out")
@@ -78,7 +81,7 @@ def read_coco(file, folders, train=None):
         category_ids=tuple(classes.values()),
         notes=tuple(notes),
         **in_order(
-            [number_of[key] for key in own_ids],
+            [number_of[key] for key in image_of],
             len(paths),
             boxes=(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0)))).astype("float32"),
             labels=np.array([label_of[key] for key in category_of], "int32"),
@@ -153,16 +156,19 @@ def _contents(file):
     return [content[key] for key in keys]
 
 
-def _classes(file, categories, used, train):
-    """Dict of name to id in the order of the labels, and what to say of it."""
-    rows = _Checked(file, "categories", categories)
+def _names(rows):
+    """Dict of the categories' names to ids, by ascending id."""
     ids = rows.column("id", {int}, "a whole number")
     rows.check_unique("id", ids)
     names = rows.column("name", {str}, "the name of a class, text")
     names = [" ".join(name.split()) for name in names]
     rows.check([name != "" for name in names], "name", "the name of a class")
     rows.check_unique("name", names)
-    own = dict(sorted(zip(names, ids, strict=True), key=lambda pair: pair[1]))
+    return dict(sorted(zip(names, ids, strict=True), key=lambda pair: pair[1]))
+
+
+def _classes(file, categories, own, used, train):
+    """Dict of name to id in the order of the labels, and what to say of it."""
     if train is not None:
         known = [key not in used or name in train.class_names for name, key in own.items()]
         unknown = [name for name, right in zip(own, known, strict=True) if not right]
@@ -176,18 +182,14 @@ def _classes(file, categories, used, train):
             classes[name] = own.get(name, free if key in own.values() else key)
             free += classes[name] == free
         return classes, []
-    above = {
-        row.get("supercategory")
-        for name, row in zip(names, categories, strict=True)
-        if row.get("supercategory") != name and isinstance(row.get("supercategory"), str)
-    }
+    parents = {row["id"]: row.get("supercategory") for row in categories}
+    above = [parents[key] for name, key in own.items() if parents[key] != name]
     roots = [
         name
-        for name, key, row in zip(names, ids, categories, strict=True)
-        if name in above and key not in used and row.get("supercategory") in (*_NO_PARENT, name)
+        for name, key in own.items()
+        if name in above and key not in used and parents[key] in (*_NO_PARENT, name)
     ]
-    for name in roots:
-        del own[name]
+    own = {name: key for name, key in own.items() if name not in roots}
     if not own:
         raise ValueError(f"{file} has no categories. List the classes of its objects there.")
     note = f"no class, a category without objects above others: {some(roots)}"
@@ -210,9 +212,9 @@ def _boxes(labels):
 
 def _located(file, names, folders):
     """The folder that the photos are in, and their paths from there."""
-    missing = {}
+    missing, written = {}, [posixpath.normpath(name) for name in names]
     for folder in folders:
-        paths = [name if os.path.isfile(folder / name) else None for name in names]
+        paths = [name if os.path.isfile(folder / name) else None for name in written]
         if None in paths and any(paths) or folder.is_dir():
             paths = _as_listed(folder, names, paths)
         if None not in paths:

@@ -185,7 +185,7 @@ def inside(boxes, labels, size, visible=0.0):
 
 
 def _sides(name, value):
-    sides = (value,) if isinstance(value, int) else tuple(value)
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if not sides:
         raise ValueError(f"`{name}` must have a side at least. Received: {name}={value!r}.")
     return tuple(positive_int(name, side) for side in sides)

@@ -271,6 +271,8 @@ def open_splits(name, train_split="train", validation_split="validation", keep_e
     if splits == ("train", "validation") and "validation" not in folder.splits(""):
         splits = "train-fold0", "validation-fold0"
     source = _open(folder, splits[0], lambda photos: photos.for_training(keep_empty))
+    if not any(len(source.truth(number)["labels"]) for number in range(source.size)):
+        raise ValueError(f"No photo of {source} has a box to train on. Label some.")
     if splits[1] is None:
         return source, None
     validation = _open(folder, splits[1], lambda photos: photos.for_evaluation())

@@ -115,9 +115,10 @@ def _names(file, content):
     names = [" ".join(name.split()) for name in names] if right else []
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or "" in names or twice:
+        problem = f"{some(twice)} twice" if twice else repr(content.get("names"))[:80]
         raise ValueError(
-            f"{file} has names {some(twice) + ' twice' if twice else content.get('names')!r}. "
-            "Expected a list of the classes' names, each another, or a mapping of their numbers."
+            f"{file} has names {problem}. Expected a list of the classes' names, each another, or "
+            "a mapping of their numbers."
         )
     if count is not None and str(count) != str(len(names)):
         raise ValueError(
@@ -154,8 +155,8 @@ def read_yolo(yolo, split):
     lacking = sum(not file.is_file() for file in files)
     if photos and lacking == len(photos):
         raise ValueError(
-            f"{yolo.file}: none of the {counted(lacking, 'photo')} of {split} has labels, there is "
-            f"no '{files[0]}', say. Put a text file for each into a folder labels beside images."
+            f"{yolo.file}: no photo of {split} has labels, there is no '{files[0]}', say. Put a "
+            "text file for each into a folder labels beside images."
         )
     if lacking:
         notes.append(f"{counted(lacking, 'photo')} without a file of labels, taken as empty")
@@ -201,8 +202,8 @@ def _photos(file, places):
         listed = [place.parent / line for line in lines if line]
         if missing := [str(path) for path in listed if not path.is_file()]:
             raise ValueError(
-                f"{place} lists {counted(len(missing), 'photo')} that are not there: "
-                f"{some(missing)}. Correct the list."
+                f"{place} lists files that are not there, {len(missing):,}: {some(missing)}. "
+                "Correct the list, or put them there."
             )
         photos += listed
     twice = [str(path) for path, count in collections.Counter(photos).items() if count > 1]

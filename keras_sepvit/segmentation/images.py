@@ -13,7 +13,7 @@ import os
 
 from keras_sepvit.segmentation.losses import IGNORED
 from keras_sepvit.segmentation.maps import read_map
-from keras_sepvit.training.canvas import fitted, on_canvas, padded, place
+from keras_sepvit.training.canvas import fitted, on_canvas, place
 from keras_sepvit.training.distortion import distort, draw_distortion
 from keras_sepvit.training.images import decode, is_upright_png, resize_and_crop
 from keras_sepvit.training.tensorflow import tf
@@ -195,7 +195,7 @@ class TrainTransform:
         class_map = nearest_and_crop(class_map, size, corner, part, flip)
         if self.distortion:
             image = distort(image, **draw_distortion(colour_seed))
-        return on_canvas(image, self.image_size), padded(class_map, self.image_size, IGNORED)
+        return on_canvas(image, self.image_size), _padded(class_map, self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,3 +229,10 @@ class EvalTransform:
             tf.errors.InvalidArgumentError: when run, if the bytes cannot be decoded.
         """
         return place(image, self.image_size)[0]
+
+
+def _padded(class_map, canvas_size):
+    height, width = tf.unstack(tf.shape(class_map))
+    beside = [[0, canvas_size[0] - height], [0, canvas_size[1] - width]]
+    class_map = tf.pad(class_map, beside, constant_values=tf.constant(IGNORED, tf.uint8))
+    return tf.ensure_shape(class_map, canvas_size)

