@@ -250,8 +250,9 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
     """`detection.decoding.suppress` by LiteRT's own operator, of pictures whose number is fixed.
 
     The operator knows no groups: boxes are moved apart by them, in rows and columns, so that
-    the numbers stay small and their last digits there. Of equal scores it takes any first,
-    so that ranks stand for them.
+    the numbers stay small and their last digits there. Of equal scores it takes any first, so
+    that ranks stand for them. Boxes without area, which do not overlap themselves, it would take
+    again and again: others stand for them, beside all else.
     """
     import tensorflow as tf
 
@@ -263,6 +264,10 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
         offsets = tf.cast(tf.stack([group % columns, group // columns], axis=-1), tf.float32)
         side = tf.reduce_max(own) + 1
         own += tf.tile(offsets * side, (1, 2))
+        left, top, right, bottom = tf.split(own, 4, axis=-1)
+        beside = tf.range(n, dtype=tf.float32)[:, tf.newaxis] * [-2.0, 0.0, -2.0, 0.0]
+        beside += [-2.0, -1.0, -1.0, 0.0]
+        own = tf.where((right - left) * (bottom - top) > 0, own, beside)
         ranks = tf.where(valid[number], tf.range(n, 0, -1, dtype=tf.float32), 0.0)
         places, found = tf.raw_ops.NonMaxSuppressionV4(
             boxes=own,

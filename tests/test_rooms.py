@@ -45,7 +45,7 @@ ALLOWED = {
         *DATA,
         *BESIDE,
         *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
-        *("runtime", "export"),
+        *("detection", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},

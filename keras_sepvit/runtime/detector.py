@@ -130,19 +130,26 @@ class FileDetector(ImageDetector):
     def _answers(self, images):
         answers = self._file.outputs(images)
         if self._is_mediapipe:
-            answers = self._from_mediapipe({MEDIAPIPE[name]: x for name, x in answers.items()})
+            answers = from_mediapipe(answers, self.image_shape[:2])
         return {name: answers[name].astype(dtype) for name, dtype in ANSWERS.items()}
 
-    def _from_mediapipe(self, answers):
-        """(top, left, bottom, right) of 0..1 in pixels; -1 behind the last."""
-        most = answers["labels"].shape[1]
-        behind = np.arange(most) >= answers["num_detections"][:, np.newaxis]
-        height, width = self.image_shape[:2]
-        boxes = answers["boxes"][..., [1, 0, 3, 2]] * np.float32([width, height, width, height])
-        answers["boxes"] = np.where(behind[..., np.newaxis], -1, boxes)
-        for name in ("labels", "confidence"):
-            answers[name] = np.where(behind, -1, answers[name])
-        return answers
+
+def from_mediapipe(answers, image_size):
+    """Answers of the names of `ANSWERS` from those of `MEDIAPIPE`, arrays for images of a size.
+
+    Boxes are (top, left, bottom, right) of 0..1 there, and nothing is said behind the last.
+    """
+    answers = {own: answers[name] for name, own in MEDIAPIPE.items()}
+    most = answers["labels"].shape[1]
+    behind = np.arange(most) >= answers["num_detections"][:, np.newaxis]
+    height, width = image_size
+    boxes = answers["boxes"][..., [1, 0, 3, 2]] * np.float32([width, height, width, height])
+    return {
+        "boxes": np.where(behind[..., np.newaxis], -1, boxes),
+        "labels": np.where(behind, -1, answers["labels"]),
+        "confidence": np.where(behind, -1, answers["confidence"]),
+        "num_detections": answers["num_detections"],
+    }
 
 
 def each(answers):
