@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
             annotations.append({"id": 0, "image_id": 7 * number, "category_id": category, **box})
         Image.fromarray(image).save(folder / "data" / "train" / name)
     for number, row in enumerate(annotations):
-        row["id"] = number  # one is 0
+        row["id"] = number % 2  # 0, and doubled
     categories = [{"id": 91, "name": "washer"}, {"id": 0, "name": "bolt"}, {"id": 7, "name": "nut"}]
     content = {"images": photos, "annotations": annotations, "categories": categories}
     (folder / "data" / "train" / "_annotations.coco.json").write_text(json.dumps(content))
