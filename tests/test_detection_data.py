@@ -196,7 +196,9 @@ def test_all_names_of_photos(tmp_path):
     content["images"][1]["file_name"] = "in\\side\\b v.2.webp"
     content["images"][3]["file_name"] = "./c.jpeg"
     file.write_text(json.dumps(content))
+    save_photo(tmp_path / "images" / "in" / "more.png")
     source = open_source(str(tmp_path), "test")
+    assert source.notes == ("not read, 1 photo that labels.json does not name: in/more.png",)
     assert source.whole and source.folder == tmp_path / "images"
     assert [unicodedata.normalize("NFC", path) for path in source.paths] == names
     check_boxes(source)
@@ -283,7 +285,7 @@ def test_photos_that_cannot_be_read(tmp_path):
     file = write(tmp_path / "all.json", READ, BOXES)
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     source = open_source(str(tmp_path), "train")
-    assert "1 photos cannot be read and are left out" in check_boxes(source)
+    assert "left out, 1 photo that cannot be read: " in check_boxes(source)
     with pytest.raises(OSError, match="a.jpg cannot be read"):
         source.read(0)
     content = json.loads(file.read_text())
@@ -466,6 +468,7 @@ def test_layouts_of_splits(tmp_path, layout):
     assert_read(train)
     assert_read(validation, expected, {"c.jpg": [1]})
     assert train.file == tmp_path / file.format(splits[0])
+    assert not train.notes and not validation.notes
     assert open_source(f"folder:{tmp_path}", "val").paths == validation.paths
     with pytest.raises(ValueError, match=r"no file of boxes for the split 'test'. It has: .*rain"):
         open_source(str(tmp_path), "test")

@@ -227,7 +227,7 @@ def test_the_check_counts_by_class(tmp_path):
 
     (tmp_path / "images" / "b.jpg").write_bytes(b"no picture")
     source = open_source(str(tmp_path), "train")
-    assert "1 photos cannot be read and are left out" in check_maps(source)
+    assert "left out, 1 photo that cannot be read: " in check_maps(source)
     with pytest.raises(OSError, match="b.jpg cannot be read"):
         source.read(1)
     (tmp_path / "images" / "a.jpg").unlink()

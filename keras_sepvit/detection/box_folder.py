@@ -55,6 +55,12 @@ class BoxFolder:
         for name in files:
             if name.lower().endswith((".yaml", ".yml")) and (yolo := read_yaml(self.path / name)):
                 return {key: [yolo] for key in yolo.splits}
+        found = self._coco(folders, split)
+        named = {key: _likely(places) for key, places in found.items() if key and places}
+        return named or {key: _likely(places) for key, places in found.items()}
+
+    def _coco(self, folders, split):
+        """Dict of split, or None for files that tell none, to `CocoFile`s."""
         found = collections.defaultdict(list)
         above = [name for name in folders if name.lower() == _ANNOTATIONS]
         for folder in (self.path, *(self.path / name for name in above)):
@@ -67,8 +73,7 @@ class BoxFolder:
                 places = (folder, *(folder / images for images in _IMAGES), self.path)
                 files = _json_files(folder) or _json_files(folder / _ANNOTATIONS)
                 found[key] += [CocoFile(file, places) for file in files]
-        named = {key: _likely(places) for key, places in found.items() if key and places}
-        return named or {key: _likely(places) for key, places in found.items()}
+        return found
 
     def read(self, split):
         """The `PhotoBoxes` of a split, and whether they are all that there is.
@@ -97,9 +102,10 @@ class BoxFolder:
             )
         (place,) = splits[split]
         if isinstance(place, CocoFile):
-            others = "train" in splits and split != "train"
-            train = self._read("train", splits) if others else None
-            boxes = read_coco(place.file, place.folders, train)
+            others = [file for key in splits if key != split for file in splits[key]]
+            train = self._read("train", splits) if split != "train" and "train" in splits else None
+            shared = {folder for file in others for folder in file.folders}
+            boxes = read_coco(place.file, place.folders, train, shared)
         else:
             boxes = read_yolo(place, split)
         self._boxes[split] = boxes

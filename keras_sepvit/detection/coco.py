@@ -21,7 +21,7 @@ _NUMBER = {int, float}
 _NO_PARENT = (None, "", "none")
 
 
-def read_coco(file, folders, train=None):
+def read_coco(file, folders, train=None, shared=()):
     """Reads a file in COCO's form.
 
     Classes are the categories by ascending id. A category that others name as their
@@ -33,6 +33,7 @@ def read_coco(file, folders, train=None):
         folders: Where the photos may be; the first folder that has all of them counts.
         train: `PhotoBoxes` of the split whose classes these are; the file's own without. They are
             found by their names; one that the file lacks keeps its id.
+        shared: Folders with other files' photos. Of others it is told what the file does not name.
 
     Returns:
         `PhotoBoxes`.
@@ -57,6 +58,8 @@ def read_coco(file, folders, train=None):
     names = photos.column("file_name", {str}, "the name of the photo's file")
     folder, paths = _located(file, names, folders)
     photos.check_unique("file_name", paths)
+    if folder not in shared:
+        notes += _unnamed(file, folder, paths)
     sizes, unreadable = _sizes(photos, folder, paths)
 
     number_of = {key: number for number, key in enumerate(image_ids)}
@@ -238,6 +241,14 @@ def _as_listed(folder, names, paths):
     files = [path.relative_to(folder).as_posix() for path in image_files(folder)]
     listed = {key(path): path for path in files}
     return [path or listed.get(key(name)) for name, path in zip(names, paths, strict=True)]
+
+
+def _unnamed(file, folder, paths):
+    """Sentences, one or none, on photos of the folder that the file does not name."""
+    files = {path.relative_to(folder).as_posix() for path in image_files(folder)}
+    more = sorted(files - {*paths})
+    photos = counted(len(more), "photo")
+    return [f"not read, {photos} that {file.name} does not name: {some(more)}"] if more else []
 
 
 def _sizes(photos, folder, paths):

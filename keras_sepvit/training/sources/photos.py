@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from keras_sepvit.runtime.images import orientation
+from keras_sepvit.validation import counted
 
 
 def upright_size(path):
@@ -59,4 +60,5 @@ def size_lines(sizes, unreadable):
     smallest, largest = ("{} x {}".format(*size) for size in (low, high))
     yield f"photos of {smallest}" + (f" to {largest} pixels" if smallest != largest else " pixels")
     if unreadable:
-        yield f"{len(unreadable):,} photos cannot be read and are left out: {unreadable[0]}"
+        photos = counted(len(unreadable), "photo")
+        yield f"left out, {photos} that cannot be read: {unreadable[0]}"
