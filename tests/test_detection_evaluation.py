@@ -268,13 +268,13 @@ def test_predict_command(folder, model_file, tmp_path):
         boxes[:, 2:] += boxes[:, :2]
         np.testing.assert_allclose(boxes, found["boxes"], atol=1e-4)
         np.testing.assert_allclose([row["score"] for row in rows], found["confidence"], rtol=1e-5)
-        picture = Image.open(record["boxes"])
+        picture = Image.open(record["overlay"])
         photo = Image.open(record["image"])
         assert picture.size == tuple(side * (512 // max(photo.size)) for side in photo.size)
         seen += len(rows)
     assert seen > 3
-    assert {path.name for path in output.iterdir()} == {f"größe {n}_boxes.png" for n in range(3)}
-    assert_refused(run(*command, "--output", output), "größe 0_boxes.png' exists", "--overwrite")
+    assert {path.name for path in output.iterdir()} == {f"größe {n}_overlay.png" for n in range(3)}
+    assert_refused(run(*command, "--output", output), "größe 0_overlay.png' exists", "--overwrite")
     few = run_json(*command, "--threshold", 0, "--classes", "nut, bolt", "--max-detections", 2)
     assert all(len(record["detections"]) <= 2 for record in few)
     assert {row["label"] for record in few for row in record["detections"]} <= {"nut", "bolt"}

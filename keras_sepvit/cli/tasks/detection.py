@@ -7,7 +7,7 @@ KIND = "detector"
 EVALUATION_OPTIONS = ("sides",)
 PREDICTION_OPTIONS = ("threshold", "classes", "max_detections", "output", "overwrite")
 BATCH_SIZE = AT_A_TIME = 1
-OUTPUTS = ("boxes",)
+OUTPUTS = ("overlay",)
 
 _LEAST_SIDE = 512  # of a picture, if enlarging it by a whole number does not exceed that
 
@@ -100,7 +100,7 @@ def predict(detector, files, outputs, threshold=None, classes=None, max_detectio
         scale = max(_LEAST_SIDE // max(photo.shape[:2]), 1)
         known = detector.class_names
         picture = draw_boxes(photo, boxes, labels, confidence, known, scale=scale)
-        picture.save(written["boxes"])
+        picture.save(written["overlay"])
         record |= {kind: str(file) for kind, file in written.items()}
     return [record]
 
