@@ -241,7 +241,11 @@ def test_evaluate_command(folder, source, model_file, tmp_path):
     assert {row["image_id"] for row in results} <= {7 * number for number in range(11)}
     assert (tmp_path / "rows.csv").read_text("utf-8").startswith("class,ap,ap50,objects,recall")
     text = run(*command).stdout
-    assert "11 images\n  AP  " in text and "AP, large        -" in text and "best F1" in text
+    assert (
+        "11 images\n  AP  " in text
+        and "AP, large        -      AR, large" in text
+        and "best F1" in text
+    )
     assert "left out: 1 image could not be read" in text
 
 

@@ -30,15 +30,15 @@ _THRESHOLDS = np.arange(1, 100) / 100  # one of them gives the best F1
 _SIDE = 320  # of the worst photos as they are drawn
 _LEAST_WIDTH = 240  # where titles of two photos' width fit
 _COLUMNS = 2  # of photos, each with its truth and what was found
-_SHOWN = {
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap_small": "AP, small",
-    "ap_medium": "AP, medium",
-    "ap_large": "AP, large",
-    "ar_100": "AR",
-}
+# In the text, side by side.
+_SHOWN = (
+    ("AP", "ap", "AR, 1 box", "ar_1"),
+    ("AP50", "ap50", "AR, 10 boxes", "ar_10"),
+    ("AP75", "ap75", "AR, 100 boxes", "ar_100"),
+    ("AP, small", "ap_small", "AR, small", "ar_small"),
+    ("AP, medium", "ap_medium", "AR, medium", "ar_medium"),
+    ("AP, large", "ap_large", "AR, large", "ar_large"),
+)
 
 
 class DetectionReport(DetectionScores, Report):
@@ -139,13 +139,15 @@ class DetectionReport(DetectionScores, Report):
 
     def text(self):
         results, (best, _) = self.result(), self.at_best()
-        width = max(map(len, _SHOWN.values()))
-        lines = [f"  {title:{width}}  {_told(results[key])}" for key, title in _SHOWN.items()]
+        lines = [
+            f"  {title:10}  {_told(results[key]):8}    {beside:13}  {_told(results[other])}"
+            for title, key, beside, other in _SHOWN
+        ]
+        precision, recall = (_told(best[key]).strip() for key in ("precision", "recall"))
         lines += [
             "",
-            f"  best F1{'':{width - 7}}  {_told(best['f1'])} at a threshold of "
-            f"{best['threshold']:.2f}: precision {_told(best['precision']).strip()}, recall "
-            f"{_told(best['recall']).strip()} (IoU 0.5)",
+            f"  best F1     {_told(best['f1'])} at a threshold of {best['threshold']:.2f}: "
+            f"precision {precision}, recall {recall} (IoU 0.5)",
         ]
         return "\n".join((*lines, "", rows_as_text(self._rows(), lowest="ap")))
 
