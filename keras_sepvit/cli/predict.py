@@ -106,7 +106,7 @@ def predict(
     photo_mask.png, with a palette, whose pixels are the classes, and photo_overlay.png;
     those of a folder's photos lie in the same folders as these. A detector gets the whole photo,
     too; printed are its objects, the surest first, with left, top, width x height in the photo's
-    pixels, and --output gets photo_boxes.png. Where a file is there already, nothing is computed
+    pixels, and --output gets photo_overlay.png. Where a file is there already, nothing is computed
     without --overwrite.
     Images that cannot be read are told at the end, with exit code 1.
     """

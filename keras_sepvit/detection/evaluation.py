@@ -27,7 +27,7 @@ def evaluate(
         model: Keras detector, as `detect` takes it; or what has a `detect` of its own, such as a
             `keras_sepvit.runtime.Predictor` of an exported detector. All that it finds counts, from
             the threshold on that it was made with, 0.05 by default.
-        source: Photos with boxes, as `keras_sepvit.detection.open_source` gives.
+        source: Photos with boxes, as `keras_sepvit.detection.sources.open_source` gives.
         batch_size: Images predicted at a time; of one shape, for a model of any size.
         sides: As for `detect`.
         class_names: Names of the model's classes in order; by default its record's. Where the
@@ -48,8 +48,8 @@ def evaluate(
     """
     if not hasattr(source, "image_id"):
         raise ValueError(
-            "`source` must be photos with boxes, as `keras_sepvit.detection.open_source` gives. "
-            f"Received: {source}."
+            "`source` must be photos with boxes, as `open_source` of "
+            f"`keras_sepvit.detection.sources` gives. Received: {source}."
         )
     record = getattr(model, "record", None)
     names = class_names or (record and record.class_names)

@@ -12,6 +12,7 @@ from keras_sepvit.detection.scores import DetectionScores
 from keras_sepvit.files import replacing
 from keras_sepvit.fonts import legible, short
 from keras_sepvit.runtime.canvas import fit_into
+from keras_sepvit.runtime.detector import THRESHOLD
 from keras_sepvit.training.by_class import (
     Worst,
     confusion_rows,
@@ -25,20 +26,19 @@ from keras_sepvit.visualize.boxes import sure
 from keras_sepvit.visualize.pages import in_columns
 
 _BACKGROUND = "background"
-_SEEN = 0.3  # least confidence of what people see if they say nothing else
 _THRESHOLDS = np.arange(1, 100) / 100  # one of them gives the best F1
 _SIDE = 320  # of the worst photos as they are drawn
 _LEAST_WIDTH = 240  # where titles of two photos' width fit
 _COLUMNS = 2  # of photos, each with its truth and what was found
-_SHOWN = {
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap_small": "AP, small",
-    "ap_medium": "AP, medium",
-    "ap_large": "AP, large",
-    "ar_100": "AR",
-}
+# In the text, side by side.
+_SHOWN = (
+    ("AP", "ap", "AR, 1 box", "ar_1"),
+    ("AP50", "ap50", "AR, 10 boxes", "ar_10"),
+    ("AP75", "ap75", "AR, 100 boxes", "ar_100"),
+    ("AP, small", "ap_small", "AR, small", "ar_small"),
+    ("AP, medium", "ap_medium", "AR, medium", "ar_medium"),
+    ("AP, large", "ap_large", "AR, large", "ar_large"),
+)
 
 
 class DetectionReport(DetectionScores, Report):
@@ -72,7 +72,7 @@ class DetectionReport(DetectionScores, Report):
         return picture
 
     def _keep_worst(self, picture, image, name, photo_size):
-        right, wrong, objects = _counts([picture], [match(picture.truth, picture.found)], _SEEN)
+        right, wrong, objects = _counts([picture], [match(picture.truth, picture.found)], THRESHOLD)
         missed = objects - right
         if not missed + wrong:
             return
@@ -123,7 +123,7 @@ class DetectionReport(DetectionScores, Report):
             f1 = _f1(right, wrong, objects)
             # Of equal ones the middle: as far as can be from where it falls.
             best = np.flatnonzero(f1 == f1.max())
-            best = best[len(best) // 2] if f1.max() > 0 else np.searchsorted(_THRESHOLDS, _SEEN)
+            best = best[len(best) // 2] if f1.max() > 0 else np.searchsorted(_THRESHOLDS, THRESHOLD)
             threshold = float(_THRESHOLDS[best])
             told = {
                 "threshold": threshold,
@@ -139,13 +139,15 @@ class DetectionReport(DetectionScores, Report):
 
     def text(self):
         results, (best, _) = self.result(), self.at_best()
-        width = max(map(len, _SHOWN.values()))
-        lines = [f"  {title:{width}}  {_told(results[key])}" for key, title in _SHOWN.items()]
+        lines = [
+            f"  {title:10}  {_told(results[key]):8}    {beside:13}  {_told(results[other])}"
+            for title, key, beside, other in _SHOWN
+        ]
+        precision, recall = (_told(best[key]).strip() for key in ("precision", "recall"))
         lines += [
             "",
-            f"  best F1{'':{width - 7}}  {_told(best['f1'])} at a threshold of "
-            f"{best['threshold']:.2f}: precision {_told(best['precision']).strip()}, recall "
-            f"{_told(best['recall']).strip()} (IoU 0.5)",
+            f"  best F1     {_told(best['f1'])} at a threshold of {best['threshold']:.2f}: "
+            f"precision {precision}, recall {recall} (IoU 0.5)",
         ]
         return "\n".join((*lines, "", rows_as_text(self._rows(), lowest="ap")))
 
@@ -212,8 +214,8 @@ class DetectionReport(DetectionScores, Report):
         for (_, image, told), file, same in zip(self.worst.items, files, shown, strict=True):
             name = f"{short(file)}: " if file == same else ""
             counts = f"{told['missed']:,} missed, {told['wrong']:,} wrong"
-            titles.append(f"{name}true; found above {_SEEN:.0%}: {counts}")
-            parts = (told["truth"], sure(told["found"], _SEEN))
+            titles.append(f"{name}true; found above {THRESHOLD:.0%}: {counts}")
+            parts = (told["truth"], sure(told["found"], THRESHOLD))
             keys = "boxes", "labels", "confidence"
             rows.append(
                 [

@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from keras_sepvit.runtime.canvas import fit_into
+from keras_sepvit.runtime.detector import in_photo
 from keras_sepvit.training.task import Scores
 
 # COCO's twelve numbers in the order of its evaluation.
@@ -24,7 +25,7 @@ BOX_SCORES = (
     "AR_large",
 )
 
-# Of the arrays of a picture, without padding: the type, and the columns of boxes.
+# A picture's arrays and their types.
 _TRUTH = {"boxes": "float64", "labels": "int32", "crowd": "bool", "area": "float64"}
 _FOUND = {"boxes": "float64", "labels": "int32", "confidence": "float64"}
 
@@ -96,7 +97,7 @@ class DetectionScores(Scores):
             truth = {key: examples[key][number] for key in _TRUTH}
             found = {key: answers[key][number] for key in _FOUND}
             placement = fit_into(size, image.shape[:2])
-            found["boxes"] = placement.to_photo(found["boxes"])
+            found = in_photo(found, placement)
             height, width = placement.size
             name = examples["name"][number].decode(errors="replace")
             image_id = json.loads(examples["id"][number])

@@ -7,7 +7,7 @@ KIND = "detector"
 EVALUATION_OPTIONS = ("sides",)
 PREDICTION_OPTIONS = ("threshold", "classes", "max_detections", "output", "overwrite")
 BATCH_SIZE = AT_A_TIME = 1
-OUTPUTS = ("boxes",)
+OUTPUTS = ("overlay",)
 
 _LEAST_SIDE = 512  # of a picture, if enlarging it by a whole number does not exceed that
 
@@ -62,12 +62,14 @@ def predictor(model, size, labels, options):
     return detector
 
 
-def predict(detector, files, outputs, threshold=0.3, classes=None, max_detections=None, **options):
+def predict(detector, files, outputs, threshold=None, classes=None, max_detections=None, **options):
     """The objects in a photo, and the picture that is drawn; if it is unreadable, why."""
     from keras_sepvit.detection.results import coco_results
+    from keras_sepvit.runtime.detector import THRESHOLD
     from keras_sepvit.runtime.images import read_photo
     from keras_sepvit.visualize import draw_boxes
 
+    threshold = THRESHOLD if threshold is None else threshold
     check_range("threshold", threshold, 0, 1)
     names = None if classes is None else _chosen(classes, detector.class_names)
     (path,) = files
@@ -98,7 +100,7 @@ def predict(detector, files, outputs, threshold=0.3, classes=None, max_detection
         scale = max(_LEAST_SIDE // max(photo.shape[:2]), 1)
         known = detector.class_names
         picture = draw_boxes(photo, boxes, labels, confidence, known, scale=scale)
-        picture.save(written["boxes"])
+        picture.save(written["overlay"])
         record |= {kind: str(file) for kind, file in written.items()}
     return [record]
 
