@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import BACKEND, SMALL, to_numpy
 from PIL import Image
+from training_data import COLOURS, write_rectangles
 from typer.testing import CliRunner
 
 from keras_sepvit import SepViT
@@ -28,7 +29,6 @@ SHORT = (
     *("batch_size=4", "optimizer.reference_batch=null", "optimizer.warmup_epochs=0.5"),
     *("optimizer.learning_rate=5e-3", "precision=float32"),
 )
-COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 230)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,33 +38,6 @@ def small_network():
         yield
 
 
-def write_photos(folder, split, size, counts):
-    """Adds grey photos with so many rectangles each to a folder in COCO's form."""
-    (folder / split).mkdir(parents=True, exist_ok=True)
-    file = folder / split / "_annotations.coco.json"
-    content = {"images": [], "annotations": []}
-    if file.exists():
-        content = json.loads(file.read_text())
-    content["categories"] = [{"id": 10 + i, "name": name} for i, name in enumerate(COLOURS)]
-    for count in counts:
-        number = len(content["images"])
-        rng = np.random.default_rng((split == "train", number))
-        photo = rng.integers(90, 130, (*size, 3), "uint8")
-        image = {"id": number, "file_name": f"{number}.png", "height": size[0], "width": size[1]}
-        content["images"].append(image)
-        for _ in range(count):
-            label, (height, width) = int(rng.integers(3)), rng.integers(16, 29, 2).tolist()
-            top, left = (
-                int(rng.integers(a - b + 1)) for a, b in zip(size, (height, width), strict=True)
-            )
-            photo[top : top + height, left : left + width] = [*COLOURS.values()][label]
-            row = {"id": len(content["annotations"]), "image_id": number, "iscrowd": 0}
-            row |= {"category_id": 10 + label, "bbox": [left, top, width, height]}
-            content["annotations"].append({**row, "area": width * height})
-        Image.fromarray(photo).save(folder / split / f"{number}.png")
-    file.write_text(json.dumps(content))
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Photos that lie and photos that stand, the latter without objects in training: whole batches.
@@ -72,10 +45,10 @@ def data(tmp_path_factory):
     16 of 40 to train on, 2 of 6 to validate on.
     """
     folder = tmp_path_factory.mktemp("photos")
-    write_photos(folder, "train", (64, 80), [2] * 24)
-    write_photos(folder, "train", (80, 64), [0] * 16)
-    write_photos(folder, "valid", (64, 80), [2] * 4)
-    write_photos(folder, "valid", (80, 64), [1] * 2)
+    write_rectangles(folder, "train", (64, 80), [2] * 24)
+    write_rectangles(folder, "train", (80, 64), [0] * 16)
+    write_rectangles(folder, "valid", (64, 80), [2] * 4)
+    write_rectangles(folder, "valid", (80, 64), [1] * 2)
     return folder
 
 
@@ -183,8 +156,8 @@ def test_a_batch_without_objects_has_a_class_loss_alone(data, tmp_path):
 
 def test_a_run_on_a_split_without_boxes_has_no_result_and_a_best_model(data, tmp_path, capsys):
     folder = tmp_path / "data"
-    write_photos(folder, "train", (64, 80), [2] * 4)
-    write_photos(folder, "valid", (64, 80), [0] * 3)
+    write_rectangles(folder, "train", (64, 80), [2] * 4)
+    write_rectangles(folder, "valid", (64, 80), [0] * 3)
     trainer = Trainer(recipe(folder, "epochs=2"), tmp_path / "run")
     result = trainer.train(verbose=2)
     assert (result.best, result.best_epoch) == (None, 2)
@@ -263,7 +236,7 @@ def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp
 def test_the_end_of_a_run_says_how_to_go_on(data, tmp_path, monkeypatch):
     """By commands that run as they are; on a folder that has no split to validate on."""
     monkeypatch.chdir(tmp_path)
-    write_photos(pathlib.Path("parts"), "train", (64, 80), [2] * 12)
+    write_rectangles(pathlib.Path("parts"), "train", (64, 80), [2] * 12)
     settings = [*SHORT, "model.variant=sepvit_scenes", "epochs=1"]
 
     def run(*arguments):
