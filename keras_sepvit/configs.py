@@ -140,7 +140,12 @@ SCENES_CONFIG = SepViTConfig(
     image_size=160,
 )
 
-# What recipes call it, a small member beside the published family.
+# For detectors on the scenes as they are, 128 x 128.
+SCENES_128_CONFIG = dataclasses.replace(
+    SCENES_CONFIG, window_sizes=((4,), (4, 8), (4, 8), (4,)), image_size=128
+)
+
+# What recipes call either, a small member beside the published family.
 SCENES_VARIANT = "sepvit_scenes"
 
 # Paper, table 2 (v1 and v4).

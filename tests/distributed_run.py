@@ -32,7 +32,7 @@ def main():
     from keras_sepvit.detection import task as detection
     from keras_sepvit.training import Trainer, load_recipe
 
-    classification.DIGITS_CONFIG, detection.SCENES_CONFIG = SMALL_DIGITS, SMALL
+    classification.DIGITS_CONFIG, detection.SCENES_128_CONFIG = SMALL_DIGITS, SMALL
     trainer = Trainer(load_recipe(settings["recipe"], settings["changes"]), settings["folder"])
     if settings["killed"] == trainer.distribution.process:
         kill_in_the_last_epoch(trainer)

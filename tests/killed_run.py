@@ -70,7 +70,7 @@ def kill_in_evaluation():
 
 if __name__ == "__main__":
     classification.DIGITS_CONFIG = SMALL_DIGITS
-    detection.SCENES_CONFIG = segmentation.SCENES_CONFIG = SMALL
+    detection.SCENES_128_CONFIG = segmentation.SCENES_CONFIG = SMALL
     moment, recipe, folder, *changes = sys.argv[1:]
     {"epoch": kill_in_epoch, "checkpoint": kill_in_checkpoint, "evaluation": kill_in_evaluation}[
         moment

@@ -34,7 +34,7 @@ SHORT = (
 @pytest.fixture(scope="module", autouse=True)
 def small_network():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "SCENES_CONFIG", SMALL)
+        patch.setattr(task, "SCENES_128_CONFIG", SMALL)
         yield
 
 

@@ -198,7 +198,6 @@ _FINETUNE = DetectionRecipe(
         warmup_epochs=2,
         final_learning_rate=1e-6,
         weight_decay=0.01,
-        clip_norm=1.0,
         backbone_rate=None,
     ),
     epochs=100,
@@ -206,23 +205,29 @@ _FINETUNE = DetectionRecipe(
     batch_size=None,
 )
 
-# Scenes of handwritten digits, from random weights. Digits are not flipped, and scenes have colours
-# of all kinds already. Anchors are small, as digits are.
+# Scenes of handwritten digits, from random weights. Digits are not flipped, and scenes have sizes,
+# places and colours of all kinds already. Anchors are small, as digits are. Of learning rates of
+# 1e-3, 2e-3, 4e-3 and 8e-3 this one had the highest AP50 after 2,000 steps; without clipping the
+# first steps go astray.
 _DETECT_DIGITS = DetectionRecipe(
     model=ModelRecipe(
         variant=SCENES_VARIANT,
-        image_size=(160, 160),
+        image_size=(128, 128),
         channels=64,
         num_convs=2,
         anchor_scale=2.0,
         drop_path_rate=0.0,
     ),
     data=DataRecipe(name="scenes"),
-    augmentation=AugmentationRecipe(flip=0.0, short_sides=(128, 144, 160)),
+    augmentation=AugmentationRecipe(flip=0.0, short_sides=(128,)),
     optimizer=OptimizerRecipe(
-        learning_rate=2e-3, reference_batch=8, warmup_epochs=0.5, weight_decay=0.05
+        learning_rate=2e-3,
+        reference_batch=8,
+        warmup_epochs=0.2,
+        weight_decay=0.01,
+        clip_norm=1.0,
     ),
-    epochs=8,
+    epochs=12,
     batch_size=8,
     ema_decay=0.99,
     checkpoint_steps=0,

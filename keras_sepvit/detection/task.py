@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit import __version__
-from keras_sepvit.configs import SCENES_CONFIG, SCENES_VARIANT
+from keras_sepvit.configs import SCENES_128_CONFIG, SCENES_VARIANT
 from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.check import check_boxes
 from keras_sepvit.detection.decoding import retinanet_detections
@@ -187,7 +187,7 @@ class Detection(Task):
     def _network(self, dtype, weights):
         settings = self.recipe.model
         return RetinaNet(
-            SCENES_CONFIG if settings.variant == SCENES_VARIANT else settings.variant,
+            SCENES_128_CONFIG if settings.variant == SCENES_VARIANT else settings.variant,
             num_classes=self.source.classes,
             image_shape=(*self._image_size, 3) if self._square else None,
             weights=weights,
