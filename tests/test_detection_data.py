@@ -100,6 +100,8 @@ def test_classes_are_in_the_order_of_their_ids(tmp_path):
     assert [*validation.truth(0)["labels"]] == [2, 0]
     # Of `nut`, which has none there, it is one that is free.
     assert validation.category_ids == (7, 92, 5)
+    write(tmp_path / "valid" / "_annotations.coco.json", ["v.png"], categories=[])
+    assert open_splits(str(tmp_path))[1].category_ids == (0, 7, 91)
     others[2]["id"], boxes[0] = 5, (0, 5, [1, 2, 3, 4])
     others[0]["id"] = 1
     write(tmp_path / "valid" / "_annotations.coco.json", ["v.png"], boxes, categories=others)
@@ -173,11 +175,14 @@ def test_photos_are_upright(tmp_path, number):
     del content["images"][0]["width"]  # then it is the photo's
     file.write_text(json.dumps(content))
     assert tuple(open_source(str(tmp_path), "train").sizes[0]) == (120, 80)
-    for stated, remedy in (((80, 120), "notes a turn .EXIF"), ((100, 100), "Correct them")):
+    for stated, remedy in (((80, 120), "notes a turn .EXIF"), ((100, 100), "Correct the size")):
         content["images"][0].update(height=stated[0], width=stated[1])
         file.write_text(json.dumps(content))
+        source = open_source(str(tmp_path), "train")
+        with pytest.raises(ValueError, match=remedy):
+            source.read(0)
         with pytest.raises(ValueError, match=remedy) as error:
-            check_boxes(open_source(str(tmp_path), "train"))
+            check_boxes(source)
         text = str(error.value)
         assert "a.jpg is 120 x 80, but" in text and f"says {stated[0]} x {stated[1]}" in text
         assert "\n" not in text
@@ -195,6 +200,7 @@ def test_all_names_of_photos(tmp_path):
     content = json.loads(file.read_text())
     content["images"][1]["file_name"] = "in\\side\\b v.2.webp"
     content["images"][3]["file_name"] = "./c.jpeg"
+    content["images"][0]["file_name"] = str(tmp_path / "images" / "a.JPG")
     file.write_text(json.dumps(content))
     save_photo(tmp_path / "images" / "in" / "more.png")
     source = open_source(str(tmp_path), "test")
@@ -554,7 +560,6 @@ def write_yolo(folder, **keys):
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text(text)
     keys = {"names": ["bolt", "nut"], "train": "images/train", "val": "images/val", **keys}
-    keys = {key: value for key, value in keys.items() if value is not None}
     (folder / "data.yaml").write_text(json.dumps(keys, ensure_ascii=False))  # which is YAML, too
     return folder
 
@@ -567,7 +572,7 @@ def write_yolo(folder, **keys):
         {"path": "."},
         {"path": "../datasets/bolts", "test": "images/none"},
         {"train": "../images/train", "val": ["../images/val"]},
-        {"path": "images", "train": "train", "val": "val", "test": ""},
+        {"path": "images", "train": "train", "val": "val", "test": None},
         {"train": ["train.txt"], "val": "images/val"},
     ],
 )

@@ -32,31 +32,14 @@ def check_boxes(source):
 
     sizes, unreadable = [], []
     with contextlib.closing(in_threads(read, range(source.size))) as results:
-        for number, size in enumerate(results):
+        for size in results:
             if isinstance(size, OSError):
                 unreadable.append(size)
                 continue
-            if tuple(size) != tuple(source.sizes[number]):
-                _refuse_size(source, number, size)
             sizes.append(size)
     if not sizes:
         raise ValueError(f"None of the photos of {source} can be read: {unreadable[0]}")
     return "\n".join(_lines(source, sizes, unreadable))
-
-
-def _refuse_size(source, number, size):
-    stated = source.sizes[number]
-    turned = tuple(stated[::-1]) == tuple(size)
-    remedy = (
-        "Both and the boxes must be those of the upright photo: where its file notes a turn (EXIF "
-        "orientation), save it upright or take the note out"
-        if turned
-        else "Correct them, or put the photo there that was labelled"
-    )
-    raise ValueError(
-        f"{source.folder / source.paths[number]} is {size[0]} x {size[1]}, but {source.file} says "
-        f"{stated[0]} x {stated[1]} (height x width, upright). {remedy}."
-    )
 
 
 def _lines(source, sizes, unreadable):

@@ -180,7 +180,7 @@ def _classes(file, categories, own, used, train):
                 f"{file} has objects of categories that {train.file} has no class for: "
                 f"{some(unknown)}. Name classes alike in both, and train on all of them."
             )
-        classes, free = {}, max(*own.values(), *train.category_ids) + 1
+        classes, free = {}, max([*own.values(), *train.category_ids]) + 1
         for name, key in zip(train.class_names, train.category_ids, strict=True):
             classes[name] = own.get(name, free if key in own.values() else key)
             free += classes[name] == free
@@ -215,10 +215,14 @@ def _boxes(labels):
 
 def _located(file, names, folders):
     """The folder that the photos are in, and their paths from there."""
-    missing, written = {}, [posixpath.normpath(name) for name in names]
+    missing = {}
     for folder in folders:
-        paths = [name if os.path.isfile(folder / name) else None for name in written]
-        if None in paths and any(paths) or folder.is_dir():
+        paths = [
+            os.path.relpath(name, folder) if os.path.isabs(name) else posixpath.normpath(name)
+            for name in names
+        ]
+        paths = [path if os.path.isfile(folder / path) else None for path in paths]
+        if None in paths and folder.is_dir():
             paths = _as_listed(folder, names, paths)
         if None not in paths:
             return folder, paths

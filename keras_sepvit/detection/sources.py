@@ -57,6 +57,7 @@ class BoxSource(IndexedSource):
 
         Raises:
             OSError: if the photo cannot be read.
+            ValueError: if it has another size than the file of the boxes says, naming both.
         """
         raise NotImplementedError
 
@@ -197,6 +198,7 @@ class BoxFolderSource(BoxSource):
             photo = np.asarray(open_image(self.folder / self.paths[number]))
         except ValueError as error:
             raise OSError(str(error)) from error
+        self._check_size(number, photo.shape[:2])
         return self.paths[number], photo, self.truth(number)
 
     def truth(self, number):
@@ -206,7 +208,24 @@ class BoxFolderSource(BoxSource):
         return self._photos.image_ids[number]
 
     def photo_size(self, number):
-        return upright_size(self.folder / self.paths[number])
+        size = upright_size(self.folder / self.paths[number])
+        self._check_size(number, size)
+        return size
+
+    def _check_size(self, number, size):
+        stated = self.sizes[number]
+        if tuple(size) == tuple(stated):
+            return
+        remedy = "Correct the size, or put the photo there that was labelled"
+        if tuple(size) == tuple(stated[::-1]):
+            remedy = (
+                "Size and boxes must be those of the upright photo: where its file notes a turn "
+                "(EXIF orientation), save it upright or take the note out"
+            )
+        raise ValueError(
+            f"{self.folder / self.paths[number]} is {size[0]} x {size[1]}, but {self.file} says "
+            f"{stated[0]} x {stated[1]} (height x width, upright). {remedy}."
+        )
 
     def _name(self, index):
         return self._names[index]

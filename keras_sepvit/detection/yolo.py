@@ -95,7 +95,11 @@ def read_yaml(file):
         return None
     if "kpt_shape" in content:
         raise ValueError(f"{file} has kpt_shape: rows of key points. Expected boxes; {_ROW}.")
-    splits = {split: (key, content[key]) for split, key in splits.items() if content[key]}
+    splits = {
+        split: (key, content[key])
+        for split, key in splits.items()
+        if content[key] not in ("", "~", "null", [])
+    }
     return YoloFile(file, _names(file, content), str(content.get("path", "")), splits)
 
 
