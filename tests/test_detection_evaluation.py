@@ -20,8 +20,8 @@ from keras_sepvit.detection import (
 )
 from keras_sepvit.detection.detector import convert_boxes
 from keras_sepvit.inference import KerasDetector, attach_record
-from keras_sepvit.record import attach
-from keras_sepvit.runtime import ImageDetector
+from keras_sepvit.record import Record, attach
+from keras_sepvit.runtime import ImageDetector, Predictor
 from keras_sepvit.training.report import DataReport
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
@@ -285,6 +285,59 @@ def test_predict_command(folder, model_file, tmp_path):
     assert run(*command, "--threshold", 1).stdout.splitlines()[1] == "  nothing"
     first = run(*command, "--threshold", 0).stdout.splitlines()[1]
     assert first.split()[1] in NAMES and " at " in first and " x " in first
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    """An .onnx file whose one detection, a nut, is the same in each image of 64 x 96."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    answers = {
+        "boxes": np.full((1, 4, 4), -1, "float32"),
+        "labels": np.array([[1, -1, -1, -1]], "int32"),
+        "confidence": np.array([[0.75, -1, -1, -1]], "float32"),
+        "num_detections": np.array([1], "int32"),
+    }
+    answers["boxes"][0, 0] = 6, 12, 18, 30
+    kinds = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values))
+            for name, values in answers.items()
+        ],
+        "detector",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, *SHAPE))],
+        [
+            helper.make_tensor_value_info(name, kinds[values.dtype.name], values.shape)
+            for name, values in answers.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    how = ((64, 96), 3, "0..255", None, "bilinear", None, NAMES, "0.1.0", (0, 7, 91))
+    record = Record("detection", *how)
+    metadata = {"keras_sepvit.json": record.to_json(), "class_names": json.dumps(NAMES)}
+    helper.set_model_props(model, metadata)
+    onnx.save(model, folder / "nuts.onnx")
+    return folder / "nuts.onnx"
+
+
+@pytest.mark.once
+def test_commands_with_an_exported_file(folder, source, exported):
+    photo = folder / "data" / "train" / "größe 0.png"  # 40 x 60, 1.6 times as large on the canvas
+    (record,) = run_json("predict", exported, photo)
+    nut = {"class": 1, "label": "nut", "category_id": 7, "score": 0.75}
+    assert record == {"image": str(photo), "detections": [{**nut, "bbox": [3.75, 7.5, 7.5, 11.25]}]}
+    lines = run("predict", exported, photo, "--threshold", "0.75").stdout.splitlines()
+    assert lines == [str(photo), "  nothing"]
+    details = DetectionReport(3, NAMES)
+    expected = evaluate(Predictor(exported), source, details=details)
+    found = run_json("evaluate", exported, "--data", folder / "data", "--split", "train")
+    assert {name: found[name] for name in expected} == expected
+    assert found["best_f1"] == details.record()["best_f1"] and found["image_size"] == [64, 96]
+    assert details.matrix[:, 1].sum() == 11  # one in each photo that can be read
+    refused = run("evaluate", exported, "--data", folder / "data", "--split", "train", "--sides", 9)
+    assert_refused(refused, "--sides is for models of Keras")
 
 
 @pytest.mark.once

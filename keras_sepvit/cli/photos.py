@@ -15,7 +15,7 @@ def photos_of(paths):
 
     Args:
         paths: Files; folders, of which all image files are read; patterns such as `photos/*.jpg`
-            or `photos/**/*.jpg`, of which the image files that match.
+            or `photos/**/*.jpg`, of which the image files and folders that match.
 
     Raises:
         FileNotFoundError: for a file that is not there, and folders and patterns without images.
@@ -48,11 +48,21 @@ def _inside(path):
     if path.exists() or not glob.has_magic(str(path)):
         return path.parent, [path]
     matches = map(pathlib.Path, sorted(glob.glob(str(path.expanduser()), recursive=True)))
-    inside = [file for file in matches if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES]
+    inside = [file for match in matches for file in _images(match)]
     if not inside:
         raise FileNotFoundError(f"No image file matches {path} ({', '.join(IMAGE_SUFFIXES)}).")
-    fixed = [part for part in path.expanduser().parents if not glob.has_magic(str(part))]
-    return fixed[0], inside
+    return _fixed(path), [*dict.fromkeys(inside)]  # `**` matches folders and what is in them
+
+
+def _images(match):
+    if match.is_dir():
+        return image_files(match)
+    return [match] if match.suffix.lower() in IMAGE_SUFFIXES else []
+
+
+def _fixed(pattern):
+    """The folder that a pattern begins with."""
+    return next(part for part in pattern.expanduser().parents if not glob.has_magic(str(part)))
 
 
 def outputs_of(folder, name, kinds):
@@ -70,8 +80,9 @@ def check_outputs(folder, paths, files, outputs, overwrite):
         outputs: Paths of all files that are written.
         overwrite: Whether those that are there may be replaced.
     """
-    for read in paths:
-        if read.is_dir() and folder.resolve().is_relative_to(read.resolve()):
+    below = [_fixed(path) for path in paths if "**" in path.parts]
+    for read in (*filter(pathlib.Path.is_dir, paths), *below):
+        if folder.resolve().is_relative_to(read.resolve()):
             raise ValueError(
                 f"--output: {folder} is or lies in {read}, where photos are read: the next time "
                 "what is written would be taken for photos. Give a folder outside."

@@ -42,8 +42,9 @@ def evaluate(
         are `unreadable`, and of `shapes` of images that the model had.
 
     Raises:
-        ValueError: for another model or source, if they have different classes, for an argument
-            out of its range, and if no image can be read.
+        ValueError: for another model or source, if they have different classes, for a photo of
+            another size than its file of boxes says, for an argument out of its range, and if no
+            image can be read.
         ImportError: without faster-coco-eval.
     """
     if not hasattr(source, "image_id"):
