@@ -144,11 +144,12 @@ class Detection(Task):
 
     def answers(self, outputs):
         size = self._image_size
-        if self._square:
-            return retinanet_detections(outputs, self._anchors, size)
-        rows, columns = ops.shape(outputs["classes"][0])[1:3]
-        as_it_is = ops.equal(rows > columns, size[0] > size[1])
-        return retinanet_detections(outputs, self._anchors, ops.where(as_it_is, size, size[::-1]))
+        if not self._square:
+            rows, columns = ops.shape(outputs["classes"][0])[1:3]
+            as_it_is = ops.equal(rows > columns, size[0] > size[1])
+            pairs = zip(size, size[::-1], strict=True)
+            size = [ops.where(as_it_is, side, other) for side, other in pairs]
+        return retinanet_detections(outputs, self._anchors, size)
 
     def deployed(self):
         network = self._network("float32", weights=None)
