@@ -164,6 +164,8 @@ def test_folders_that_cannot_be_trained_on(folder, monkeypatch):
     training_data.write_folder(folder / "photos", ("dog",), 3)
     training_data.write_folder(folder / "rooms", ("images", "Masks"), 3)
     assert "train FOLDER --task segmentation" in refused("rooms")
+    training_data.write_rectangles(folder / "parts", "train", (64, 64), [1])
+    assert "train FOLDER --task detection" in refused("parts")
     assert "lies among the pictures of" in refused("photos", "--output", "photos/run")
     monkeypatch.chdir(folder / "photos")
     assert "lies among the pictures of" in refused(".")

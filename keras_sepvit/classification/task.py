@@ -1,6 +1,8 @@
 """Classification as the engine's task."""
 
 import functools
+import itertools
+import pathlib
 
 from keras_sepvit import __version__
 from keras_sepvit.classification.automatic import decided
@@ -21,6 +23,8 @@ from keras_sepvit.weights import check_pretrained
 
 # Folders that are no classes: pictures with their masks, for segmentation.
 _OF_MASKS = ({"images", "masks"}, {"images", "annotations"})
+# Files of folders whose pictures have boxes, for detection.
+_OF_BOXES = ("*/_annotations.coco.json", "annotations/instances_*.json", "data.yaml")
 
 
 class Classification(Task):
@@ -38,6 +42,7 @@ class Classification(Task):
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
         data = self.recipe.data
+        _refuse_boxes(data.name)
         self.source, self.validation_source = open_splits(
             data.name, data.train_split, data.validation_split, data.data_dir
         )
@@ -193,6 +198,16 @@ def labelled(source, example, image):
     if source.multi_label:
         label = tf.reduce_max(tf.one_hot(label, source.classes, dtype=tf.uint8), axis=0)
     return {"image": image, "label": label, "fault": fault}
+
+
+def _refuse_boxes(name):
+    """Refuses a folder for detection, whose splits may look like classes."""
+    folder = pathlib.Path(name.removeprefix("folder:")).expanduser()
+    for file in itertools.chain(*map(folder.glob, _OF_BOXES)):
+        raise ValueError(
+            f"'{folder}' has pictures with boxes ({file.relative_to(folder)}), not classes of "
+            "pictures. Train a detector on it: keras-sepvit train FOLDER --task detection."
+        )
 
 
 def _check_validation(training, validation):
