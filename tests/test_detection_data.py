@@ -132,7 +132,7 @@ def test_a_root_category_is_no_class(tmp_path, parents, used, classes):
     write(tmp_path / "all.json", ["a.png"], boxes, categories=categories)
     source = open_source(str(tmp_path), "test")
     assert source.class_names == classes
-    told = "no class, a category without objects above others: parts" in str(source)
+    told = "left out, as a category above others without objects: parts" in str(source)
     assert told == (len(classes) == 2)
     names = [source.class_names[label] for label in source.truth(0)["labels"]]
     assert names == [("parts", "bolt", "nut")[category] for category in used]
@@ -440,6 +440,7 @@ LAYOUTS = {
     "Roboflow's": ("{}/_annotations.coco.json", "{}", ("train", "valid")),
     "images of all": ("annotations/{}.json", "images", ("train", "validation")),
     "images of splits": ("Annotations/{}.json", "images/{}", ("Train", "VAL")),
+    "images of splits inside": ("annotations/{}.json", "{}/images", ("train", "valid")),
     "beside the photos": ("{}.json", ".", ("train", "val")),
     "images in splits": ("{}/labels.json", "{}/images", ("training", "Validation")),
     "annotations in splits": ("{}/annotations/all.json", "{}/data", ("train", "val")),

@@ -117,7 +117,8 @@ class BoxFolder:
         names = [stem, re.split(r"_", stem)[-1]]
         for base in filter(pathlib.Path.is_dir, bases):
             names += [name for name in listed(base)[0] if key and _split_in([name], split) == key]
-        inner = [base / name for base in bases for name in dict.fromkeys(names)]
+        names = [place for name in dict.fromkeys(names) for place in (name, f"{name}/{_IMAGES[0]}")]
+        inner = [base / name for base in bases for name in names]
         return tuple(folder for folder in (*inner, *bases) if folder.is_dir())
 
 

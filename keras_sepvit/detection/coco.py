@@ -195,7 +195,7 @@ def _classes(file, categories, own, used, train):
     own = {name: key for name, key in own.items() if name not in roots}
     if not own:
         raise ValueError(f"{file} has no categories. List the classes of its objects there.")
-    note = f"no class, a category without objects above others: {some(roots)}"
+    note = f"left out, as a category above others without objects: {some(roots)}"
     return own, [note] if roots else []
 
 
