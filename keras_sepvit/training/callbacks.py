@@ -125,7 +125,7 @@ class Validation(keras.callbacks.Callback):
                 self.progress["rank"],
             )
             # Without a result, as of data in which there is nothing to find, the last epoch.
-            if before is None or rank[0] is None or rank > before:
+            if before is None or None in (rank[0], before[0]) or rank > before:
                 self.save()
                 self.progress.update(rank=rank, best_epoch=epoch + 1)
         known = {name: value for name, value in results.items() if value is not None}
