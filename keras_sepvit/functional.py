@@ -259,7 +259,10 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
     batch, n, _ = boxes.shape
     kept = []
     for number in range(batch):
-        own, group = boxes[number], groups[number]
+        # Not indexed, which drops axes.
+        own, group, own_valid = (x[number : number + 1] for x in (boxes, groups, valid))
+        own = tf.reshape(own, (n, 4))
+        group, own_valid = (tf.reshape(x, (n,)) for x in (group, own_valid))
         columns = tf.cast(tf.sqrt(tf.cast(tf.reduce_max(group) + 1, tf.float32)) + 1, tf.int32)
         offsets = tf.cast(tf.stack([group % columns, group // columns], axis=-1), tf.float32)
         side = tf.reduce_max(own) + 1
@@ -268,7 +271,7 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
         beside = tf.range(n, dtype=tf.float32)[:, tf.newaxis] * [-2.0, 0.0, -2.0, 0.0]
         beside += [-2.0, -1.0, -1.0, 0.0]
         own = tf.where((right - left) * (bottom - top) > 0, own, beside)
-        ranks = tf.where(valid[number], tf.range(n, 0, -1, dtype=tf.float32), 0.0)
+        ranks = tf.where(own_valid, tf.range(n, 0, -1, dtype=tf.float32), 0.0)
         places, found = tf.raw_ops.NonMaxSuppressionV4(
             boxes=own,
             scores=ranks,
@@ -277,8 +280,20 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
             score_threshold=0.5,
             pad_to_max_output_size=True,
         )
-        kept.append(tf.where(tf.range(count) < found, places, -1))
-    return tf.stack(kept)
+        places = tf.where(tf.range(count) < found, places, -1)
+        kept.append(tf.reshape(places, (1, count)))
+    return tf.concat(kept, axis=0)
+
+
+def take_rows(x, places):
+    """`ops.take(x, places, axis=0)` for places that are not negative."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(x, places)  # Keras counts negative ones from the end
+    if keras.config.backend() == "torch":
+        return x[places.long()]  # Keras's form is written into ONNX wrongly for vectors
+    return ops.take(x, places, axis=0)
 
 
 def padded_conv(conv, x, padding):

@@ -257,7 +257,7 @@ def rows_of(x, places):
     """
     batch, count, *rest = ops.shape(x)
     first = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
-    return ops.take(ops.reshape(x, (-1, *rest)), places + first, axis=0)
+    return functional.take_rows(ops.reshape(x, (-1, *rest)), places + first)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

@@ -105,3 +105,13 @@ class DetectionsDeployment(Deployment):
 
     def measure(self, expected, found, precision):
         return measure_detections(expected, found, self.image_shape[:2])
+
+
+def without_detections(deployment, format):
+    """What is deployed; refuses a detector that gives boxes, of which a format is not capable."""
+    if isinstance(deployment, DetectionsDeployment):
+        raise ValueError(
+            f"Files of {format} hold no suppression of boxes. Export the detector's maps with "
+            "`raw=True` (--raw), or take LiteRT, ONNX, SavedModel or StableHLO."
+        )
+    return deployment
