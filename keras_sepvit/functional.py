@@ -311,11 +311,7 @@ def padded_conv(conv, x, padding):
         return _torch_conv(x, conv.kernel, conv.bias, stride=conv.strides, padding=padding)
     if padding:
         x = ops.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    if _is_half(x):
-        kernel = ops.cast(conv.kernel, x.dtype)
-        y = ops.conv(x, kernel, conv.strides, "valid", data_format="channels_last")
-        return add_bias(y, conv.bias)
-    return conv(x)
+    return _conv(conv, x)
 
 
 def same_conv(conv, x):
@@ -330,7 +326,15 @@ def same_conv(conv, x):
     """
     if keras.config.backend() == "torch":
         return _torch_conv(x, conv.kernel, conv.bias, padding=conv.kernel_size[0] // 2)
-    return conv(x)
+    return _conv(conv, x)
+
+
+def _conv(conv, x):
+    if conv.bias is None or not _is_half(x):
+        return conv(x)
+    kernel = ops.cast(conv.kernel, x.dtype)
+    y = ops.conv(x, kernel, conv.strides, conv.padding, data_format="channels_last")
+    return add_bias(y, conv.bias)
 
 
 def depthwise_conv3x3(x, kernel):

@@ -26,7 +26,7 @@ ALLOWED = {
     "segmentation": {
         *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },
-    "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
+    "conversion": {*WEIGHTS, *NETWORK, "detection", "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),

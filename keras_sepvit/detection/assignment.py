@@ -31,6 +31,7 @@ def assign(anchors, valid, boxes, labels, positive=0.5, negative=0.4, least=0.0)
     """
     places = with_area([ops.cast(anchors[..., side], "float32") for side in range(4)])
     boxes, labels = ops.cast(boxes, "float32"), ops.cast(labels, "int32")
+    valid = ops.cast(valid, "bool")
     none = ops.full_like(ops.cast(valid, "int32"), NEGATIVE)
     highest = ops.zeros_like(ops.cast(valid, "float32"))
     count = ops.max(ops.where(labels >= 0, ops.arange(ops.shape(labels)[-1]) + 1, 0))
