@@ -295,6 +295,20 @@ def test_photos_of_all_kinds(kind, model, folder, files, images):
     np.testing.assert_array_equal(predictor.detect(pixels, 0.1)["boxes"], found["boxes"])
 
 
+@pytest.mark.once
+def test_boxes_come_back_from_the_canvas():
+    """Of photos of all sizes, long ones too, to a thousandth of a pixel."""
+    rng = np.random.default_rng(0)
+    for side in range(33, 2001):
+        for size in ((side, 640), (33, side), (side, 2000), (1013, side)):
+            corners = np.sort(rng.uniform(0, 1, (2, 2)), axis=0) * size[::-1]
+            boxes = np.float32([[*corners[0], *corners[1]], [0, 0, size[1], size[0]]])
+            placement = fit_into(size, (640, 640))
+            on_canvas = placement.to_canvas(boxes)
+            assert (on_canvas[:, 2:] <= np.float32(placement.size[::-1]) + 1e-3).all()
+            np.testing.assert_allclose(placement.to_photo(on_canvas), boxes, atol=1e-3)
+
+
 ALONE_IN_PROCESS = """
 import sys
 import numpy as np
