@@ -162,11 +162,14 @@ def test_onnx_files_have_the_standard_operator(files):
         proto = onnx.load(files("onnx", quantize)[0])
         operators = [node.op_type for node in proto.graph.node]
         assert operators.count("NonMaxSuppression") == 1 and "Loop" not in operators
-        # Decoding is float32: nothing behind the maps is cast to half precision.
-        half = onnx.TensorProto.FLOAT16
-        first = operators.index("TopK")
-        for node in proto.graph.node[first:]:
-            assert not any(a.name == "to" and a.i == half for a in node.attribute)
+        # Decoding is float32: nothing behind it is cast to half precision.
+        reached = set()
+        for node in proto.graph.node:
+            if node.op_type in ("Exp", "TopK") or reached & {*node.input}:
+                reached.update(node.output)
+                to = [attribute.i for attribute in node.attribute if attribute.name == "to"]
+                assert onnx.TensorProto.FLOAT16 not in to
+        assert "boxes" in reached and len(reached) > 100
 
 
 @pytest.mark.once
@@ -290,6 +293,20 @@ def test_photos_of_all_kinds(kind, model, folder, files, images):
     np.testing.assert_allclose(expected[2]["boxes"], expected[3]["boxes"], atol=1e-3)
     pixels = np.asarray(Image.open(photos[3]))
     np.testing.assert_array_equal(predictor.detect(pixels, 0.1)["boxes"], found["boxes"])
+
+
+@pytest.mark.once
+def test_boxes_come_back_from_the_canvas():
+    """Of photos of all sizes, long ones too, to a thousandth of a pixel."""
+    rng = np.random.default_rng(0)
+    for side in range(33, 2001):
+        for size in ((side, 640), (33, side), (side, 2000), (1013, side)):
+            corners = np.sort(rng.uniform(0, 1, (2, 2)), axis=0) * size[::-1]
+            boxes = np.float32([[*corners[0], *corners[1]], [0, 0, size[1], size[0]]])
+            placement = fit_into(size, (640, 640))
+            on_canvas = placement.to_canvas(boxes)
+            assert (on_canvas[:, 2:] <= np.float32(placement.size[::-1]) + 1e-3).all()
+            np.testing.assert_allclose(placement.to_photo(on_canvas), boxes, atol=1e-3)
 
 
 ALONE_IN_PROCESS = """
