@@ -614,6 +614,8 @@ def test_yolo_is_told(tmp_path):
     (tmp_path / "data.yaml").write_text("names: [bolt, nut]\ntrain: photos/train\n")
     assert_read(open_source(str(tmp_path), "train"))
     assert open_splits(str(tmp_path))[1].split == "validation-fold0"
+    (tmp_path / "data.yaml").write_text("nc: 2\ntrain: photos/train\n")
+    assert open_source(str(tmp_path), "train").class_names == ("class 0", "class 1")
 
 
 @pytest.mark.parametrize(

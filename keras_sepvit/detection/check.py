@@ -26,36 +26,31 @@ def check_boxes(source):
 
     def read(number):
         try:
-            return source.photo_size(number)
+            size = source.photo_size(number)
         except OSError as error:
             return error
+        return size, np.bincount(source.truth(number)["labels"], minlength=source.classes)
 
-    sizes, unreadable = [], []
+    boxes, photos = np.zeros((2, source.classes), "int64")
+    sizes, unreadable, empty = [], [], 0
     with contextlib.closing(in_threads(read, range(source.size))) as results:
-        for size in results:
-            if isinstance(size, OSError):
-                unreadable.append(size)
+        for result in results:
+            if isinstance(result, OSError):
+                unreadable.append(result)
                 continue
+            size, counts = result
             sizes.append(size)
+            boxes += counts
+            photos += counts > 0
+            empty += not counts.any()
     if not sizes:
         raise ValueError(f"None of the photos of {source} can be read: {unreadable[0]}")
-    return "\n".join(_lines(source, sizes, unreadable))
-
-
-def _lines(source, sizes, unreadable):
-    boxes, photos = np.zeros((2, source.classes), "int64")
-    empty = 0
-    for number in range(source.size):
-        counts = np.bincount(source.truth(number)["labels"], minlength=source.classes)
-        boxes += counts
-        photos += counts > 0
-        empty += not counts.any()
-    yield str(source)
-    yield from size_lines(sizes, unreadable)
+    lines = [str(source), *size_lines(sizes, unreadable)]
     if empty:
-        yield f"{counted(empty, 'photo')} without boxes"
+        lines.append(f"{counted(empty, 'photo')} without boxes")
     width = max(map(len, [*source.class_names, "all"]))
-    yield f"{'class':{width}} {'photos':>8} {'boxes':>9}"
+    lines.append(f"{'class':{width}} {'photos':>8} {'boxes':>9}")
     rows = [*zip(source.class_names, photos, boxes, strict=True)]
-    for name, count, number in [*rows, ("all", source.size - empty, boxes.sum())]:
-        yield f"{name:{width}} {count:>8,} {number:>9,}"
+    for name, count, number in [*rows, ("all", len(sizes) - empty, boxes.sum())]:
+        lines.append(f"{name:{width}} {count:>8,} {number:>9,}")
+    return "\n".join(lines)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_sepvit.detection.photo_boxes import PhotoBoxes, in_order
 from keras_sepvit.files import image_files
+from keras_sepvit.runtime.labels import numbered
 from keras_sepvit.training.sources.photos import upright_sizes
 from keras_sepvit.training.sources.splits import some, split_of
 from keras_sepvit.validation import counted
@@ -106,7 +107,7 @@ def read_yaml(file):
 def _names(file, content):
     names, count = content.get("names"), content.get("nc")
     if names is None:
-        names = [f"class {number}" for number in range(int(count) if count.isdecimal() else 0)]
+        names = numbered(int(count)) if str(count).isdecimal() else []
     if isinstance(names, dict):
         numbers = [str(number) for number in range(len(names))]
         if {*names} != {*numbers}:
