@@ -110,6 +110,18 @@ def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
         assert value == pytest.approx(best[f"val_{name}"], abs=0.5)
 
 
+def test_a_run_does_not_go_on_under_swapped_classes(trained, data):
+    folder, _ = trained
+    changes = "epochs=3", "checkpoint_steps=2"
+    names = (data / "classes.txt").read_text().splitlines()
+    try:
+        (data / "classes.txt").write_text("\n".join([*names[1:], names[0]]))
+        with pytest.raises(ValueError, match="20 images of 11 classes; the classes are in another"):
+            Trainer(recipe(data, *changes), folder)
+    finally:
+        (data / "classes.txt").write_text("\n".join(names))
+
+
 LOGITS_ELSEWHERE = """
 import sys, keras, keras_sepvit, numpy as np
 model = keras.saving.load_model(sys.argv[1])
