@@ -13,12 +13,12 @@ import numpy as np
 from gpu_parts.building import on_host, to_device
 from gpu_parts.throughput import timed
 from gpu_parts.training import fit_steps
+from keras_sepvit.benchmark.programs import random_boxes
 from keras_sepvit.detection import RetinaNet
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.segmentation import SemanticFPN, UPerNet
 
 CLASSES = 80
-OBJECTS = 8  # in each image to train on
 NETWORKS = {"semantic_fpn": SemanticFPN, "upernet": UPerNet, "retinanet": RetinaNet}
 
 
@@ -71,8 +71,4 @@ def random_batch(name, image_size, count):
     images = random_images(image_size, count)
     if name != "retinanet":
         return images, rng.integers(0, CLASSES, (count, *image_size)).astype("uint8")
-    low, high = np.sort(rng.uniform(0, 1, (2, count, OBJECTS, 2)), axis=0)
-    sides = np.array(image_size[::-1])
-    boxes = np.concatenate([low * sides, high * sides], axis=-1).astype("float32")
-    labels = rng.integers(0, CLASSES, (count, OBJECTS)).astype("int32")
-    return images, {"boxes": boxes, "labels": labels}
+    return images, random_boxes(rng, images.shape, CLASSES)
