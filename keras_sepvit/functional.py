@@ -24,6 +24,11 @@ def litert_forms():
         _traced_for_litert.reset(token)
 
 
+def is_traced_for_litert():
+    """Whether this happens inside `litert_forms`."""
+    return keras.config.backend() == "tensorflow" and _traced_for_litert.get()
+
+
 def linear(dense, x):
     """`dense(x)`, computed as one product of two matrices with the bias inside.
 
@@ -217,6 +222,58 @@ def argmax(x):
         # Keras tells -0 from 0 in bits first, for which LiteRT has no operator.
         return tf.argmax(x, axis=-1, output_type="int32")
     return ops.argmax(x, axis=-1)
+
+
+def top_k(x, k):
+    """The k highest of the last axis, the highest first; of equal ones the lower place first.
+
+    Args:
+        x: Float tensor of shape (..., n).
+        k: How many, at most n.
+
+    Returns:
+        The values and their places, int32, (..., k).
+    """
+    if keras.config.backend() == "torch":
+        import torch
+
+        if torch.compiler.is_exporting():  # ONNX's operator has this order, torch's has none
+            values, places = torch.topk(x, k)
+        else:
+            values, places = torch.sort(x, descending=True, stable=True)
+        return values[..., :k], places[..., :k].to(torch.int32)
+    values, places = ops.top_k(x, k)
+    return values, ops.cast(places, "int32")
+
+
+def litert_suppress(boxes, groups, valid, iou_threshold, count):
+    """`detection.decoding.suppress` by LiteRT's own operator, of pictures whose number is fixed.
+
+    The operator knows no groups: boxes are moved apart by them, in rows and columns, so that
+    the numbers stay small and their last digits there. Of equal scores it takes any first,
+    so that ranks stand for them.
+    """
+    import tensorflow as tf
+
+    batch, n, _ = boxes.shape
+    kept = []
+    for number in range(batch):
+        own, group = boxes[number], groups[number]
+        columns = tf.cast(tf.sqrt(tf.cast(tf.reduce_max(group) + 1, tf.float32)) + 1, tf.int32)
+        offsets = tf.cast(tf.stack([group % columns, group // columns], axis=-1), tf.float32)
+        side = tf.reduce_max(own) + 1
+        own += tf.tile(offsets * side, (1, 2))
+        ranks = tf.where(valid[number], tf.range(n, 0, -1, dtype=tf.float32), 0.0)
+        places, found = tf.raw_ops.NonMaxSuppressionV4(
+            boxes=own,
+            scores=ranks,
+            max_output_size=count,
+            iou_threshold=iou_threshold,
+            score_threshold=0.5,
+            pad_to_max_output_size=True,
+        )
+        kept.append(tf.where(tf.range(count) < found, places, -1))
+    return tf.stack(kept)
 
 
 def padded_conv(conv, x, padding):

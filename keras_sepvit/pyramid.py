@@ -109,46 +109,67 @@ class SyncBatchNorm(layers.BatchNormalization):
 
 
 class ConvModule(CompositeLayer):
-    """A convolution padded to the map's size, with batch norm and ReLU behind it or alone.
+    """A convolution padded to the map's size, with batch norm and ReLU behind it, or without.
 
     Args:
         filters: Output channels.
         kernel_size: Side of the kernel, odd.
-        norm: Whether batch norm and ReLU follow. The convolution then has no bias.
+        norm: Whether batch norm follows. The convolution then has no bias.
+        relu: Whether ReLU follows; by default with batch norm.
+        strides: 1, or 2 for a map of half the size, rounded up.
+        initializer: Of the kernel; by default mmcv's, Kaiming's with norm, Xavier's without.
         **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
 
     Input shape: `(batch, height, width, channels)`; float.
 
-    Output shape: `(batch, height, width, filters)`.
+    Output shape: `(batch, height / strides, width / strides, filters)`.
     """
 
-    def __init__(self, filters: int, kernel_size: int, norm: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        norm: bool = True,
+        relu: bool | None = None,
+        strides: int = 1,
+        initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = filters
+        self.relu = norm if relu is None else relu
+        self.strides = strides
         self.conv = self.part(
             layers.Conv2D,
             filters,
             kernel_size,
-            padding="same",
+            strides=strides,
+            # With strides Keras's "same" pads less on the left and on top than PyTorch.
+            padding="same" if strides == 1 else "valid",
             use_bias=not norm,
             data_format="channels_last",
-            # As mmcv has it: Kaiming's with norm, Xavier's without.
-            kernel_initializer=FanOutNormal() if norm else "glorot_uniform",
+            kernel_initializer=initializer or (FanOutNormal() if norm else "glorot_uniform"),
             name="conv",
         )
         self.bn = self.part(SyncBatchNorm, name="bn") if norm else None
 
     def build(self, input_shape):
-        self.conv.build(input_shape)
+        self.conv.build((None, None, None, input_shape[-1]))  # of any size: padded in `call`
         if self.bn is not None:
             self.bn.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs, training=False):
-        x = functional.same_conv(self.conv, inputs)
-        return x if self.bn is None else ops.relu(self.bn(x, training=training))
+        if self.strides == 1:
+            x = functional.same_conv(self.conv, inputs)
+        else:
+            x = functional.padded_conv(self.conv, inputs, self.conv.kernel_size[0] // 2)
+        x = x if self.bn is None else self.bn(x, training=training)
+        return ops.relu(x) if self.relu else x
 
     def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.filters)
+        batch, *sides, _ = input_shape
+        sides = (None if side is None else -(-side // self.strides) for side in sides)
+        return (batch, *sides, self.filters)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
@@ -157,48 +178,68 @@ class FPN(CompositeLayer):
 
     1 x 1 convolutions bring levels to the same channels, each level is added to the finer one,
     enlarged to exactly its size by "nearest", and 3 x 3 convolutions follow. Without norms or
-    activations, as in mmsegmentation.
+    activations, as in mmsegmentation. Coarser levels are made by 3 x 3 convolutions of stride 2:
+    the first of the coarsest map that is given (not of the pyramid's), each other of the one
+    before it, without ReLU, as mmdetection makes P6 and P7 of RetinaNet.
 
     Args:
         channels: Channels of the pyramid.
+        extra_levels: Number of coarser levels.
         **kwargs: `name`, `dtype` and so on of `keras.layers.Layer`.
 
     Input shape: list of maps `(batch, height, width, channels)`, fine to coarse; float.
 
-    Output shape: list of maps of the same sizes with `channels` channels.
+    Output shape: list of maps of the same sizes with `channels` channels, and of each extra level,
+        of half the size of the one before, rounded up.
     """
 
-    def __init__(self, channels: int = 256, **kwargs: Any) -> None:
+    def __init__(self, channels: int = 256, extra_levels: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = positive_int("channels", channels)
+        self.extra_levels = extra_levels
 
     def build(self, input_shape):
-        self.lateral_convs, self.fpn_convs = (
-            [
-                self.part(
-                    ConvModule, self.channels, kernel_size, norm=False, name=f"{name}_{level}"
-                )
-                for level in range(len(input_shape))
-            ]
-            for name, kernel_size in (("lateral_convs", 1), ("fpn_convs", 3))
-        )
+        self.lateral_convs = self._convs("lateral_convs", 1, range(len(input_shape)))
+        self.fpn_convs = self._convs("fpn_convs", 3, range(len(input_shape)))
         for shape, lateral, conv in zip(
             input_shape, self.lateral_convs, self.fpn_convs, strict=True
         ):
             check_map(self.name, shape)
             lateral.build(shape)
             conv.build(lateral.compute_output_shape(shape))
+        numbers = range(len(input_shape), len(input_shape) + self.extra_levels)
+        self.extra_convs = self._convs("fpn_convs", 3, numbers, strides=2)
+        for conv in self.extra_convs:
+            conv.build(shape)
+            shape = conv.compute_output_shape(shape)
+
+    def _convs(self, name, kernel_size, numbers, **options):
+        return [
+            self.part(
+                ConvModule, self.channels, kernel_size, norm=False, name=f"{name}_{n}", **options
+            )
+            for n in numbers
+        ]
 
     def call(self, inputs):
         x = [conv(level) for conv, level in zip(self.lateral_convs, inputs, strict=True)]
         x = top_down(x, resize_nearest)
-        return [conv(level) for conv, level in zip(self.fpn_convs, x, strict=True)]
+        x = [conv(level) for conv, level in zip(self.fpn_convs, x, strict=True)]
+        level = inputs[-1]
+        for conv in self.extra_convs:
+            level = conv(level)
+            x.append(level)
+        return x
 
     def compute_output_shape(self, input_shape):
-        return [(*shape[:-1], self.channels) for shape in input_shape]
+        shapes = [(*shape[:-1], self.channels) for shape in input_shape]
+        for conv in self.extra_convs:
+            shapes.append(conv.compute_output_shape(shapes[-1]))
+        return shapes
 
     def get_config(self):
-        return {**super().get_config(), "channels": self.channels}
+        config = super().get_config()
+        return {**config, "channels": self.channels, "extra_levels": self.extra_levels}
 
 
 def top_down(maps, resize):

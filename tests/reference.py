@@ -21,6 +21,18 @@ the image, `rescaled` from there to (int(1.5 H), int(1.25 W)). `eval_loss_ce` an
 (%); `train_...` in training mode, the auxiliary loss times 0.4; `gradient_norms` of its total in
 `gradient_keys`; `bn_means_after_one_step`, means of the moving statistics `bn_keys`.
 `state_dict_shapes_tasks.json` holds the keys beside the backbone's.
+
+`official_retinanet_tiny_{96x160,125x167}.npz` was computed with mmdetection 2.28.2 around the
+same backbone, on `detection_batch(arrays)`, three pictures of which the second has no object and
+the third is smaller: `batch_image_shapes`, and `batch_pad_shapes` with its own padding. Maps by
+pyramid level, sampled by `sample_level`, with `_shape` and `_mean`: `neck3` to `neck7`, `cls3`,
+`box3` and so on. Anchors by level (`anchors0`: `_shape`, first and last 12, `_sum`);
+`valid_counts` of them by picture and level. Of picture i `assigni_counts` (positive, negative,
+neutral), `assigni_anchor` and `assigni_gt`, the positive ones and their objects,
+`assigni_iou_sum`, `targeti_deltas`, `targeti_labels`. `loss_cls_levels`, `loss_bbox_levels`,
+`loss_normaliser`; `loss_image0` and `loss_image1` of these pictures alone. `candidates` above the
+score of 0.05 by picture and level; `deti` (boxes and scores) and `deti_labels`; `rescaledi`, the
+first 20 in original pixels. `gradient_norms` of the total loss in `gradient_keys`.
 """
 
 import functools
@@ -57,10 +69,18 @@ def state_dict(form, variant):
 
 
 def task_state_dict(name):
-    """The seeded weights of `"semantic_fpn"` or `"upernet"` on the tiny backbone, as mmseg's."""
+    """The seeded weights of a network on the tiny backbone, as mmseg's or mmdet's.
+
+    Args:
+        name: `"semantic_fpn"`, `"upernet"` or `"retinanet"`.
+    """
     shapes = json.loads((DATA / "state_dict_shapes_tasks.json").read_text())[name]
     backbone = {f"backbone.{key}": v for key, v in state_dict("dense", "tiny").items()}
-    return {**backbone, **{key: seeded_value(key, tuple(shape)) for key, shape in shapes.items()}}
+    heads = {key: seeded_value(key, tuple(shape)) for key, shape in shapes.items()}
+    if name == "retinanet":  # so that there are few detections
+        heads["bbox_head.retina_cls.weight"] *= 6
+        heads["bbox_head.retina_cls.bias"] -= 8
+    return {**backbone, **heads}
 
 
 def seeded_value(key, shape):
@@ -97,6 +117,19 @@ def class_maps(size):
     maps = maps.repeat(16, 1).repeat(16, 2)[:, :height, :width]
     maps[rng.random((2, height, width)) < 0.1] = 255
     return maps
+
+
+def detection_batch(expected):
+    """Images and targets of a detector's arrays: boxes and labels padded with -1, and sizes."""
+    shapes, pictures = expected["batch_image_shapes"], range(3)
+    images = inputs(int(expected["seed"]), (3, *shapes.max(axis=0), 3))
+    boxes, labels = np.full((3, 6, 4), -1, "float32"), np.full((3, 6), -1, "int32")
+    for i, (height, width) in zip(pictures, shapes, strict=True):
+        images[i, height:], images[i, :, width:] = 0, 0
+        count = len(expected[f"gt{i}_boxes"])
+        boxes[i, :count], labels[i, :count] = expected[f"gt{i}_boxes"], expected[f"gt{i}_labels"]
+    sizes = expected["batch_pad_shapes"].astype("int32")
+    return images, {"boxes": boxes, "labels": labels, "sizes": sizes}
 
 
 def load_expected(name):

@@ -13,7 +13,7 @@ DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy",
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
     *("functional", "resizing", "devices", "windows", "initializers", "layers", "attention"),
-    *("block", "stages", "backbone", "pyramid", "classification.classifier"),
+    *("block", "stages", "backbone", "pyramid", "task_model", "classification.classifier"),
 }
 BESIDE = {"policy", "scores", "processes"}
 
@@ -34,7 +34,9 @@ ALLOWED = {
     },
     "palette": {"validation"},
     "visualize": {"files", "fonts", "palette", "validation"},
-    "detection": {*DATA, "detection"},
+    "detection": {
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "detection"),
+    },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},

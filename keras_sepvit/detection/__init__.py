@@ -1,1 +1,16 @@
-"""What detectors are made of: suppression of boxes, scores of detections."""
+"""Detection of objects: networks, losses, decoding, scores of detections.
+
+Names are imported at their first use, as in `keras_sepvit.classification`.
+"""
+
+from keras_sepvit.lazy import lazy_names
+
+_MODULES = {
+    "Anchors": "anchors",
+    "RetinaNet": "retinanet",
+    "retinanet_losses": "losses",
+}
+
+__all__ = [*_MODULES]
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,6 +1,108 @@
 """From scored boxes to detections: non-maximum suppression in `keras.ops`, with static shapes."""
 
-from keras import ops
+import dataclasses
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from keras_sepvit import functional
+from keras_sepvit.detection.anchors import Anchors
+from keras_sepvit.detection.boxes import clip, decode, intersection_over_union
+from keras_sepvit.validation import check_range, positive_int
+
+# Boxes of a picture that are settled at once: memory grows with the square, not the boxes' number.
+_TILE = 256
+
+
+def retinanet_detections(
+    outputs,
+    anchors,
+    image_size,
+    sizes=None,
+    score_threshold=0.05,
+    iou_threshold=0.5,
+    max_detections=100,
+    candidates=1000,
+):
+    """Detections from the maps of a RetinaNet, as mmdetection 2.28 makes them.
+
+    Of each level the best pairs of an anchor and a class are looked at; boxes are clipped to the
+    picture; within a class, those that overlap a better one go. Of equal scores the lower (level,
+    row, column, anchor, class) goes first, on each backend. All of it is float32.
+
+    Args:
+        outputs: Dict of `"classes"`, logits (batch, height, width, anchors * classes) of each
+            level, and `"boxes"`, deltas (batch, height, width, anchors * 4).
+        anchors: The `Anchors` of the levels.
+        image_size: (height, width) of the images in pixels, numbers or tensors.
+        sizes: int (batch, 2): (height, width) of the pictures on them, which boxes are clipped
+            to; by default `image_size`.
+        score_threshold: Pairs with a score above it count.
+        iou_threshold: A box goes if a better one of its class, itself not gone, overlaps it by
+            more than this intersection over union.
+        max_detections: Detections of a picture.
+        candidates: Pairs of a level that are looked at.
+
+    Returns:
+        Dict of `"boxes"` (batch, max_detections, 4), (left, top, right, bottom) in pixels,
+        float32, the best first; `"labels"`, int32, and `"confidence"`, float32, (batch,
+        max_detections); -1 in all behind the last; `"num_detections"` (batch,), int32.
+    """
+    boxes, scores, labels = retinanet_candidates(outputs, anchors, image_size, sizes, candidates)
+    valid = ops.greater(scores, score_threshold)
+    kept = suppress(boxes, labels, valid, iou_threshold, max_detections)
+    return detections(kept, boxes, scores, labels)
+
+
+def retinanet_candidates(outputs, anchors, image_size, sizes=None, candidates=1000):
+    """The boxes that `retinanet_detections` chooses from, whatever their score, the best first.
+
+    Args:
+        outputs, anchors, image_size, sizes, candidates: As there.
+
+    Returns:
+        Boxes (batch, n, 4), float32; their scores, float32, and labels, int32, (batch, n).
+    """
+    maps = [
+        [ops.cast(x, "float32") for x in pair]
+        for pair in zip(outputs["classes"], outputs["boxes"], strict=True)
+    ]
+    places = anchors.boxes([ops.shape(classes)[1:3] for classes, _ in maps])
+    levels = [
+        _best_pairs(classes, deltas, own, anchors.per_place, candidates)
+        for (classes, deltas), own in zip(maps, places, strict=True)
+    ]
+    boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
+    if sizes is None:
+        sizes = ops.expand_dims(ops.stack([image_size[0], image_size[1]]), 0)
+    # By logits: rounding makes equal scores of unequal ones, in another way on each backend.
+    logits, order = functional.top_k(logits, logits.shape[1])
+    boxes, labels = rows_of(clip(boxes, sizes), order), rows_of(labels, order)
+    return boxes, ops.sigmoid(logits), ops.cast(labels, "int32")
+
+
+def _best_pairs(classes, deltas, anchors, per_place, candidates):
+    """The best pairs of a level: boxes (batch, n, 4), logits and labels (batch, n).
+
+    The best pairs are of anchors among as many whose best class is best, which spares sorting
+    all pairs.
+    """
+    num_classes = classes.shape[-1] // per_place
+    classes = ops.reshape(classes, (-1, anchors.shape[0] or ops.shape(anchors)[0], num_classes))
+    count = classes.shape[1]
+    last = ops.shape(classes)[1] - 1
+    if count is None:  # of a graph for any size, where there may be fewer
+        count = candidates
+        classes = ops.pad(classes, ((0, 0), (0, count), (0, 0)), constant_values=-float("inf"))
+    count = min(count, candidates)
+    _, rows = functional.top_k(ops.max(classes, axis=-1), count)
+    rows = ops.sort(rows, axis=-1)
+    logits = ops.reshape(rows_of(classes, rows), (-1, count * num_classes))
+    logits, pairs = functional.top_k(logits, min(count * num_classes, candidates))
+    rows = ops.minimum(rows_of(rows, pairs // num_classes), last)
+    deltas = rows_of(ops.reshape(deltas, (-1, ops.shape(anchors)[0], 4)), rows)
+    return decode(ops.take(anchors, rows, axis=0), deltas), logits, pairs % num_classes
 
 
 def class_wise_detections(
@@ -18,8 +120,7 @@ def class_wise_detections(
         iou_threshold: A pair goes if a better one of its class, itself not gone,
             overlaps it by more than this intersection over union.
         max_detections: Detections of an image.
-        candidates: Of all pairs of an image only so many, the best, are looked at;
-            memory grows with their square.
+        candidates: Of all pairs of an image only so many, the best, are looked at.
 
     Returns:
         Boxes (batch, max_detections, 4), scores and labels (batch, max_detections), the
@@ -28,33 +129,72 @@ def class_wise_detections(
     """
     _, count, classes = ops.shape(scores)
     pairs = ops.reshape(scores, (-1, count * classes))
-    scores, pairs = _stable_top_k(pairs, min(candidates, count * classes))
-    labels = pairs % classes
-    boxes = ops.take_along_axis(boxes, (pairs // classes)[..., None], axis=1)
-
-    overlap = intersection_over_union(boxes) > iou_threshold
-    same_class = labels[:, :, None] == labels[:, None, :]
-    kept = greedy_suppression(
-        ops.logical_and(overlap, same_class), ops.greater(scores, score_threshold)
-    )
-    return _first(kept, boxes, scores, labels, max_detections)
+    scores, pairs = functional.top_k(pairs, min(candidates, count * classes))
+    labels = ops.cast(pairs % classes, "int32")
+    boxes = rows_of(boxes, pairs // classes)
+    valid = ops.greater(scores, score_threshold)
+    kept = suppress(boxes, labels, valid, iou_threshold, max_detections)
+    found = detections(kept, boxes, scores, labels)
+    return tuple(found[name] for name in ("boxes", "confidence", "labels", "num_detections"))
 
 
-def intersection_over_union(boxes):
-    """Of each box with each other one.
+def suppress(boxes, groups, valid, iou_threshold, count):
+    """Which boxes of each picture greedy suppression keeps, up to a number.
+
+    Equal to the usual loop: one box after the other, a box stays if no better one of its group
+    that stays overlaps it by more than `iou_threshold`. Tiles of boxes are settled in turn, until
+    there are enough of them.
 
     Args:
-        boxes: (batch, boxes, 4), float: (left, top, right, bottom).
+        boxes: (batch, n, 4), float: (left, top, right, bottom), the best first.
+        groups: (batch, n), int: the class or level of each.
+        valid: (batch, n), bool: the first of each picture, and no other.
+        iou_threshold: From 0 to 1.
+        count: How many are kept at most.
 
     Returns:
-        (batch, boxes, boxes); 0 for two boxes without area.
+        int32 (batch, count): places of the boxes, ascending, with -1 behind the last.
     """
-    corners = ops.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    opposite = ops.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    shared = ops.prod(ops.maximum(opposite - corners, 0.0), axis=-1)
-    area = ops.prod(ops.maximum(boxes[..., 2:] - boxes[..., :2], 0.0), axis=-1)
-    union = area[:, :, None] + area[:, None, :] - shared
-    return ops.where(union > 0, shared / ops.where(union > 0, union, 1.0), 0.0)
+    if functional.is_traced_for_litert() and boxes.shape[0] is not None:
+        return functional.litert_suppress(boxes, groups, valid, iou_threshold, count)
+    n = boxes.shape[1]
+    side = min(n, _TILE)
+    tiles = -(-n // side)
+    none = tiles * side  # stands behind all places
+
+    def in_tiles(x):
+        x = ops.pad(x, [(0, 0), (0, none - n)] + [(0, 0)] * (len(x.shape) - 2))
+        return ops.reshape(x, (-1, tiles, side, *x.shape[2:]))
+
+    boxes, groups, valid = (in_tiles(x) for x in (boxes, groups, valid))
+    all_boxes, all_groups = ops.reshape(boxes, (-1, none, 4)), ops.reshape(groups, (-1, none))
+
+    def conflicts(boxes, groups, other_boxes, other_groups):
+        overlap = intersection_over_union(boxes, other_boxes) > iou_threshold
+        same = ops.expand_dims(groups, 2) == ops.expand_dims(other_groups, 1)
+        return ops.logical_and(overlap, same)
+
+    def unfinished(tile, kept):
+        own_valid = ops.take(valid, ops.minimum(tile, tiles - 1), axis=1)
+        wanted = ops.logical_and(own_valid[:, 0], kept[:, -1] == none)
+        return ops.logical_and(tile < tiles, ops.any(wanted))
+
+    def settle(tile, kept):
+        own = [ops.take(x, tile, axis=1) for x in (boxes, groups)]
+        places = ops.minimum(kept, none - 1)
+        before = conflicts(rows_of(all_boxes, places), rows_of(all_groups, places), *own)
+        before = ops.logical_and(before, ops.expand_dims(kept < none, 2))
+        left = ops.logical_and(
+            ops.take(valid, tile, axis=1), ops.logical_not(ops.any(before, axis=1))
+        )
+        stays = greedy_suppression(conflicts(*own, *own), left)
+        found = ops.where(stays, tile * side + ops.arange(side, dtype="int32"), none)
+        return tile + 1, ops.sort(ops.concatenate([kept, found], axis=1), axis=1)[:, :count]
+
+    kept = ops.full((ops.shape(boxes)[0], count), none, "int32")
+    start = ops.convert_to_tensor(0, "int32")
+    _, kept = ops.while_loop(unfinished, settle, (start, kept))
+    return ops.where(kept < none, kept, -1)
 
 
 def greedy_suppression(conflicts, valid):
@@ -89,31 +229,88 @@ def greedy_suppression(conflicts, valid):
     return kept
 
 
-def _stable_top_k(scores, k):
-    """The k highest of the last axis; of equal ones the lower index first, on each backend."""
-    scores, indices = ops.top_k(scores, k)
-    order = ops.argsort(indices, axis=-1)
-    scores, indices = (ops.take_along_axis(x, order, axis=-1) for x in (scores, indices))
-    order = ops.argsort(-scores, axis=-1)
-    scores, indices = (ops.take_along_axis(x, order, axis=-1) for x in (scores, indices))
-    return scores, ops.cast(indices, "int32")
+def detections(kept, boxes, scores, labels):
+    """The answer of a detector: see `retinanet_detections`.
+
+    Args:
+        kept: int (batch, count), places of boxes, -1 behind the last: see `suppress`.
+        boxes, scores, labels: (batch, n, 4), (batch, n) and (batch, n) that they are places in.
+    """
+    is_detection = kept >= 0
+    places = ops.maximum(kept, 0)
+    boxes, scores, labels = (rows_of(x, places) for x in (boxes, scores, labels))
+    return {
+        "boxes": ops.where(ops.expand_dims(is_detection, -1), boxes, -1.0),
+        "labels": ops.where(is_detection, labels, -1),
+        "confidence": ops.where(is_detection, scores, -1.0),
+        "num_detections": ops.sum(ops.cast(is_detection, "int32"), axis=-1),
+    }
 
 
-def _first(kept, boxes, scores, labels, count):
-    """The first `count` of the kept ones, with -1 behind them, and their number."""
-    available = ops.shape(kept)[-1]
-    place = ops.arange(available)
-    order = ops.argsort(ops.where(kept, place, place + available), axis=-1)
-    if available < count:
-        order = ops.pad(order, ((0, 0), (0, count - available)))
-    order = order[:, :count]
-    number = ops.minimum(ops.sum(ops.cast(kept, "int32"), axis=-1), count)
-    is_detection = ops.arange(count)[None, :] < number[:, None]
-    boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
-    scores, labels = (ops.take_along_axis(x, order, axis=-1) for x in (scores, labels))
-    return (
-        ops.where(is_detection[..., None], boxes, -1.0),
-        ops.where(is_detection, scores, -1.0),
-        ops.where(is_detection, labels, -1),
-        number,
-    )
+def rows_of(x, places):
+    """Rows of each picture by their places: (batch, n, ...), (batch, m) to (batch, m, ...).
+
+    A flat `take`, which is faster than `take_along_axis` and which all converters know.
+    """
+    batch, count, *rest = ops.shape(x)
+    first = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
+    return ops.take(ops.reshape(x, (-1, *rest)), places + first, axis=0)
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class Detections(layers.Layer):
+    """Detections from the maps of a RetinaNet: `retinanet_detections`, as a layer of no weights.
+
+    Args:
+        anchors: The `Anchors` of the levels, or a dict of their attributes.
+        score_threshold, iou_threshold, max_detections, candidates: As there.
+        **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
+
+    Call arguments:
+        outputs, image_size, sizes: As there.
+    """
+
+    def __init__(
+        self,
+        anchors: Anchors | dict,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        max_detections: int = 100,
+        candidates: int = 1000,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if isinstance(anchors, dict):  # of a file, whose JSON has no tuples
+            values = {n: tuple(v) if isinstance(v, list) else v for n, v in anchors.items()}
+            anchors = Anchors(**values)
+        self.anchors = anchors
+        check_range("score_threshold", score_threshold, 0, 1)
+        check_range("iou_threshold", iou_threshold, 0, 1)
+        self.settings = {
+            "score_threshold": float(score_threshold),
+            "iou_threshold": float(iou_threshold),
+            "max_detections": positive_int("max_detections", max_detections),
+            "candidates": positive_int("candidates", candidates),
+        }
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, outputs, image_size, sizes=None):
+        return retinanet_detections(outputs, self.anchors, image_size, sizes, **self.settings)
+
+    def compute_output_spec(self, outputs, image_size, sizes=None):
+        shape = outputs["classes"][0].shape[0], self.settings["max_detections"]
+        return {
+            "boxes": keras.KerasTensor((*shape, 4), "float32"),
+            "labels": keras.KerasTensor(shape, "int32"),
+            "confidence": keras.KerasTensor(shape, "float32"),
+            "num_detections": keras.KerasTensor(shape[:1], "int32"),
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "anchors": dataclasses.asdict(self.anchors),
+            **self.settings,
+        }

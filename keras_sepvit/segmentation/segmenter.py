@@ -1,26 +1,22 @@
 """What the segmenters share: the model around backbone and heads, and heads' last layers."""
 
-import inspect
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_sepvit import functional
-from keras_sepvit.devices import replicas
-from keras_sepvit.layers import CompositeLayer, dtype_config
-from keras_sepvit.record import Recorded
+from keras_sepvit import functional, task_model
+from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
-from keras_sepvit.stages import ImageModelMixin, freeze_layers, frozen_layers
-from keras_sepvit.validation import check_names, check_rate, positive_int
-from keras_sepvit.weights import check_pretrained, load_pretrained
+from keras_sepvit.task_model import TaskModel
+from keras_sepvit.validation import check_rate, positive_int
 
 LEVELS = ("P2", "P3", "P4", "P5")
 
 
-class Segmenter(ImageModelMixin, Recorded, keras.Model):
+class Segmenter(TaskModel):
     """A functional model from images to logits of their size, with its loss.
 
     Args:
@@ -34,25 +30,24 @@ class Segmenter(ImageModelMixin, Recorded, keras.Model):
     """
 
     _compute_in_training = None
+    _loss_in_words = (
+        "the cross-entropy of all pixels with a class. Leave out {what}, and mark pixels that are "
+        f"to be ignored by the class {IGNORED}."
+    )
 
     def __init__(self, backbone, logits, auxiliary, weights, policy, config, **kwargs):
         (images,) = backbone.inputs
         # In float32 at least, as losses and answers are.
         dtype = keras.backend.result_type(policy.compute_dtype, "float32")
         logits = ResizeTo(dtype=dtype, name="logits")([logits, images])
-        super().__init__(inputs=images, outputs=logits, **kwargs)
-        self.dtype_policy = policy
-        self.backbone = backbone
-        self._config = config
+        super().__init__(backbone, logits, policy, config, **kwargs)
         if auxiliary is not None:
             self.auxiliary_head = auxiliary._keras_history.operation
             auxiliary = ResizeTo(dtype=dtype, name="auxiliary")([auxiliary, images])
             outputs = {"logits": logits, "auxiliary": auxiliary}
             # Its method alone is kept: as an attribute the model would be part of files.
             self._compute_in_training = keras.Model(images, outputs).__call__
-        freeze_layers(self, self._all_layers())
-        if weights is not None:
-            load_pretrained(self, weights, skip_head_mismatch=True)
+        self._begin(weights)
 
     @property
     def head_logits(self) -> keras.KerasTensor:
@@ -70,43 +65,7 @@ class Segmenter(ImageModelMixin, Recorded, keras.Model):
             return self._compute_in_training(inputs, training=True)
         return super()._compute(inputs, training=training, **kwargs)
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
-        """As Keras's, without `loss`: the model has its own."""
-        if loss is not None:
-            self._refuse("`loss`")
-        super().compile(optimizer, **kwargs)
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
-
-    def _refuse(self, what):
-        raise ValueError(
-            f"`{self.name}` has its own loss, the cross-entropy of all pixels with a class. "
-            f"Leave out {what}, and mark pixels that are to be ignored by the class {IGNORED}."
-        )
-
-    def fit(self, x=None, y=None, *args, **kwargs):
-        self._check_classes(y)
-        held_out = kwargs.get("validation_data")
-        if isinstance(held_out, (tuple, list)) and len(held_out) > 1:
-            self._check_classes(held_out[1])
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        self._check_classes(y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def train_on_batch(self, x, y=None, *args, **kwargs):
-        self._check_classes(y)
-        return super().train_on_batch(x, y, *args, **kwargs)
-
-    def test_on_batch(self, x, y=None, *args, **kwargs):
-        self._check_classes(y)
-        return super().test_on_batch(x, y, *args, **kwargs)
-
-    def _check_classes(self, class_maps):
+    def _check_targets(self, class_maps):
         """Refuses arrays with classes that there are not; compiled steps cannot."""
         if not isinstance(class_maps, np.ndarray) or class_maps.dtype.kind not in "iu":
             return
@@ -120,35 +79,12 @@ class Segmenter(ImageModelMixin, Recorded, keras.Model):
                 "the model with another `num_classes`."
             )
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if sample_weight is not None:
-            self._refuse("`sample_weight`")
-        pairs = segmentation_losses(y, y_pred).values()
-        # Keras adds up the gradients of TensorFlow's replicas.
-        return sum(total / weight for total, weight in pairs) / replicas()
+    def _loss_pairs(self, x, y, y_pred):
+        return segmentation_losses(y, y_pred)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
-
-    def get_config(self):
-        return {
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": dtype_config(self),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            **self._config,
-            **frozen_layers(self, self._all_layers()),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        frozen = config.pop("frozen_layers", None)
-        backbone = keras.saving.deserialize_keras_object(config.pop("backbone"))
-        model = cls(backbone, **config)
-        freeze_layers(model, model._all_layers(), frozen)
-        return model
 
 
 def is_segmenter(model):
@@ -159,14 +95,12 @@ def is_segmenter(model):
 
 def check_arguments(segmenter, num_classes, weights, others):
     """Refuses what can be told before a segmenter is built; `others` are its `**kwargs`."""
-    known = [*inspect.signature(segmenter).parameters][:-1] + ["name", "trainable"]
-    check_names(segmenter.__name__, others, known)
+    task_model.check_arguments(segmenter, weights, others)
     if not 2 <= positive_int("num_classes", num_classes) <= IGNORED:
         raise ValueError(
             f"`num_classes` must be 2 (such as ground and object) to {IGNORED}, which marks pixels "
             f"without a class in class maps. Received: num_classes={num_classes}."
         )
-    check_pretrained(weights)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

@@ -1,0 +1,181 @@
+"""What the detectors share: the model around backbone and heads, its targets and its answers."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sepvit import task_model
+from keras_sepvit.task_model import TaskModel
+from keras_sepvit.validation import check_choice, check_range, positive_int
+
+BOX_FORMATS = (
+    *("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw"),
+    *("rel_xyxy", "rel_yxyx", "rel_xywh", "rel_center_xywh"),
+)
+
+
+class Detector(TaskModel):
+    """A functional model from images to raw outputs, with its losses and its decoding.
+
+    A subclass has `losses_of(targets, outputs)` and `detections(outputs, image_size, sizes)`, in
+    pixels and corners.
+
+    Args:
+        backbone: A model with `pyramid_outputs`.
+        outputs: Keras tensors on it.
+        anchors: The `Anchors` that they are of.
+        weights: As for `load_pretrained`, or None.
+        policy: Dtype policy of the heads.
+        config: The arguments of the subclass beside the backbone, by name; of decoding
+            `score_threshold`, `iou_threshold` and `max_detections`.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+    """
+
+    _loss_in_words = (
+        "of classes and boxes. Leave out {what}; pictures without objects have rows of padding "
+        "alone, of label -1."
+    )
+
+    def __init__(self, backbone, outputs, anchors, weights, policy, config, **kwargs):
+        super().__init__(backbone, outputs, policy, config, **kwargs)
+        self.anchors = anchors
+        self._begin(weights)
+
+    @property
+    def num_classes(self) -> int:
+        return self._config["num_classes"]
+
+    @property
+    def bounding_box_format(self) -> str:
+        return self._config["bounding_box_format"]
+
+    @property
+    def decoding(self) -> dict:
+        """How raw outputs become detections: thresholds, and how many there are at most."""
+        names = ("score_threshold", "iou_threshold", "max_detections")
+        return {name: self._config[name] for name in names}
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """As Keras's, without `loss` and `metrics`: the model has its own."""
+        for name in ("metrics", "weighted_metrics"):
+            if kwargs.get(name):
+                self._refuse(f"`{name}`")
+        super().compile(optimizer, loss, **kwargs)
+
+    def _check_targets(self, targets):
+        """Refuses arrays that are no boxes with labels of the model's classes."""
+        if not isinstance(targets, (dict, np.ndarray, list, tuple)):
+            return  # with the images, in a data set
+        shapes = None
+        if isinstance(targets, dict):
+            shapes = {name: getattr(value, "shape", None) for name, value in targets.items()}
+        _check_shapes(self.name, shapes)
+        boxes, labels = targets["boxes"], targets["labels"]
+        if not (isinstance(boxes, np.ndarray) and isinstance(labels, np.ndarray)):
+            return
+        if labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"Labels for `{self.name}` must be ints, -1 in rows of padding. Received: "
+                f"{labels.dtype}."
+            )
+        wrong = (labels < -1) | (labels >= self.num_classes)
+        if wrong.any():
+            raise ValueError(
+                f"Labels for `{self.name}` must be 0 to {self.num_classes - 1}, and -1 in rows of "
+                f"padding. Received: {', '.join(map(str, np.unique(labels[wrong])[:5]))}. Renumber "
+                "them, or build the model with another `num_classes`."
+            )
+        rows = boxes[labels >= 0]
+        if not np.isfinite(rows).all():
+            raise ValueError(f"Boxes for `{self.name}` must be finite. Received NaN or infinity.")
+        if self.bounding_box_format.endswith(("xyxy", "yxyx")):
+            inverted = (rows[:, 2:] < rows[:, :2]).any(axis=1)
+            if inverted.any():
+                raise ValueError(
+                    f"Boxes for `{self.name}` are {self.bounding_box_format!r}: the second corner "
+                    f"must not lie before the first. Received: {rows[inverted][0].tolist()}. If "
+                    "they have widths and heights, build the model with "
+                    "bounding_box_format='xywh'."
+                )
+
+    def _loss_pairs(self, x, y, y_pred):
+        shapes = {name: value.shape for name, value in y.items()} if isinstance(y, dict) else None
+        _check_shapes(self.name, shapes)
+        height, width = ops.shape(x)[1:3]
+        boxes = convert_boxes(y["boxes"], self.bounding_box_format, "xyxy", height, width)
+        return self.losses_of({**y, "boxes": boxes}, y_pred)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return self.get_metrics_result()
+
+    def predict_step(self, *args):
+        """As Keras's; detections in the place of raw outputs."""
+        images, _, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
+        outputs = super().predict_step(*args)
+        if len(args) == 1:
+            return self._answers(outputs, images)
+        outputs, state = outputs  # of JAX, whose steps are given the state and return it
+        return self._answers(outputs, images), state
+
+    def _answers(self, outputs, images):
+        height, width = ops.shape(images)[1:3]
+        found = self.detections(outputs, (height, width))
+        boxes = convert_boxes(found["boxes"], "xyxy", self.bounding_box_format, height, width)
+        is_detection = (found["labels"] >= 0)[..., None]
+        return {**found, "boxes": ops.where(is_detection, boxes, -1.0)}
+
+
+def is_detector(model):
+    """Whether a Keras model gives what boxes are made of: one of here, or as its record says."""
+    record = getattr(model, "record", None)
+    return isinstance(model, Detector) or (record is not None and record.task == "detection")
+
+
+def convert_boxes(boxes, source, target, height, width):
+    """Boxes of one of Keras's formats in another, float32; for images of height x width."""
+    # A dict would be changed in place.
+    return keras.utils.bounding_boxes.convert_format(
+        ops.cast(boxes, "float32"), source, target, height, width
+    )
+
+
+def check_arguments(detector, weights, others, config):
+    """Refuses what can be told before a detector is built.
+
+    Args:
+        detector: Its class.
+        weights: As for `load_pretrained`, or None.
+        others: Its `**kwargs`.
+        config: As for `Detector`.
+    """
+    task_model.check_arguments(detector, weights, others)
+    positive_int("num_classes", config["num_classes"])
+    check_choice("bounding_box_format", config["bounding_box_format"], BOX_FORMATS)
+    for name in ("score_threshold", "iou_threshold"):
+        check_range(name, config[name], 0, 1)
+    positive_int("max_detections", config["max_detections"])
+
+
+def _check_shapes(model, shapes):
+    """Refuses targets that are not (n, m, 4) boxes, (n, m) labels and maybe (n, 2) sizes.
+
+    Args:
+        model: Name of the model.
+        shapes: The targets' shapes by name; None if they are no dict.
+    """
+    if shapes is not None and {"boxes", "labels"} <= {*shapes} <= {"boxes", "labels", "sizes"}:
+        # None for arrays of no known shape.
+        boxes, labels, sizes = (shapes.get(name) for name in ("boxes", "labels", "sizes"))
+        fits = boxes is None or (len(boxes) == 3 and boxes[-1] == 4)
+        fits = fits and (labels is None or len(labels) == 2)
+        fits = fits and (sizes is None or (len(sizes) == 2 and sizes[-1] == 2))
+        if fits and boxes is not None and labels is not None:
+            pairs = zip(boxes, labels, strict=False)
+            fits = all(None in pair or pair[0] == pair[1] for pair in pairs)
+        if fits:
+            return
+    raise ValueError(
+        f"Targets for `{model}` must be a dict of 'boxes' (images, boxes, 4), 'labels' (images, "
+        "boxes), padded with -1, and maybe 'sizes' (images, 2), (height, width) of each picture. "
+        f"Received: {shapes and {name: shape and tuple(shape) for name, shape in shapes.items()}}."
+    )
