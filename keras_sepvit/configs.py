@@ -140,6 +140,14 @@ SCENES_CONFIG = SepViTConfig(
     image_size=160,
 )
 
+# For detectors on the scenes as they are, 128 x 128.
+SCENES_128_CONFIG = dataclasses.replace(
+    SCENES_CONFIG, window_sizes=((4,), (4, 8), (4, 8), (4,)), image_size=128
+)
+
+# What recipes call either, a small member beside the published family.
+SCENES_VARIANT = "sepvit_scenes"
+
 # Paper, table 2 (v1 and v4).
 PUBLISHED = {
     "sepvit_lite": PublishedFigures(3.7, 0.6, top1=72.3, top1_v1=72.3),

@@ -9,6 +9,8 @@ import keras
 from keras_sepvit.backbone import SepViTBackbone
 from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.configs import SepViTConfig
+from keras_sepvit.detection.anchors import Anchors
+from keras_sepvit.detection.retinanet import RetinaNet
 from keras_sepvit.files import replacing
 from keras_sepvit.record import attach, read_record
 from keras_sepvit.segmentation.semantic_fpn import SemanticFPN
@@ -19,7 +21,9 @@ from keras_sepvit.weights.load import LoadReport, assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
 from keras_sepvit.weights.pytorch import save_pytorch
 
-_SEG_KERNEL = "decode_head/conv_seg/kernel"  # which all segmenters have
+# Which all segmenters have, and all RetinaNets.
+_SEG_KERNEL = "decode_head/conv_seg/kernel"
+_DET_KERNEL = "bbox_head/retina_cls/kernel"
 
 
 def convert(
@@ -47,8 +51,9 @@ def convert(
             takes any size.
         classes: Number of classes of the new model; by default those of the
             file. With another number, the new head has random weights.
-        dense: True for the dense form, of a segmenter its backbone; by default that of the
-            file, and the whole segmenter.
+        dense: True for the dense form, of a segmenter or detector its backbone; by default that
+            of the file, and the whole segmenter or detector. Weights do not tell a detector's
+            `anchor_scale`: one made of them alone has the default.
         partial: As for `load_weights`.
 
     Returns:
@@ -81,6 +86,8 @@ def _load(source, variant, image_size, classes, dense, partial):
             variant = _variant(summary, source)
         if dense is None and _SEG_KERNEL in arrays:
             model = _segmenter(variant, arrays, image_size, classes)
+        elif dense is None and _DET_KERNEL in arrays:
+            model = _detector(variant, arrays, image_size, classes)
         elif dense or (dense is None and summary is not None and summary.dense):
             model = _dense_model(variant, image_size, classes)
         else:
@@ -119,11 +126,7 @@ def _variant(summary, source):
 
 def _segmenter(variant, arrays, image_size, classes):
     """A segmenter of the kind and the channels that a file's arrays give away."""
-    if image_size is not None:
-        raise ValueError(
-            f"Segmenters take images of any size. Received: image_size={image_size!r}. Leave it "
-            "out."
-        )
+    _check_any_size("Segmenters", image_size)
     channels, file_classes = arrays[_SEG_KERNEL].shape[-2:]
     options = {"num_classes": classes or file_classes, "head_channels": channels}
     if (neck := arrays.get("neck/fpn_convs_0/conv/kernel")) is not None:
@@ -131,6 +134,26 @@ def _segmenter(variant, arrays, image_size, classes):
     if (auxiliary := arrays.get("auxiliary_head/conv_seg/kernel")) is not None:
         options["auxiliary_channels"] = auxiliary.shape[-2]
     return UPerNet(variant, **options)
+
+
+def _detector(variant, arrays, image_size, classes):
+    """A RetinaNet of the classes, channels and depth that a file's arrays give away."""
+    _check_any_size("Detectors", image_size)
+    channels, values = arrays[_DET_KERNEL].shape[-2:]
+    convs = [path for path in arrays if path.startswith("bbox_head/cls_convs_")]
+    return RetinaNet(
+        variant,
+        classes or values // Anchors().per_place,
+        channels=channels,
+        num_convs=len({path.split("/")[1] for path in convs}),
+    )
+
+
+def _check_any_size(models, image_size):
+    if image_size is not None:
+        raise ValueError(
+            f"{models} take images of any size. Received: image_size={image_size!r}. Leave it out."
+        )
 
 
 def _dense_model(variant, image_size, classes):

@@ -250,20 +250,28 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
     """`detection.decoding.suppress` by LiteRT's own operator, of pictures whose number is fixed.
 
     The operator knows no groups: boxes are moved apart by them, in rows and columns, so that
-    the numbers stay small and their last digits there. Of equal scores it takes any first,
-    so that ranks stand for them.
+    the numbers stay small and their last digits there. Of equal scores it takes any first, so
+    that ranks stand for them. Boxes without area, which do not overlap themselves, it would take
+    again and again: others stand for them, beside all else.
     """
     import tensorflow as tf
 
     batch, n, _ = boxes.shape
     kept = []
     for number in range(batch):
-        own, group = boxes[number], groups[number]
+        # Not indexed, which drops axes.
+        own, group, own_valid = (x[number : number + 1] for x in (boxes, groups, valid))
+        own = tf.reshape(own, (n, 4))
+        group, own_valid = (tf.reshape(x, (n,)) for x in (group, own_valid))
         columns = tf.cast(tf.sqrt(tf.cast(tf.reduce_max(group) + 1, tf.float32)) + 1, tf.int32)
         offsets = tf.cast(tf.stack([group % columns, group // columns], axis=-1), tf.float32)
         side = tf.reduce_max(own) + 1
         own += tf.tile(offsets * side, (1, 2))
-        ranks = tf.where(valid[number], tf.range(n, 0, -1, dtype=tf.float32), 0.0)
+        left, top, right, bottom = tf.split(own, 4, axis=-1)
+        beside = tf.range(n, dtype=tf.float32)[:, tf.newaxis] * [-2.0, 0.0, -2.0, 0.0]
+        beside += [-2.0, -1.0, -1.0, 0.0]
+        own = tf.where((right - left) * (bottom - top) > 0, own, beside)
+        ranks = tf.where(own_valid, tf.range(n, 0, -1, dtype=tf.float32), 0.0)
         places, found = tf.raw_ops.NonMaxSuppressionV4(
             boxes=own,
             scores=ranks,
@@ -272,8 +280,20 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
             score_threshold=0.5,
             pad_to_max_output_size=True,
         )
-        kept.append(tf.where(tf.range(count) < found, places, -1))
-    return tf.stack(kept)
+        places = tf.where(tf.range(count) < found, places, -1)
+        kept.append(tf.reshape(places, (1, count)))
+    return tf.concat(kept, axis=0)
+
+
+def take_rows(x, places):
+    """`ops.take(x, places, axis=0)` for places that are not negative."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(x, places)  # Keras counts negative ones from the end
+    if keras.config.backend() == "torch":
+        return x[places.long()]  # Keras's form is written into ONNX wrongly for vectors
+    return ops.take(x, places, axis=0)
 
 
 def padded_conv(conv, x, padding):
@@ -291,11 +311,7 @@ def padded_conv(conv, x, padding):
         return _torch_conv(x, conv.kernel, conv.bias, stride=conv.strides, padding=padding)
     if padding:
         x = ops.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    if _is_half(x):
-        kernel = ops.cast(conv.kernel, x.dtype)
-        y = ops.conv(x, kernel, conv.strides, "valid", data_format="channels_last")
-        return add_bias(y, conv.bias)
-    return conv(x)
+    return _conv(conv, x)
 
 
 def same_conv(conv, x):
@@ -310,7 +326,15 @@ def same_conv(conv, x):
     """
     if keras.config.backend() == "torch":
         return _torch_conv(x, conv.kernel, conv.bias, padding=conv.kernel_size[0] // 2)
-    return conv(x)
+    return _conv(conv, x)
+
+
+def _conv(conv, x):
+    if conv.bias is None or not _is_half(x):
+        return conv(x)
+    kernel = ops.cast(conv.kernel, x.dtype)
+    y = ops.conv(x, kernel, conv.strides, conv.padding, data_format="channels_last")
+    return add_bias(y, conv.bias)
 
 
 def depthwise_conv3x3(x, kernel):

@@ -9,6 +9,8 @@ import numpy as np
 
 import keras_sepvit.classification.classifier as classifier
 from keras_sepvit import __version__, scores
+from keras_sepvit.detection import prediction as detection
+from keras_sepvit.detection.detector import Detector, is_detector
 from keras_sepvit.record import (
     RUN_RECORD_NAME,
     Record,
@@ -17,14 +19,20 @@ from keras_sepvit.record import (
     check_interpolation,
     read_record,
 )
-from keras_sepvit.runtime import ImageClassifier, ImageSegmenter
+from keras_sepvit.runtime import ImageClassifier, ImageDetector, ImageSegmenter
 from keras_sepvit.runtime import labels as naming
+from keras_sepvit.runtime.detector import THRESHOLD
 from keras_sepvit.segmentation.prediction import segment
 from keras_sepvit.segmentation.segmenter import is_segmenter
 from keras_sepvit.validation import positive_int, window_pair
 from keras_sepvit.weights.files import check_file
 
-_CLASSIFIER, _SEGMENTER = "image classifier", "segmenter"
+_CLASSIFIER, _SEGMENTER, _DETECTOR = "image classifier", "segmenter", "detector"
+_TASKS = {
+    _CLASSIFIER: "classification",
+    _SEGMENTER: "segmentation",
+    _DETECTOR: "detection",
+}
 _MOST_CLASSES = 255  # of class maps
 _OUTPUTS = {
     _CLASSIFIER: "(batch, classes)",
@@ -133,6 +141,49 @@ class KerasSegmenter(ImageSegmenter):
         return self._model.predict(scores.preprocess(self._model, images), verbose=0)
 
 
+class KerasDetector(ImageDetector):
+    """A detector of Keras, with the methods of what `keras_sepvit.runtime.Predictor` makes of one.
+
+    Args:
+        model: A detector of this package, such as a `RetinaNet`; or the path of its `.keras` file,
+            as `load_model` takes it. Without a Normalization or Rescaling layer it gets images
+            normalised with ImageNet's mean and deviation.
+        labels: The names of the classes, as for `KerasPredictor`. By default the record's, else
+            their numbers.
+
+    Attributes:
+        image_shape: (height, width, 3) of the images, with None for any.
+        class_names: The name of each class.
+        record: The model's `Record`; None if it has none.
+
+    Raises:
+        ValueError: if the model is no detector as above, or has another number of classes.
+    """
+
+    def __init__(self, model, labels=None):
+        self._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+        (_, *image_shape), (*_, classes) = _shapes(model, _DETECTOR)
+        self.image_shape = tuple(image_shape)
+        self.record = getattr(model, "record", None)
+        if labels is None and self.record is not None:
+            labels = self.record.class_names
+        numbered = naming.numbered(classes)
+        self.class_names = numbered if labels is None else naming.class_names(labels, classes)
+
+    def detect(self, photo, threshold=THRESHOLD):
+        (found,) = detection.detect(self._model, [photo], threshold, self.class_names)
+        return found
+
+    def _answers(self, images):
+        given = images if len(images) else np.zeros((1, *images.shape[1:]), "float32")
+        # One at a time: the maps of a large image fill the memory.
+        answers = [detection.predict(self._model, image[np.newaxis]) for image in given]
+        return {
+            name: np.concatenate([answer[name] for answer in answers])[: len(images)]
+            for name in answers[0]
+        }
+
+
 def load_model(path):
     """The Keras model in a file, not compiled, with its record.
 
@@ -154,14 +205,14 @@ def load_model(path):
 
 
 def attach_record(model, class_names=None, *, crop=None, interpolation=None, activation=None):
-    """Gives a classifier or segmenter of Keras a record of how it is evaluated, for its `.keras`
-    files.
+    """Gives a classifier, segmenter or detector of Keras a record of how it is evaluated, for its
+    `.keras` files.
 
     Predictions, evaluations and exports of the model, and of the files that it is saved to from
     then on, follow it. The models of a training run have theirs.
 
     Args:
-        model: As for `KerasPredictor` or `KerasSegmenter`, but no path.
+        model: As for `KerasPredictor`, `KerasSegmenter` or `KerasDetector`, but no path.
         class_names: The names of the classes, in order: as `labels` there.
         crop, interpolation: As for `KerasPredictor`; by default not known. As the next, of
             classifiers only.
@@ -171,7 +222,7 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
         The `Record`, which is the model's attribute `record`.
 
     Raises:
-        ValueError: if the model is neither, or an argument does not go with it.
+        ValueError: if the model is none of them, or an argument does not go with it.
 
     Example:
 
@@ -182,26 +233,28 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
     ```
     """
     maps = [len(tensor.shape) for tensor in model.outputs] == [4]
-    task = "segmentation" if maps else "classification"
-    (_, *size, channels), (*_, classes) = _shapes(model, _SEGMENTER if maps else _CLASSIFIER)
+    kind = _DETECTOR if is_detector(model) else _SEGMENTER if maps else _CLASSIFIER
+    (_, *size, channels), (*_, classes) = _shapes(model, kind)
     if class_names is not None:
         class_names = tuple(naming.class_names(class_names, classes))
-    if maps and (crop, interpolation, activation) != (None, None, None):
-        raise ValueError(
-            "`crop`, `interpolation` and `activation` are for classifiers; the model is a "
-            "segmenter. Leave them out."
-        )
-    kind = "linear" if maps else scores.activations(model, activation)[0]
-    interpolation = "bilinear" if maps else interpolation
+    if kind == _CLASSIFIER:
+        activation = scores.activations(model, activation)[0]
+    else:
+        if (crop, interpolation, activation) != (None, None, None):
+            raise ValueError(
+                "`crop`, `interpolation` and `activation` are for classifiers; the model is a "
+                f"{kind}. Leave them out."
+            )
+        interpolation, activation = "bilinear", "linear" if maps else None
     normalized = "imagenet" if channels == 3 else "unknown"
     record = Record(
-        task=task,
+        task=_TASKS[kind],
         image_size=tuple(size),
         channels=channels,
         pixels="0..255" if scores.normalizes_images(model) else normalized,
         crop=None if crop is None else check_crop(crop),
         interpolation=interpolation and check_interpolation(interpolation),
-        activation=kind,
+        activation=activation,
         class_names=class_names,
         version=__version__,
     )
@@ -227,16 +280,19 @@ def attach_record_of(path, model):
 
 
 def image_shape(model, image_size=None):
-    """(height, width, channels) of the images for a classifier or segmenter.
+    """(height, width, channels) of the images for a classifier, segmenter or detector.
 
     Args:
         model: A Keras model.
-        image_size: (height, width), for a model that takes any; None for the model's own.
+        image_size: (height, width), for a model that takes any; None for the model's own, or for
+            that of a detector's record.
 
     Raises:
-        ValueError: if the model is neither, or takes images of another size.
+        ValueError: if the model is none of them, or takes images of another size.
     """
-    kind = _SEGMENTER if is_segmenter(model) else _CLASSIFIER
+    kind = _DETECTOR if is_detector(model) else _SEGMENTER if is_segmenter(model) else _CLASSIFIER
+    if kind == _DETECTOR and image_size is None:
+        image_size = detection.image_size(model)
     (_, height, width, channels), _ = _shapes(model, kind)
     if channels not in (1, 3):
         raise ValueError(f"The model takes images of {channels} channels; expected 1 or 3.")
@@ -253,9 +309,19 @@ def image_shape(model, image_size=None):
 
 
 def _shapes(model, kind):
-    """Shapes of the one input and the one output of a model of a kind; refuses others."""
+    """Shapes of the one input and the one output of a model of a kind; refuses others.
+
+    Of a detector's output the number of classes alone, behind None.
+    """
     inputs = [tensor.shape for tensor in model.inputs]
     outputs = [tensor.shape for tensor in model.outputs]
+    if kind == _DETECTOR:
+        if not isinstance(model, Detector):
+            raise ValueError(
+                "The model is no detector of keras_sepvit, such as a `RetinaNet`. Received: "
+                f"`{getattr(model, 'name', type(model).__name__)}`."
+            )
+        return inputs[0], (None, model.num_classes)
     fits = [*map(len, inputs + outputs)] == [4, 4 if kind == _SEGMENTER else 2]
     if fits and kind == _SEGMENTER:
         fits = inputs[0][1:3] == outputs[0][1:3] and outputs[0][-1] <= _MOST_CLASSES

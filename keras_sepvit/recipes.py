@@ -7,20 +7,28 @@ import pathlib
 import types
 
 from keras_sepvit.classification import recipes as classification
+from keras_sepvit.detection import recipes as detection
 from keras_sepvit.segmentation import recipes as segmentation
 from keras_sepvit.training.recipe import Recipe, check_choice
 from keras_sepvit.training.settings import changed_recipe, read_settings
 
-RECIPES = types.MappingProxyType({**classification.RECIPES, **segmentation.RECIPES})
+RECIPES = types.MappingProxyType(
+    {**classification.RECIPES, **segmentation.RECIPES, **detection.RECIPES}
+)
 
 # By the key `task`, which files of version 0.1.0 lack.
 _CLASSES = {
     "classification": classification.ClassificationRecipe,
     "segmentation": segmentation.SegmentationRecipe,
+    "detection": detection.DetectionRecipe,
 }
 
 # The recipe of a folder that takes a recipe's place, by task.
-_OF_FOLDERS = {"classification": "photos", "segmentation": "finetune_segmenter"}
+_OF_FOLDERS = {
+    "classification": "photos",
+    "segmentation": "finetune_segmenter",
+    "detection": "finetune_detector",
+}
 
 
 def load_recipe(source, overrides=(), task=None):
@@ -29,11 +37,12 @@ def load_recipe(source, overrides=(), task=None):
     Args:
         source: A name in `RECIPES`, also with hyphens; the path of a YAML file whose keys are
             those of the task's recipe, and which may start from a named recipe with the key
-            `recipe`; a folder, for the recipe `photos` or `finetune_segmenter` of it; or a
-            `Recipe`.
+            `recipe`; a folder, for the recipe `photos`, `finetune_segmenter` or
+            `finetune_detector` of it; or a `Recipe`.
         overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`.
         task: What a folder is for: `"classification"`, by default, of class folders, or
-            `"segmentation"` of `images/` and `masks/`. That of any other `source`, if given.
+            `"segmentation"` of `images/` and `masks/`, or `"detection"` of pictures and boxes in
+            COCO's or YOLO's form. That of any other `source`, if given.
 
     Returns:
         A new `Recipe` of its task, checked.
@@ -70,7 +79,8 @@ def _load(source, overrides):
         return changed_recipe(source, overrides=overrides)
     name = recipe_name(source)
     if name in _OF_FOLDERS.values() and not _names_data(overrides):
-        how = "--task segmentation " * (name == _OF_FOLDERS["segmentation"])
+        of = RECIPES[name].task
+        how = "" if of == "classification" else f"--task {of} "
         raise ValueError(
             f"The recipe '{name}' is for a folder of photos, and there is none called '{source}' "
             f"here. Name the folder in the recipe's place, as in: keras-sepvit train {how}FOLDER. "

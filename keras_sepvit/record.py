@@ -28,24 +28,29 @@ class Record:
     """How pictures go into a file, and what comes out.
 
     Attributes:
-        task: `"classification"`, `"segmentation"`, or `"features"` for any other network.
-        image_size: (height, width) of the pictures; None in a `.keras` file of a segmenter for
-            any. A segmenter's photos are fitted into it: see `keras_sepvit.runtime.canvas`.
+        task: `"classification"`, `"segmentation"`, `"detection"`, or `"features"` for any other
+            network.
+        image_size: (height, width) of the pictures; None in a `.keras` file of a segmenter or
+            detector for any. Their photos are fitted into it: see `keras_sepvit.runtime.canvas`.
+            In a `.keras` file of a detector for any size, what it was trained on; photos that
+            stand where it lies have it turned.
         channels: 3 for RGB, 1 for grey.
         pixels: `"0..255"`; `"imagenet"`, (pixels - mean) / deviation by the channel, with
             the `IMAGENET_MEAN` and `IMAGENET_VARIANCE` of `keras_sepvit.configs`; or
             `"unknown"`.
         crop: Share of a photo's shorter side that the centre crop of the model's
             evaluation keeps, above 0 and at most 1; None where that is not known, and for
-            segmenters.
+            segmenters and detectors.
         interpolation: `"bicubic"` or `"bilinear"`, of the resize there, or None; `"bilinear"` of
-            segmenters, whose photos are resized so.
+            segmenters and detectors, whose photos are resized so.
         activation: What scores went through: `"softmax"`, `"sigmoid"`, or `"linear"` for
-            nothing (logits). None for class maps and other networks. In a classifier's `.keras`
-            file, what makes probabilities of the scores: in the model, or behind it if it gives
-            logits.
+            nothing (logits; of a detector's file raw maps). None for class maps, detections and
+            other networks. In a classifier's `.keras` file, what makes probabilities of the
+            scores: in the model, or behind it if it gives logits.
         class_names: The names of the classes in order, or None.
         version: The version of keras_sepvit that wrote it.
+        category_ids: Of a detector, the numbers that the classes have in the file that it was
+            trained on, such as COCO's, in order; or None.
     """
 
     task: str
@@ -57,10 +62,14 @@ class Record:
     activation: str | None
     class_names: tuple | None
     version: str
+    category_ids: tuple | None = None
 
     def to_json(self):
         """The record as JSON."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        values = dataclasses.asdict(self)
+        if self.category_ids is None:
+            del values["category_ids"]
+        return json.dumps(values, ensure_ascii=False)
 
     def files(self):
         """What the folder of a training run gets: dict of file name to text."""
@@ -77,15 +86,16 @@ class Record:
             ValueError: if `text` is no record.
         """
         try:
-            values = json.loads(text)
+            values = {"category_ids": None, **json.loads(text)}  # which older ones lack
             record = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
-            names = record.class_names
+            names, ids = record.class_names, record.category_ids
             record = dataclasses.replace(
                 record,
                 image_size=tuple(record.image_size),
                 class_names=None if names is None else tuple(map(str, names)),
                 crop=None if record.crop is None else check_crop(record.crop),
                 interpolation=record.interpolation and check_interpolation(record.interpolation),
+                category_ids=None if ids is None else tuple(map(int, ids)),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(

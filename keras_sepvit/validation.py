@@ -53,8 +53,8 @@ def did_you_mean(name, known, mark="`"):
 
 
 def counted(number, noun):
-    """A number with its noun: `1 image`, `1,000 classes`."""
-    plural = "es" if noun.endswith("s") else "s"
+    """A number with its noun: `1 image`, `1,000 classes`, `2 boxes`."""
+    plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
@@ -137,6 +137,14 @@ def check_range(name, value, low, high):
         raise ValueError(
             f"`{name}` must be a number from {low} to {high}. Received: {name}={value!r}."
         )
+
+
+def check_sides(sides):
+    """`sides`, of photos, as (shorter, longer)."""
+    shorter, longer = window_pair("sides", sides)
+    if shorter > longer:
+        raise ValueError(f"`sides` are the shorter and the longer one. Received: sides={sides}.")
+    return shorter, longer
 
 
 def interval(name, value, largest=math.inf):

@@ -25,13 +25,15 @@ def main():
 
     import keras
     import numpy as np
+    from helpers import SMALL
     from training_data import SMALL_DIGITS
 
-    from keras_sepvit.classification import task
+    from keras_sepvit.classification import task as classification
+    from keras_sepvit.detection import task as detection
     from keras_sepvit.training import Trainer, load_recipe
 
-    task.DIGITS_CONFIG = SMALL_DIGITS
-    trainer = Trainer(load_recipe("digits", settings["changes"]), settings["folder"])
+    classification.DIGITS_CONFIG, detection.SCENES_128_CONFIG = SMALL_DIGITS, SMALL
+    trainer = Trainer(load_recipe(settings["recipe"], settings["changes"]), settings["folder"])
     if settings["killed"] == trainer.distribution.process:
         kill_in_the_last_epoch(trainer)
     result = trainer.train(verbose=0)

@@ -14,6 +14,8 @@ from training_data import SMALL_DIGITS
 
 from keras_sepvit.classification import task as classification
 from keras_sepvit.classification.scores import ClassificationScores
+from keras_sepvit.detection import task as detection
+from keras_sepvit.detection.scores import DetectionScores
 from keras_sepvit.segmentation import task as segmentation
 from keras_sepvit.segmentation.scores import SegmentationScores
 from keras_sepvit.training import Trainer, callbacks, checkpoint, load_recipe
@@ -62,13 +64,13 @@ def kill_in_evaluation():
 
         return update_and_kill
 
-    for scores in (ClassificationScores, SegmentationScores):
+    for scores in (ClassificationScores, DetectionScores, SegmentationScores):
         scores.update = killing(scores.update)
 
 
 if __name__ == "__main__":
     classification.DIGITS_CONFIG = SMALL_DIGITS
-    segmentation.SCENES_CONFIG = SMALL
+    detection.SCENES_128_CONFIG = segmentation.SCENES_CONFIG = SMALL
     moment, recipe, folder, *changes = sys.argv[1:]
     {"epoch": kill_in_epoch, "checkpoint": kill_in_checkpoint, "evaluation": kill_in_evaluation}[
         moment

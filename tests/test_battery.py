@@ -9,6 +9,8 @@ import pytest
 from helpers import BACKEND, SMALL, images, randomize, run, symbolic
 
 from keras_sepvit import SepViT, SepViTBackbone
+from keras_sepvit.detection import RetinaNet
+from keras_sepvit.detection.detector import is_detector
 from keras_sepvit.export import to_litert, to_onnx, to_torch
 from keras_sepvit.export.litert_graph import inspect
 from keras_sepvit.segmentation import SemanticFPN, UPerNet
@@ -53,12 +55,17 @@ def upernet(image_shape):
     return UPerNet(SMALL, 5, image_shape, head_channels=8, auxiliary_channels=8)
 
 
+def retinanet(image_shape):
+    return RetinaNet(SMALL, 5, image_shape=image_shape, channels=8, num_convs=1)
+
+
 NETWORKS = {
     "classifier": Network(classifier, odd=(50, 75), any_size=False),
     "backbone": Network(backbone, odd=(61, 77), any_size=True),
     "hub backbone": Network(hub_backbone, odd=(61, 77), any_size=True),
     "semantic fpn": Network(semantic_fpn, odd=(61, 77), any_size=True),
     "upernet": Network(upernet, odd=(61, 77), any_size=True),
+    "retinanet": Network(retinanet, odd=(61, 77), any_size=True),
 }
 
 SHAPE = (64, 64, 3)
@@ -86,7 +93,8 @@ def expected(model):
 def outputs(model, x):
     """All that a model gives, by name: a pyramid's levels, too."""
     levels = getattr(getattr(model, "backbone", model), "pyramid_outputs", {})
-    whole = keras.Model(model.inputs, {**levels, "output": model.output})
+    maps = {f"output{number}": output for number, output in enumerate(model.outputs)}
+    whole = keras.Model(model.inputs, {**levels, **maps})
     return run(symbolic(whole) if None in model.input_shape[1:3] else whole, x)
 
 
@@ -169,8 +177,10 @@ def test_exports_agree(export, suffix, backend, network, tmp_path):
     model = network.build((*network.odd, 3))
     randomize(model)
     options = {"logits": True} if is_segmenter(model) else {}  # class maps: test_segmenter_files
+    options = {"raw": True} if is_detector(model) else options
     report = export(model, tmp_path / f"model.{suffix}", batch_size=2, verbose=False, **options)
-    assert report.max_error < 1e-4 and report.images > 0
+    # Raw maps of random weights reach into the hundreds.
+    assert min(report.max_error, 10 * report.relative_error) < 1e-4 and report.images > 0
     if suffix == "tflite":
         graph = inspect(tmp_path / "model.tflite")
         assert graph.max_rank <= 4 and graph.partitions == 1 and not graph.not_delegated

@@ -60,6 +60,17 @@ def test_segmenters_of_the_paper(network, variant):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    ("variant", "parameters", "macs"),
+    [("sepvit_t", 44_593_492, 242.66), ("sepvit_s", 61_160_788, 302.19)],
+)
+def test_detectors_of_the_paper(variant, parameters, macs):
+    cost = complexity.retinanet(variant, (800, 1280), num_classes=80).cost
+    assert cost.parameters == parameters
+    assert cost.macs / 1e9 == pytest.approx(macs, rel=0.002)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("ablation", [None, *ABLATIONS])
 @pytest.mark.parametrize("dense", [False, True])
 def test_parameters_of_built_models(ablation, dense):

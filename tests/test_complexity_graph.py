@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from keras_sepvit import SepViT, SepViTBackbone, complexity
 from keras_sepvit.complexity.graph import traced_macs
+from keras_sepvit.detection import RetinaNet
 from keras_sepvit.segmentation import SemanticFPN, UPerNet
 
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="a graph of TensorFlow")
@@ -51,6 +52,13 @@ def test_segmenters(network):
     assert traced_macs(model, (70, 111, 3)) == products(result)
     weights = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     assert result.cost.parameters == weights
+
+
+def test_detector():
+    model = RetinaNet(TINY, 5, image_shape=(70, 111, 3), channels=12, num_convs=2)
+    result = complexity.retinanet(TINY, (70, 111), 5, channels=12, num_convs=2)
+    assert traced_macs(model, (70, 111, 3)) == products(result)
+    assert result.cost.parameters == model.count_params()
 
 
 def test_padded_windows():

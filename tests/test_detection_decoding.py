@@ -5,6 +5,15 @@ import json
 import keras
 import numpy as np
 import pytest
+from detectors import (
+    ALONE,
+    ANSWERS,
+    check_detections,
+    greedy,
+    one_anchor_maps,
+    other_classes,
+    random_maps,
+)
 from helpers import BACKEND, run, to_numpy
 from keras import ops
 
@@ -13,84 +22,10 @@ from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.decoding import Detections, class_wise_detections
 
 ANCHORS = Anchors(scale=2.0)
-ALONE = Anchors(octaves=1, ratios=(1.0,), strides=(8, 16))  # one anchor a place
-OUTPUTS = ("boxes", "labels", "confidence", "num_detections")
-
-
-def greedy(boxes, scores, labels, score_threshold, iou_threshold, count):
-    """One box after the other, sorted already: the places of those that stay."""
-    kept = []
-    for place in np.flatnonzero(scores > score_threshold):
-        rivals = [other for other in kept if labels[other] == labels[place]]
-        if len(kept) < count and (iou(boxes[place], boxes[rivals]) <= iou_threshold).all():
-            kept.append(place)
-    return kept
-
-
-def iou(box, others):
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.prod(np.maximum(sides, 0), axis=1)
-    union = np.prod(box[2:] - box[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
-def decoded(classes, deltas, anchors, size, candidates, **limits):
-    """The detections of one picture's maps, from the definition: boxes, labels, scores."""
-    levels = []
-    own = to_numpy(anchors.boxes([x.shape[:2] for x in classes]))
-    for logits, offsets, boxes in zip(classes, deltas, own, strict=True):
-        logits = logits.reshape(len(boxes), -1)
-        flat = logits.ravel().astype("float32")
-        best = np.lexsort((np.arange(flat.size), -flat))[:candidates]
-        rows, labels = np.divmod(best, logits.shape[1])
-        offsets = offsets.reshape(-1, 4)[rows].astype("float64")
-        boxes = boxes[rows].astype("float64")
-        sides = boxes[:, 2:] - boxes[:, :2]
-        centres = (boxes[:, 2:] + boxes[:, :2]) / 2 + offsets[:, :2] * sides
-        limit = np.log(1000 / 16)
-        halves = sides * np.exp(np.clip(offsets[:, 2:], -limit, limit)) / 2
-        boxes = np.concatenate([centres - halves, centres + halves], axis=1)
-        boxes = np.clip(boxes, 0, [size[1], size[0]] * 2)
-        levels.append((boxes, flat[best], labels))
-    boxes, logits, labels = (np.concatenate(x) for x in zip(*levels, strict=True))
-    order = np.lexsort((np.arange(len(logits)), -logits))
-    boxes, logits, labels = boxes[order], logits[order], labels[order]
-    scores = 1 / (1 + np.exp(-logits.astype("float64")))
-    kept = greedy(boxes, scores, labels, **limits)
-    return boxes[kept], labels[kept], scores[kept]
 
 
 def detect(layer, maps, **sizes):
     return run(lambda outputs: layer(outputs, **sizes), maps)
-
-
-def random_maps(anchors, size, classes, batch=2, seed=0, decimals=7, mean=-2.0):
-    rng = np.random.default_rng(seed)
-    maps = {"classes": [], "boxes": []}
-    for stride in anchors.strides:
-        shape = (batch, *(-(-side // stride) for side in size))
-        logits = rng.normal(mean, 2, (*shape, anchors.per_place * classes))
-        maps["classes"].append(np.round(logits, decimals).astype("float32"))
-        deltas = rng.normal(0, 0.5, (*shape, anchors.per_place * 4))
-        maps["boxes"].append(deltas.astype("float32"))
-    return maps
-
-
-def check(found, maps, anchors, sizes, candidates=1000, **limits):
-    """Detections are those of the definition, in its order, with -1 behind them; their number."""
-    limits = {"score_threshold": 0.05, "iou_threshold": 0.5, "count": 100, **limits}
-    for picture, size in enumerate(sizes):
-        classes, deltas = ([x[picture] for x in maps[name]] for name in ("classes", "boxes"))
-        boxes, labels, scores = decoded(classes, deltas, anchors, size, candidates, **limits)
-        number = int(found["num_detections"][picture])
-        assert number == len(labels)
-        np.testing.assert_array_equal(found["labels"][picture][:number], labels)
-        np.testing.assert_allclose(found["confidence"][picture][:number], scores, atol=1e-6)
-        np.testing.assert_allclose(found["boxes"][picture][:number], boxes, atol=1e-3)
-        for name in OUTPUTS[:3]:
-            assert found[name].shape[:2] == (len(sizes), limits["count"])
-            assert (found[name][picture][number:] == -1).all()
-    return found["num_detections"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +43,7 @@ def test_equals_the_definition(anchors, size, classes, settings, options):
     found = detect(Detections(anchors, **settings), maps, image_size=size)
     limits = {**settings, "count": settings.get("max_detections", 100)}
     limits.pop("max_detections", None)
-    numbers = check(found, maps, anchors, [size] * 2, **limits)
+    numbers = check_detections(found, maps, anchors, [size] * 2, **limits)
     assert (numbers > 10).all()
 
 
@@ -123,7 +58,7 @@ def test_a_thousand_overlapping_boxes(monkeypatch):
         monkeypatch.setattr(decoding, "_TILE", tile)
         layer = Detections(ANCHORS, iou_threshold=0.8, max_detections=300)
         found = detect(layer, maps, image_size=size, sizes=sizes)
-        numbers = check(found, maps, ANCHORS, sizes, iou_threshold=0.8, count=300)
+        numbers = check_detections(found, maps, ANCHORS, sizes, iou_threshold=0.8, count=300)
     assert (numbers > 60).all() and found["boxes"][1, :, 2].max() == 100
 
 
@@ -150,46 +85,25 @@ def test_any_size_and_type():
     found = compute({n: [*map(ops.convert_to_tensor, x)] for n, x in maps.items()}, (24, 40))
     assert {ops.dtype(found[name]) for name in ("boxes", "confidence")} == {"float32"}
     assert {ops.dtype(found[name]) for name in ("labels", "num_detections")} == {"int32"}
-    assert (check(to_numpy(found), maps, ALONE, [(24, 40)] * 2) > 5).all()
-
-
-def one_anchor_maps(boxes, scores, size=(64, 64)):
-    """Maps of `ALONE` whose first places give boxes (n, 4) of scores (n, classes)."""
-    places = to_numpy(ALONE.boxes([[-(-side // 8) for side in size]] * 2))[0][: len(boxes)]
-    maps = random_maps(ALONE, size, len(scores[0]), batch=1, mean=-30.0)
-    logits, deltas = (
-        maps[name][0].reshape(-1, n) for name, n in (("classes", len(scores[0])), ("boxes", 4))
-    )
-    sides = places[:, 2:] - places[:, :2]
-    boxes, scores = np.float32(boxes), np.float64(scores)
-    centres = (boxes[:, :2] + boxes[:, 2:] - places[:, :2] - places[:, 2:]) / 2 / sides
-    growth = np.log((boxes[:, 2:] - boxes[:, :2]) / sides)
-    deltas[: len(boxes)] = np.concatenate([centres, growth], axis=1)
-    logits[: len(boxes)] = np.log(scores / (1 - scores))
-    return maps
+    assert (check_detections(to_numpy(found), maps, ALONE, [(24, 40)] * 2) > 5).all()
 
 
 def test_classes_do_not_suppress_each_other():
-    """One box may be of two classes; another class's box is no rival; equals keep their order."""
-    rows = [[10, 10, 50, 50], [10, 10, 50, 50], [12, 10, 52, 50], [20, 2, 28, 12], [40, 40, 60, 60]]
-    scores = np.full((5, 4), 1e-9)
-    scores[0, 0], scores[1, 1], scores[2, 0] = 0.9, 0.8, 0.7
-    scores[3, 2], scores[3, 3] = 0.6, 0.5
-    scores[4, 1], scores[4, 3] = 0.5, 0.5
+    rows, scores, expected = other_classes(4)
     maps = one_anchor_maps(rows, scores)
     found = detect(Detections(ALONE, max_detections=7), maps, image_size=(64, 64))
-    np.testing.assert_array_equal(found["num_detections"], [6])
-    np.testing.assert_array_equal(found["labels"], [[0, 1, 2, 3, 1, 3, -1]])
-    np.testing.assert_allclose(found["confidence"], [[0.9, 0.8, 0.6, 0.5, 0.5, 0.5, -1]], atol=1e-6)
-    places = [0, 1, 3, 3, 4, 4]
-    np.testing.assert_allclose(found["boxes"][0, :6], np.float32(rows)[places], atol=1e-4)
+    places, labels, scores = (list(values) for values in zip(*expected, strict=True))
+    np.testing.assert_array_equal(found["num_detections"], [len(places)])
+    np.testing.assert_array_equal(found["labels"], [[*labels, -1]])
+    np.testing.assert_allclose(found["confidence"], [[*scores, -1]], atol=1e-6)
+    np.testing.assert_allclose(found["boxes"][0, :-1], np.float32(rows)[places], atol=1e-4)
 
 
 def test_nothing_above_the_threshold():
     maps = random_maps(ALONE, (32, 32), 3, mean=-20.0)
     found = detect(Detections(ALONE, max_detections=9), maps, image_size=(32, 32))
     assert (found["num_detections"] == 0).all()
-    assert all((found[name] == -1).all() and found[name].shape[1] == 9 for name in OUTPUTS[:3])
+    assert all((found[name] == -1).all() and found[name].shape[1] == 9 for name in ANSWERS[:3])
 
 
 @pytest.mark.parametrize("decimals", [6, 1], ids=["distinct scores", "many equal scores"])

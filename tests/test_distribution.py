@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import BACKEND
-from training_data import write_folder
+from training_data import write_folder, write_rectangles
 
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training import checkpoint, distribution, parallel
@@ -84,14 +84,16 @@ def free_port():
 class Runs:
     """Training runs on the data in a folder, each in processes of its own."""
 
-    def __init__(self, folder, script=SCRIPT):
+    def __init__(self, folder, script=SCRIPT, recipe="digits", changes=(*CHANGES, *RANDOM)):
         self.folder, self.script = folder, script
+        self.recipe, self.changes = recipe, changes
 
     def start(
         self, name, command=(sys.executable,), devices=1, killed=None, changes=(), **variables
     ):
         settings = {
-            "changes": [f"data.name=folder:{self.folder / 'data'}", *CHANGES, *RANDOM, *changes],
+            "recipe": self.recipe,
+            "changes": [f"data.name=folder:{self.folder / 'data'}", *self.changes, *changes],
             "folder": str(self.folder / name),
             "output": str(self.folder / f"{name}.out"),
             "devices": devices,
@@ -204,23 +206,52 @@ def test_processes_equal_one_device_after_a_kill(runs):
     assert (runs.folder / "some" / "last.keras").exists()
 
 
-@pytest.mark.slow
-def test_a_segmenter_on_two_devices_equals_one_device(tmp_path):
-    """Losses over all pixels, and batch norm over all images: weights and moving averages."""
-    runs = Runs(tmp_path, SEGMENTER_SCRIPT)
+def on_one_and_two_devices(runs):
+    """The states that a run ends with on one device and on two."""
     finish(runs.start("one"))
     if BACKEND == "torch":
         finish(*runs.start_processes("two", 2))
     else:
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
         finish(runs.start("two", devices=2, **({"XLA_FLAGS": flags} if BACKEND == "jax" else {})))
-    one, two = runs.state("one"), runs.state("two")
+    return runs.state("one"), runs.state("two")
+
+
+@pytest.mark.slow
+def test_a_segmenter_on_two_devices_equals_one_device(tmp_path):
+    """Losses over all pixels, and batch norm over all images: weights and moving averages."""
+    one, two = on_one_and_two_devices(Runs(tmp_path, SEGMENTER_SCRIPT))
     histories = (json.loads(str(state.pop("history")))[0] for state in (one, two))
     for losses in zip(*(history["loss"] for history in histories), strict=True):
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert any("moving_variance" in name for name in one)
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_detector_on_two_devices_equals_one_device(tmp_path):
+    """Batches of two shapes; losses over all anchors with an object, unlike many in each part."""
+    for split, lying, standing in (
+        ("train", (3, 0, 1, 2), (1, 0, 0, 2)),
+        ("valid", (2,), (1,) * 2),
+    ):
+        write_rectangles(tmp_path / "data", split, (64, 80), lying)
+        write_rectangles(tmp_path / "data", split, (80, 64), standing)
+    changes = (
+        *("model.image_size=[64,96]", "model.channels=8", "model.num_convs=1", "batch_size=4"),
+        *("augmentation.short_sides=null", "data.keep_empty=true", "ema_decay=null", "epochs=2"),
+        *("optimizer.reference_batch=null", "optimizer.warmup_epochs=0", "precision=float32"),
+        *("optimizer.learning_rate=1e-4", "deterministic=true"),
+    )
+    one, two = on_one_and_two_devices(Runs(tmp_path, recipe="detect_digits", changes=changes))
+    assert one["best"] == pytest.approx(two["best"])
+    for epoch, other in zip(*(json.loads(str(run["history"])) for run in (one, two)), strict=True):
+        for key in ("loss", "class_loss", "box_loss", "val_ar_100"):
+            assert other[key] == pytest.approx(epoch[key], rel=1e-5), key
+    for name, value in one.items():
+        if name[0].isdigit() and "seed_generator" not in name:
+            np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=3e-5, err_msg=name)
 
 
 @pytest.mark.slow

@@ -78,7 +78,9 @@ def test_a_font_with_the_characters_else_the_number(machine, characters, expecte
 def test_boxes_are_named_with_a_font_that_has_the_characters(machine):
     machine("猫")
     grey = np.full((60, 90, 3), 128, "uint8")
-    drawn = [np.asarray(draw_boxes(grey, [[5, 5, 80, 50]], [0], [name])) for name in "猫犬"]
+    drawn = [
+        np.asarray(draw_boxes(grey, [[5, 5, 80, 50]], [0], class_names=[name])) for name in "猫犬"
+    ]
     box, wider = ((picture != 128).any(axis=-1).sum() for picture in drawn)
     assert box < wider  # one character; "class 0"
 

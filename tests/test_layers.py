@@ -25,6 +25,7 @@ from keras_sepvit import (
     functional,
 )
 from keras_sepvit.layers import one_draw
+from keras_sepvit.pyramid import ConvModule
 
 torch = pytest.importorskip("torch", reason="PyTorch's convolutions are the reference")
 
@@ -331,6 +332,7 @@ class Norm(keras.layers.Layer):
         (Norm, "mixed_bfloat16"),
         (Norm, "mixed_float16"),
         (functools.partial(PatchEmbedding, 8, 2), "mixed_bfloat16"),
+        (functools.partial(ConvModule, 8, 3, norm=False), "mixed_bfloat16"),
         (functools.partial(MLP, 8), "mixed_bfloat16"),
         (PEG, "mixed_bfloat16"),
     ],

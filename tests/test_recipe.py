@@ -61,6 +61,44 @@ def test_ade20k_recipes_are_the_papers(head, variant, drop_path, decay):
     assert (augmentation.largest_share, augmentation.flip) == (0.75, 0.5)
 
 
+@pytest.mark.parametrize(
+    "name, drop_path, decay, spared",
+    [
+        ("t_1x", 0.2, 1e-3, ()),
+        ("s_1x", 0.3, 1e-4, ()),
+        ("t_3x", 0.3, 0.05, ("norm", "peg")),
+        ("s_3x", 0.3, 0.1, ("norm", "peg")),
+    ],
+)
+def test_coco_recipes_are_the_papers(name, drop_path, decay, spared):
+    recipe = load_recipe(f"coco-retinanet-{name}", ["data.name=folder:coco"])
+    model, optimizer, augmentation = recipe.model, recipe.optimizer, recipe.augmentation
+    assert (model.variant, model.drop_path_rate) == (f"sepvit_{name[0]}", drop_path)
+    assert (model.image_size, model.channels, model.num_convs) == ((800, 1344), 256, 4)
+    assert (model.anchor_scale, model.weights, model.frozen_stages) == (4.0, None, 0)
+    # Rates and schedules: tests/test_optimizer.py.
+    assert (optimizer.weight_decay, optimizer.spared, optimizer.clip_norm) == (decay, spared, None)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 1e-8)
+    assert (optimizer.layer_decay, optimizer.backbone_rate) == (1, 1)
+    assert (recipe.batch_size, recipe.precision, recipe.ema_decay) == (16, "float32", None)
+    assert (augmentation.flip, augmentation.distortion, augmentation.visible) == (0.5, False, 0)
+    sides, longest = augmentation.sides(model.image_size)
+    assert longest == 1333 and not recipe.data.keep_empty
+    if name.endswith("1x"):
+        assert (recipe.epochs, optimizer.milestones) == (12, (8, 11))
+        assert (sides, augmentation.crops) == ((800,), 0)
+    else:
+        assert (recipe.epochs, optimizer.milestones) == (36, (27, 33))
+        assert (sides, augmentation.crops) == ((*range(480, 801, 32),), 0.5)
+
+
+def test_sides_of_pictures_follow_the_canvas():
+    for size, sides in (((640, 640), (*range(320, 641, 32),)), ((128, 96), (64, 96))):
+        changes = [f"model.image_size=[{size[0]},{size[1]}]", "data.name=folder:x"]
+        recipe = load_recipe("finetune_detector", changes)
+        assert recipe.augmentation.sides(size) == (sides, max(size))
+
+
 def test_learning_rate_follows_the_batch():
     assert load_recipe("imagenet_t", ["batch_size=256"]).peak_learning_rate() == 2.5e-4
 
@@ -162,8 +200,12 @@ def test_a_folder_has_a_recipe_by_task(tmp_path):
     recipe = load_recipe(tmp_path, task="segmentation")
     assert (recipe.task, recipe.data.name) == ("segmentation", f"folder:{tmp_path}")
     assert load_recipe(tmp_path).task == "classification"
-    with pytest.raises(ValueError, match="one of classification, segmentation"):
-        load_recipe(tmp_path, task="detection")
+    recipe = load_recipe(tmp_path, ["model.num_convs=2"], task="detection")
+    assert (recipe.task, recipe.data.name) == ("detection", f"folder:{tmp_path}")
+    with pytest.raises(ValueError, match="one of classification, segmentation, detection"):
+        load_recipe(tmp_path, task="boxes")
+    with pytest.raises(ValueError, match="as in: keras-sepvit train --task detection FOLDER"):
+        load_recipe("finetune_detector")
     with pytest.raises(
         ValueError, match="'digits' is one of classification. .*task='segmentation'"
     ):
@@ -189,6 +231,26 @@ def test_a_folder_has_a_recipe_by_task(tmp_path):
 def test_refused_changes_of_segmentation(change, message):
     with pytest.raises(ValueError, match=message):
         load_recipe("segment_digits", [change])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("model.variant=sepvit_x", "sepvit_scenes"),
+        ("model.head=upernet", "model.head is no key"),
+        ("model.anchor_scale=0", "anchor_scale must be above 0"),
+        ("model.image_size=[16,64]", "image_size must be two sides, at least 32"),
+        ("model.num_convs=-1", "num_convs must be at least 0"),
+        ("augmentation.short_sides=[800,1000]", r"the shorter one of model.image_size \(800\)"),
+        ("augmentation.short_sides=[]", "augmentation.short_sides must be sides from 1"),
+        ("augmentation.long_side=700", r"short_sides \(800\) to the longer side .* \(1344\)"),
+        ("augmentation.crops=1.5", "crops must be from 0 to 1"),
+        ("augmentation.visible=1", "visible must be at least 0 and below 1"),
+    ],
+)
+def test_refused_changes_of_detection(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("coco_retinanet_t_1x", ["data.name=folder:coco", change])
 
 
 def test_what_a_recipe_leaves_to_the_user_is_asked_for():

@@ -26,26 +26,26 @@ ALLOWED = {
     "segmentation": {
         *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },
-    "conversion": {*WEIGHTS, *NETWORK, "segmentation"},
+    "conversion": {*WEIGHTS, *NETWORK, "detection", "segmentation"},
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
-        "segmentation.segmenter",
+        *("segmentation.segmenter", "detection", "detection.detector"),
     },
     "palette": {"validation"},
-    "visualize": {"files", "fonts", "palette", "validation"},
+    "visualize": {"files", "fonts", "palette", "validation", "visualize"},
     "detection": {
-        *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "detection"),
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
     },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification", "segmentation"},
+    "recipes": {"training", "classification", "detection", "segmentation"},
     "export": {
         *DATA,
         *BESIDE,
         *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
-        *("runtime", "export"),
+        *("detection", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},
@@ -64,7 +64,13 @@ WITHOUT_KERAS = {
         "warn",
         "fonts",
     ),
-    *("lazy", "detection.scores", "training.sources.digits", "training.sources.scenes"),
+    *(
+        "lazy",
+        "detection.scores",
+        "detection.report",
+        "training.sources.digits",
+        "training.sources.scenes",
+    ),
 }
 ANYTHING = {"__init__", "__main__", "cli", "default_backend", "registration"}
 

@@ -12,10 +12,11 @@ from PIL import Image
 tf = pytest.importorskip("tensorflow")
 
 from keras_sepvit.segmentation.images import decode_map  # noqa: E402
-from keras_sepvit.segmentation.maps import check_maps, read_map, upright_size  # noqa: E402
+from keras_sepvit.segmentation.maps import check_maps, read_map  # noqa: E402
 from keras_sepvit.segmentation.picture import draw_maps  # noqa: E402
 from keras_sepvit.segmentation.sources import open_source, open_splits  # noqa: E402
 from keras_sepvit.training.pipeline import evaluation_batches, training_stream  # noqa: E402
+from keras_sepvit.training.sources.photos import upright_size  # noqa: E402
 from keras_sepvit.training.sources.scenes import DigitScenes  # noqa: E402
 from keras_sepvit.visualize import palette as palette_of_classes  # noqa: E402
 
@@ -226,7 +227,7 @@ def test_the_check_counts_by_class(tmp_path):
 
     (tmp_path / "images" / "b.jpg").write_bytes(b"no picture")
     source = open_source(str(tmp_path), "train")
-    assert "1 photos cannot be read and are left out" in check_maps(source)
+    assert "left out, 1 photo that cannot be read: " in check_maps(source)
     with pytest.raises(OSError, match="b.jpg cannot be read"):
         source.read(1)
     (tmp_path / "images" / "a.jpg").unlink()
@@ -270,7 +271,7 @@ def test_layouts_of_splits(tmp_path, layout):
         assert "no classes.txt: its masks have the classes 0 to 2" in str(source)
     assert (train.split, validation.split) == ("train", "validation")
     assert open_source(str(tmp_path), "val").masks == validation.masks
-    assert "1 files not read, of other kinds (1 .json)" in str(train)
+    assert "1 file not read, of other kinds (1 .json)" in str(train)
     with pytest.raises(ValueError, match=r"no folder for the split 'test'. It has: .*rain"):
         open_source(str(tmp_path), "test")
 

@@ -13,6 +13,8 @@ tf = pytest.importorskip("tensorflow")
 from keras_sepvit.runtime.canvas import MEAN_COLOUR, fit_into, fit_sides  # noqa: E402
 from keras_sepvit.segmentation import images  # noqa: E402
 from keras_sepvit.segmentation.images import EvalTransform, TrainTransform  # noqa: E402
+from keras_sepvit.training.canvas import fitted  # noqa: E402
+from keras_sepvit.training.distortion import distort, draw_distortion  # noqa: E402
 from keras_sepvit.training.images import resize  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -49,16 +51,16 @@ def seeded(transform, image, class_map, seeds):
 def test_sizes_are_those_of_mmcv():
     official = np.load(DATA / "official_schedules_resizes_metrics.npz")
     for width, height, *resized in official["seg_resize"]:
-        np.testing.assert_array_equal(images.fitted([height, width], (512, 2048)), resized[::-1])
+        np.testing.assert_array_equal(fitted([height, width], (512, 2048)), resized[::-1])
     for width, height, *scale in official["resize"][:, :6].astype(int):
-        size = images.fitted([height, width], sorted(scale[:2]))
+        size = fitted([height, width], sorted(scale[:2]))
         np.testing.assert_array_equal(size, scale[:1:-1])
 
 
 def test_photos_are_resized_as_by_mmcv():
     official = np.load(DATA / "official_schedules_resizes_metrics.npz")
     pixels, resized = official["pixels"], official["pixels_resized"].astype(int)
-    size = images.fitted(pixels.shape[:2], (60, 80))
+    size = fitted(pixels.shape[:2], (60, 80))
     result = resize(pixels, tf.unstack(size), "bilinear").numpy()
     assert result.shape == resized.shape != pixels.shape
     assert np.abs(result - resized).max() <= 1
@@ -70,7 +72,7 @@ def test_sizes_are_those_of_the_runtime():
         for width in sides:
             for limits in ((512, 2048), (37, 91)):
                 expected = fit_sides((height, width), *limits).size
-                assert tuple(images.fitted([height, width], limits).numpy()) == expected
+                assert tuple(fitted([height, width], limits).numpy()) == expected
 
 
 @pytest.mark.parametrize("size", [(1013, 357), (33, 200), (120, 80), (7, 9)])
@@ -180,13 +182,13 @@ def test_colours_change_as_by_colorsys(amounts):
     for contrast_first in (True, False):
         amounts = {**neutral, **amounts, "contrast_first": contrast_first}
         tensors = {name: tf.constant(value) for name, value in amounts.items()}
-        result = images.distort(pixels, **tensors).numpy().astype("float64")
+        result = distort(pixels, **tensors).numpy().astype("float64")
         np.testing.assert_allclose(result, distorted(pixels, **amounts), atol=0.5 + 1e-3)
 
 
 def test_amounts_of_distortion():
     draws = tf.data.Dataset.range(2000).map(
-        lambda number: images.draw_distortion(tf.cast(tf.stack([2, number]), tf.int32))
+        lambda number: draw_distortion(tf.cast(tf.stack([2, number]), tf.int32))
     )
     draws = {name: np.array(rows) for name, rows in _columns(draws.as_numpy_iterator()).items()}
     for name, neutral, low, high in (
@@ -235,7 +237,7 @@ def expected(pixels, class_map, seed, image_size, scale, sides, largest_share):
     image = image[top : top + part[0], left : left + part[1]]
     if flip < 0.5:
         image, crop = image[:, ::-1], crop[:, ::-1]
-    amounts = {name: x.numpy() for name, x in images.draw_distortion(colour_seed).items()}
+    amounts = {name: x.numpy() for name, x in draw_distortion(colour_seed).items()}
     image = distorted(image, **amounts)
     below, beside = np.subtract(image_size, part)
     crop = np.pad(crop, ((0, below), (0, beside)), constant_values=255)

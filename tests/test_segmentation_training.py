@@ -238,7 +238,7 @@ def test_what_is_left_open_is_decided_by_data_and_weights(data):
     assert [*chosen] == ["optimizer.learning_rate", "optimizer.backbone_rate"]
 
 
-def test_a_dry_run_checks_the_labels_and_writes_nothing(data, tmp_path):
+def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp_path):
     command = ["train", str(data), "--task", "segmentation", "--dry-run", *SHORT]
     command += ["model.variant=sepvit_scenes", "--output", str(tmp_path / "run")]
     result = CliRunner().invoke(app, command)
@@ -247,7 +247,7 @@ def test_a_dry_run_checks_the_labels_and_writes_nothing(data, tmp_path):
     counts = re.findall(r"^ +background +(\d+) ", result.stdout, re.M)
     assert counts == ["20", "6"]
     assert re.search(r"outputs of the network +\(None, 64, 64, 11\)", result.stdout)
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["batch.png"]
 
 
 @pytest.mark.once

@@ -22,13 +22,62 @@ MAP = np.zeros((40, 60), "uint8")
 
 
 def test_boxes_are_drawn_where_they_are():
-    picture = np.asarray(draw_boxes(GREY, [[10, 5, 30, 25], [-1] * 4], [2, -1], "abc", scale=2))
+    boxes = [[10, 20, 50, 35], [-1] * 4]
+    picture = np.asarray(draw_boxes(GREY, boxes, [2, -1], class_names="abc", scale=2))
     assert picture.shape == (80, 120, 3)
-    changed = (picture != 128).any(axis=-1)
-    rows, columns = np.nonzero(changed)
-    assert (rows.min(), columns.min(), rows.max(), columns.max()) == (10, 20, 49, 59)
-    np.testing.assert_array_equal(picture[49, 40], palette(3)[2])
-    assert not changed[30:45, 30:55].any()  # the inside of the box stays
+    colour = (picture == palette(3)[2]).all(axis=-1)
+    frame = np.zeros((80, 120), bool)
+    frame[40:70, 20:100] = True
+    frame[41:69, 21:99] = False
+    assert colour[frame].all()
+    outside = colour & ~frame
+    rows, columns = np.nonzero(outside)  # the name's ground, upon the box
+    assert columns.min() == 20 and columns.max() < 40 and 20 < rows.min() and rows.max() == 39
+    assert (picture[41:69, 21:99] == 128).all()  # the inside of the box stays
+
+
+@pytest.mark.parametrize("size", [(96, 128), (33, 700), (700, 33)])
+def test_names_stay_in_the_picture_and_can_be_read(size):
+    """At all edges, of boxes that reach beyond them, too; on grounds of all colours."""
+    height, width = size
+    boxes = [
+        [-9, -9, 12, 12],
+        [width - 12, -9, width + 9, 12],
+        [-9, height - 12, 12, height + 9],
+        [width - 12, height - 12, width + 1e9, height + 9],
+    ]
+    image = np.full((*size, 3), 128, "uint8")
+    for label in range(8):
+        picture = draw_boxes(image, boxes, [label] * 4, [1.0] * 4)
+        assert picture.size == (width, height)
+        ground, drawn = luminance(palette(8)[label]), luminance(picture)
+        light, dark = np.maximum(drawn, ground) + 0.05, np.minimum(drawn, ground) + 0.05
+        # The contrast that W3C's guidelines ask of large letters; of grey it is lower or as low.
+        assert (light / dark > max(3, contrast(ground, luminance([128] * 3)))).sum() > 20
+
+
+def contrast(*luminances):
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
+def luminance(colour):
+    """Relative luminance of sRGB, by W3C's definition."""
+    shares = np.asarray(colour) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+def test_names_of_a_crowd_do_not_lie_on_each_other():
+    """Of six boxes nearly at the same place the surest name is whole, and all can be seen."""
+    boxes = [[300 + n, 300 + n, 420 + n, 420 + n] for n in range(6)]
+    image = np.full((800, 800, 3), 128, "uint8")
+    confidence = np.linspace(0.9, 0.1, 6)
+    picture = np.asarray(draw_boxes(image, boxes, range(6), confidence))
+    alone = np.asarray(draw_boxes(image, boxes[:1], [0], confidence[:1]))
+    best, same = ((x[:300] == palette(1)[0]).all(axis=-1) for x in (alone, picture))
+    np.testing.assert_array_equal(best, same)
+    for colour in palette(6):
+        assert (picture == colour).all(axis=-1).sum() > best.sum() / 2
 
 
 def test_attention_among_windows_is_drawn_where_windows_are():
@@ -112,14 +161,20 @@ ROW = [Image.new("RGB", (9, 9))]
         **{
             f"{name} scale={scale}": (lambda d=draw, s=scale: d(s), f"`scale` .*scale={scale}")
             for name, draw in {
-                "boxes": lambda scale: draw_boxes(GREY, [], [], "ab", scale=scale),
+                "boxes": lambda scale: draw_boxes(GREY, [], [], class_names="ab", scale=scale),
                 "map": lambda scale: draw_class_map(GREY, MAP, scale=scale),
             }.items()
             for scale in (0, -1, 1.5)
         },
         "floats": (lambda: draw_class_map(GREY / 255, MAP), "`image` .*float64.*Multiply floats"),
-        "floats, boxes": (lambda: draw_boxes(GREY / 255, [], [], "a"), "`image` .*float64"),
-        "a path": (lambda: draw_boxes("photo.jpg", [], [], "a"), "`image` .*str 'photo.jpg'.*read"),
+        "floats, boxes": (
+            lambda: draw_boxes(GREY / 255, [], [], class_names="a"),
+            "`image` .*float64",
+        ),
+        "a path": (
+            lambda: draw_boxes("photo.jpg", [], [], class_names="a"),
+            "`image` .*str 'photo.jpg'.*read",
+        ),
         "grey": (lambda: draw_class_map(GREY[..., 0], MAP), r"`image` .*uint8 \(40, 60\)"),
         **{
             f"palette({classes})": (lambda n=classes: palette(n), f"`classes` .*={classes}")
@@ -130,15 +185,27 @@ ROW = [Image.new("RGB", (9, 9))]
         "two sizes": (lambda: in_rows([[*ROW, Image.new("RGB", (9, 8))]], "a"), "all of one size"),
         "no titles": (lambda: in_rows([ROW], []), "`titles` must have one for each row.*0 for 1"),
         "label": (
-            lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [2], "ab"),
+            lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [2], class_names="ab"),
             "`labels` has the class 2, but there are 2 `class_names`",
         ),
-        "half a label": (lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [0.5], "ab"), "`labels` .*whole"),
-        "boxes": (lambda: draw_boxes(GREY, [[0, 1]], [1], "ab"), r"`boxes` .*\(1, 2\) for 1"),
-        "no boxes": (lambda: draw_boxes(GREY, [], [1], "ab"), r"`boxes` .*\(0,\) for 1"),
-        "nan": (lambda: draw_boxes(GREY, [[0, np.nan, 1, 1]], [1], "ab"), "`boxes` must be finite"),
+        "half a label": (
+            lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [0.5], class_names="ab"),
+            "`labels` .*whole",
+        ),
+        "boxes": (
+            lambda: draw_boxes(GREY, [[0, 1]], [1], class_names="ab"),
+            r"`boxes` .*\(1, 2\) for 1",
+        ),
+        "no boxes": (
+            lambda: draw_boxes(GREY, [], [1], class_names="ab"),
+            r"`boxes` .*\(0,\) for 1",
+        ),
+        "nan": (
+            lambda: draw_boxes(GREY, [[0, np.nan, 1, 1]], [1], class_names="ab"),
+            "`boxes` must be finite",
+        ),
         "confidence": (
-            lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [1], "ab", confidence=[]),
+            lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [1], class_names="ab", confidence=[]),
             "`confidence` must have a number for each",
         ),
         "legend": (lambda: with_legend(ROW[0], [7], "ab"), "`classes` has the class 7, .* are 2"),
@@ -157,7 +224,7 @@ def test_wrong_arguments_are_told_by_name(case):
 
 
 def test_boxes_of_more_classes_than_colours_are_drawn():
-    picture = draw_boxes(GREY, [[10, 5, 30, 25]], [300], [f"{n}" for n in range(301)])
+    picture = draw_boxes(GREY, [[10, 5, 30, 25]], [300])
     assert picture.getpixel((20, 24)) == tuple(palette(255)[45])
 
 
@@ -211,12 +278,13 @@ def test_class_maps_are_png_only(tmp_path):
 
 
 def test_detections_stand_above_the_truth():
-    found = {"boxes": [[1, 20, 9, 30], [5, 5, 9, 9]], "labels": [0, 1], "confidence": [0.9, 0.1]}
-    truth = {"boxes": [[1, 20, 9, 30]], "labels": [0]}
+    found = {"boxes": [[1, 20, 59, 35], [40, 5, 55, 9]], "labels": [0, 1]}
+    found["confidence"] = [0.9, 0.1]
+    truth = {"boxes": [[1, 20, 59, 35]], "labels": [0]}
     sheet = detections_beside_truth([GREY] * 3, [found] * 3, [truth] * 3, "ab", scale=1)
     assert sheet.size == (6 + 3 * 66, 6 + 2 * (24 + 40 + 6))
     # The weak one is not drawn: both rows have the one box.
     pixels = np.asarray(sheet)
     for top in (6 + 24, 6 + 24 + 70):
-        assert (pixels[top + 5 : top + 9, 6 + 8] == 128).all()
-        assert (pixels[top + 29, 6 + 4] != 128).any()
+        assert (pixels[top : top + 20, 6 + 54] == 128).all()
+        assert (pixels[top + 34, 6 + 4] == palette(1)[0]).all()

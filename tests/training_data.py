@@ -183,3 +183,34 @@ def _temporary_folder():
     folder = tempfile.TemporaryDirectory(prefix="keras_sepvit_data_")
     _temporary_folders.append(folder)
     return pathlib.Path(folder.name)
+
+
+# Classes of rectangles.
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 230)}
+
+
+def write_rectangles(folder, split, size, counts):
+    """Adds grey photos with so many rectangles each to a folder in COCO's form."""
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    file = folder / split / "_annotations.coco.json"
+    content = {"images": [], "annotations": []}
+    if file.exists():
+        content = json.loads(file.read_text())
+    content["categories"] = [{"id": 10 + i, "name": name} for i, name in enumerate(COLOURS)]
+    for count in counts:
+        number = len(content["images"])
+        rng = np.random.default_rng((split == "train", number))
+        photo = rng.integers(90, 130, (*size, 3), "uint8")
+        image = {"id": number, "file_name": f"{number}.png", "height": size[0], "width": size[1]}
+        content["images"].append(image)
+        for _ in range(count):
+            label, (height, width) = int(rng.integers(3)), rng.integers(16, 29, 2).tolist()
+            top, left = (
+                int(rng.integers(a - b + 1)) for a, b in zip(size, (height, width), strict=True)
+            )
+            photo[top : top + height, left : left + width] = [*COLOURS.values()][label]
+            row = {"id": len(content["annotations"]), "image_id": number, "iscrowd": 0}
+            row |= {"category_id": 10 + label, "bbox": [left, top, width, height]}
+            content["annotations"].append({**row, "area": width * height})
+        Image.fromarray(photo).save(folder / split / f"{number}.png")
+    file.write_text(json.dumps(content))

@@ -25,6 +25,14 @@ Weights = Annotated[
 Variant = Annotated[
     str | None, typer.Option(help="The variant that weights are for.", show_default="the file's")
 ]
+Sides = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHORTERxLONGER",
+        help="Of a segmenter or detector of any image size: what a photo's sides become at most.",
+        show_default="512x2048; of detectors the training's, else 800x1333",
+    ),
+]
 Classes = Annotated[
     int | None,
     typer.Option(help="Number of classes that weights are for.", show_default="the file's"),
@@ -72,7 +80,7 @@ def reports_bad_input(command):
         try:
             return command(*args, **kwargs)
         except (ValueError, OSError, ImportError) as error:
-            message = as_typed(" ".join(str(error).split()), command)
+            message = as_typed(one_line(error), command)
             typer.echo(f"Error: {message}", err=True)
             raise typer.Exit(2) from error
 
@@ -142,12 +150,24 @@ def check_image_size(size, height, width):
         )
 
 
+def check_photo_size(size, height, width):
+    """As `check_image_size`; for photos that are fitted, None is any height or width."""
+    if size is not None and None in (height, width):
+        raise ValueError("--image-size: the model takes photos of any size. Leave it out.")
+    check_image_size(size, height, width)
+
+
 def whole_model_error(path):
     """The error for options that are for files of weights, given with a whole model."""
     return ValueError(
         f"{path} is a whole model: leave out --variant and --classes, which are for files of "
         "weights alone."
     )
+
+
+def one_line(error):
+    """An error's text without breaks of lines."""
+    return " ".join(str(error).split())
 
 
 def named(path, error):

@@ -1,4 +1,4 @@
-"""`keras-sepvit evaluate`: how good a classifier or segmenter is on a data set."""
+"""`keras-sepvit evaluate`: how good a classifier, segmenter or detector is on a data set."""
 
 import contextlib
 import json
@@ -15,6 +15,7 @@ from keras_sepvit.cli.common import (
     Interpolation,
     Json,
     Labels,
+    Sides,
     Variant,
     Weights,
     check_files_exist,
@@ -32,7 +33,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="A folder of class folders, digits, or the name of a TFDS data set; of "
-            "segmenters a folder of images and masks, or scenes.",
+            "segmenters a folder of images and masks, of detectors one in COCO's or YOLO's form, "
+            "or scenes.",
             show_default="the validation data of a model in its training folder, else imagenet2012",
         ),
     ] = None,
@@ -56,18 +58,13 @@ def evaluate(
     labels: Labels = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images predicted at a time.", show_default="64; of segmenters 1"),
+        typer.Option(
+            help="Images predicted at a time.", show_default="64; of segmenters and detectors 1"
+        ),
     ] = None,
     variant: Variant = None,
     classes: Classes = None,
-    sides: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHORTERxLONGER",
-            help="Of a segmenter of any image size: what a photo's sides become at most.",
-            show_default="512x2048",
-        ),
-    ] = None,
+    sides: Sides = None,
     scales: Annotated[
         str | None,
         typer.Option(
@@ -97,8 +94,8 @@ def evaluate(
         pathlib.Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where tables and pictures go: confusion.png, mistakes.png (of segmenters "
-            "worst.png), classes.csv...",
+            help="Where tables and pictures go: confusion.png, mistakes.png (of segmenters and "
+            "detectors worst.png), classes.csv, of detectors results.json...",
         ),
     ] = None,
     csv: Annotated[
@@ -107,21 +104,25 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ):
-    """Measure a classifier's accuracy, or a segmenter's mean IoU; of exported files, too.
+    """Measure a classifier's accuracy, a segmenter's mean IoU or a detector's AP; also of exports.
 
     On a validation set: ImageNet's (imagenet2012), ImageNet V2
     (imagenet_v2/matched-frequency with --split test), ReaL labels
     (imagenet2012_real, where a prediction is right if it is among an image's
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
     interpolation are the model's where its file tells: one that `export` or `train`
-    wrote. Segmenters are measured at the photos' own sizes. Classes are matched by name
-    where both the data and the model, or --labels, have names. Prints a table by class;
-    --output draws the confusion matrix and the surest mistakes, or the worst photos.
+    wrote. Segmenters and detectors are measured at the photos' own sizes. Classes are matched by
+    name where both the data and the model, or --labels, have names. Prints a table by class;
+    --output draws the confusion matrix and the surest mistakes, or the worst photos, and of
+    detectors precision by recall.
     """
     check_files_exist(labels)
     size = parse_image_size(image_size) if image_size else None
-    of_classifiers = {"crop": crop, "interpolation": interpolation, "activation": activation}
-    of_segmenters = {
+    given = {
+        "crop": crop,
+        "interpolation": interpolation,
+        "activation": activation,
+        "data_dir": data_dir,
         "sides": parse_image_size(sides, "--sides") if sides else None,
         "scales": _numbers(scales) if scales else None,
         "flip": flip or None,
@@ -131,55 +132,37 @@ def evaluate(
 
     import keras
 
-    from keras_sepvit import runtime
+    from keras_sepvit.cli.tasks import own_options, task_of
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.by_class import write_rows
     from keras_sepvit.training.report import DataReport
 
     keras.config.disable_interactive_logging()
     model, (height, width, channels) = _open(weights, variant, classes, size, activation)
-    segments = _is_segmenter(model)
-    kind, other = ("segmenter", "classifiers") if segments else ("classifier", "segmenters")
-    for name, value in (of_classifiers if segments else of_segmenters).items():
-        if value is not None:
-            raise ValueError(f"`{name}` is for {other}, and {weights} is a {kind}. Leave it out.")
+    task = task_of(model)
+    options = own_options(task, "EVALUATION", given, weights)
     check_output_folder(output)
     if csv is not None and not csv.absolute().parent.is_dir():
         raise ValueError(f"--csv: there is no folder {csv.parent}. Create it.")
-    source = _source(weights, model, data, split, data_dir)
+    source = _source(task, weights, model, data, split, data_dir)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
     if source.multi_label and (output or csv):
         raise ValueError(f"{source} has sets of labels and no table by class: no --output, --csv.")
-    report = DataReport()
-    how = {
-        "class_names": None if labels is None else read_names(labels),
-        "report": report,
-        "verbose": int(sys.stdout.isatty() and not as_json),
-    }
-    if segments:
-        from keras_sepvit.segmentation import SegmentationReport
-        from keras_sepvit.segmentation import evaluate as measure
-
-        details = SegmentationReport(source.classes, source.class_names)
-        how |= {name: value for name, value in of_segmenters.items() if value is not None}
-        how |= {"batch_size": batch_size or 1}
-    else:
-        from keras_sepvit.classification import ClassificationReport
-        from keras_sepvit.classification import evaluate as measure
-
-        details = None
-        if not source.multi_label:
-            details = ClassificationReport(source.classes, source.class_names)
-        how |= {"image_size": (height, width), "batch_size": batch_size or 64, **of_classifiers}
-    result = measure(model, source, details=details, **how)
-    if isinstance(model, runtime.ImageSegmenter) and model.record.activation is None:
-        typer.echo(
-            "Note: the file gives class maps, which are enlarged to the photos' sizes by the "
-            "nearest pixel: scores differ a little from its .keras file's, which enlarges logits. "
-            "Files exported with --logits agree.",
-            err=True,
-        )
+    report, details = DataReport(), task.details(source)
+    result = task.evaluate(
+        model,
+        source,
+        (height, width),
+        batch_size=batch_size or task.BATCH_SIZE,
+        class_names=None if labels is None else read_names(labels),
+        details=details,
+        report=report,
+        verbose=int(sys.stdout.isatty() and not as_json),
+        **options,
+    )
+    if note := task.note(model):
+        typer.echo(f"Note: {note}", err=True)
     if source.whole and not _recipe_of(weights).is_file():
         typer.echo(
             "Note: the folder has no splits, and all of it is evaluated: images that the model was "
@@ -207,9 +190,10 @@ def evaluate(
 
 
 def _open(weights, variant, classes, size, activation):
-    """The model, and (height, width, channels) of its images; of a segmenter for any, None."""
+    """The model, and (height, width, channels) of its images, None for any height or width."""
     from keras_sepvit import runtime
     from keras_sepvit.cli import classifiers
+    from keras_sepvit.cli.tasks import classification, task_of
 
     if weights.lower().endswith(runtime.SUFFIXES):
         if variant is not None or classes is not None:
@@ -220,20 +204,13 @@ def _open(weights, variant, classes, size, activation):
         shape = model.image_shape
     else:
         model = classifiers.load_classifier(weights, variant, classes, size)
-        if not _is_segmenter(model):
+        if task_of(model) is classification:
             return model, classifiers.image_shape(model, size)
         shape = model.input_shape[1:]
     if size is not None and None in shape:
         raise ValueError(f"--image-size: {weights} takes images of any size. Give --sides.")
     check_image_size(size, *shape[:2])
     return model, shape
-
-
-def _is_segmenter(model):
-    from keras_sepvit import runtime
-    from keras_sepvit.segmentation.segmenter import is_segmenter
-
-    return isinstance(model, runtime.ImageSegmenter) or is_segmenter(model)
 
 
 def _numbers(text):
@@ -251,28 +228,18 @@ def _recipe_of(weights):
     return pathlib.Path(weights).parent / "recipe.yaml"
 
 
-def _source(weights, model, data, split, data_dir):
+def _source(task, weights, model, data, split, data_dir):
     """What to evaluate a model on; tells where it was trained on it."""
     from keras_sepvit.recipes import load_recipe
 
-    if _is_segmenter(model):
-        from keras_sepvit.segmentation.sources import open_source, open_splits
-
-        if data_dir is not None:
-            raise ValueError("--data-dir is for classifiers, on data of TFDS. Leave it out.")
-        classes, where = None, ()
-    else:
-        from keras_sepvit.training.sources.labelled import open_source, open_splits
-
-        known = hasattr(model, "class_names")
-        classes, where = len(model.class_names) if known else model.output_shape[-1], (data_dir,)
     recipe = _recipe_of(weights)
     run = None
     if pathlib.Path(weights).is_file() and recipe.is_file():
         run = load_recipe(recipe).data
-        where = where and (data_dir or run.data_dir,)
+        data_dir = data_dir or getattr(run, "data_dir", None)
     if data is None and split is None and run and run.validation_split:
-        return open_splits(run.name, run.train_split, run.validation_split, *where)[1]
+        return task.open_splits(run.name, run.train_split, run.validation_split, data_dir)[1]
+    classes = task.classes(model)
     if data is None and run is None and classes != 1000:
         has = "" if classes is None else f" has {classes:,} classes, and"
         raise ValueError(
@@ -280,11 +247,12 @@ def _source(weights, model, data, split, data_dir):
             "what to evaluate it on: --data FOLDER, or the name of a data set."
         )
     name = data or (run.name if run else "imagenet2012")
-    source = open_source(name, split or "validation", *where)
+    source = task.open_source(name, split or "validation", data_dir)
     files = _files(source)
     if run and files and run.name.startswith("folder:"):
         with contextlib.suppress(ValueError, OSError):  # the run's data may be gone
-            both = files & _files(open_splits(run.name, run.train_split, run.validation_split)[0])
+            splits = task.open_splits(run.name, run.train_split, run.validation_split)
+            both = files & _files(splits[0])
             if both:
                 typer.echo(
                     f"Note: training has seen {len(both):,} of {counted(source.size, 'image')}. "

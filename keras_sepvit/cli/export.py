@@ -88,6 +88,31 @@ def export(
             "--logits", help="Of a segmenter: logits at a quarter of the size, not class maps."
         ),
     ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Of a detector: its raw maps (classes_P3...), not boxes."),
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a detector: boxes have scores above it, 0..1.", show_default="the model's"
+        ),
+    ] = None,
+    iou: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a detector: of boxes of a class that overlap by more, the best stays.",
+            show_default="the model's",
+        ),
+    ] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(help="Of a detector: most boxes of an image.", show_default="the model's"),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Of a detector's litert file: mediapipe, for its ObjectDetector."),
+    ] = None,
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -116,10 +141,10 @@ def export(
 
     The exported model takes images of 0..255 (a model without a Normalization or
     Rescaling layer gets ImageNet's normalisation) and gives probabilities; of a segmenter,
-    class maps. It carries a record of how photos go in: names of classes, crop and
-    interpolation are those of the training where the model's file tells. Prints a report:
-    size, operators, agreement with the model, latency. Nothing is written where the results
-    disagree.
+    class maps; of a detector, boxes after non-maximum suppression. It carries a record of how
+    photos go in: names of classes, crop and interpolation are those of the training where the
+    model's file tells. Prints a report: size, operators, agreement with the model, latency.
+    Nothing is written where the results disagree.
     """
     if format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}. Received: {format!r}.")
@@ -130,6 +155,8 @@ def export(
         raise ValueError("--format tftrt needs --python, an environment with TensorFlow 2.17.")
     given = {"quantize": quantize, "opset": opset, "crop": crop, "interpolation": interpolation}
     given |= {"python": python, "activation": activation, "logits": logits or None}
+    given |= {"raw": raw or None, "score_threshold": threshold, "iou_threshold": iou}
+    given |= {"max_detections": max_detections, "layout": layout}
     options |= {name: value for name, value in given.items() if value is not None}
     check_files_exist(labels)
     for option, folder in (("--calibration", calibration), ("--images", images)):
@@ -145,10 +172,11 @@ def export(
 
     from keras_sepvit import export as exporting
     from keras_sepvit.cli import classifiers
+    from keras_sepvit.detection.detector import is_detector
     from keras_sepvit.export.images import MIN_CALIBRATION_IMAGES
     from keras_sepvit.runtime import read_image
+    from keras_sepvit.runtime.canvas import read_canvas
     from keras_sepvit.runtime.labels import read_names
-    from keras_sepvit.runtime.segmenter import read_canvas
     from keras_sepvit.scores import normalizes_images
     from keras_sepvit.segmentation.segmenter import is_segmenter
 
@@ -167,7 +195,7 @@ def export(
     how = {n: options.get(n) or getattr(record, n, None) for n in ("crop", "interpolation")}
     how = {name: value for name, value in how.items() if value is not None}
     read = functools.partial(read_image, channels=channels, **how)
-    if is_segmenter(model):
+    if is_segmenter(model) or is_detector(model):
         read = read_canvas
     read = functools.partial(read, height=height, width=width)
     if calibration is not None:

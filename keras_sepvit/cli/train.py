@@ -19,9 +19,11 @@ def train(
             metavar="RECIPE|FOLDER",
             help="digits, imagenet_lite, imagenet_t, imagenet_s, imagenet_b, finetune_384, "
             "finetune, frozen_backbone, photos; segment_digits, ade20k_fpn_t, ade20k_upernet_t "
-            "(also _s and _b), finetune_segmenter; or a YAML file; a folder with one folder of "
+            "(also _s and _b), finetune_segmenter; detect_digits, coco_retinanet_t_1x (also _s and "
+            "_3x), finetune_detector; or a YAML file; a folder with one folder of "
             "photos a class is trained on by photos, with --task segmentation one of pictures and "
-            "masks by finetune_segmenter.",
+            "masks by finetune_segmenter, with --task detection one of pictures and boxes by "
+            "finetune_detector.",
         ),
     ] = "digits",
     changes: Annotated[
@@ -42,13 +44,17 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What a folder is for: classification or segmentation.",
+            help="What a folder is for: classification, segmentation or detection.",
             show_default="classification",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Time some batches through everything, and write nothing."),
+        typer.Option(
+            "--dry-run",
+            help="Time some batches through everything, and write nothing but batch.png, pictures "
+            "with their masks or boxes.",
+        ),
     ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Print the recipe as YAML, and train nothing.")
@@ -158,10 +164,11 @@ def _what_next(trainer):
     )
     photo = next(good, "PHOTO.jpg")
     exported = model.with_suffix(".tflite")
-    # Class maps are pictures.
-    maps = ("--output", folder / "predicted") if trainer.recipe.task == "segmentation" else ()
+    # Class maps and boxes are looked at.
+    classifier = trainer.recipe.task == "classification"
+    drawn = () if classifier else ("--output", folder / "predicted")
     commands = (
-        ("predict", model, photo, *maps),
+        ("predict", model, photo, *drawn),
         ("export", model, "--format", "litert", "--output", exported),
     )
     lines = [shlex.join(map(str, ("keras-sepvit", *arguments))) for arguments in commands]
@@ -175,6 +182,8 @@ def _as_text(description):
 
 
 def _shown(key, value):
+    if value is None:
+        return "-"
     if key.endswith("memory"):
         return f"{value / 2**30:.2f} GiB"
     if isinstance(value, float):

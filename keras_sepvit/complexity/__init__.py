@@ -1,6 +1,7 @@
 """Parameters and multiply-accumulates (MACs) by closed formulas: shapes in, costs out.
 
-For SepViT (arXiv 2203.15380), its blocks, kinds of attention and segmenters. MACs are those of one
+For SepViT (arXiv 2203.15380), its blocks, kinds of attention, segmenters and
+detectors. MACs are those of one
 image, in two conventions:
 
 - `macs`: layers with weights only (convolutions and dense layers), which is
@@ -31,6 +32,7 @@ from keras_sepvit.complexity.costs import (
     mlp,
     patch_embedding,
 )
+from keras_sepvit.complexity.detection import retinanet
 from keras_sepvit.complexity.models import sepvit
 from keras_sepvit.complexity.segmentation import semantic_fpn, upernet
 
@@ -46,6 +48,7 @@ __all__ = [
     "mlp",
     "patch_embedding",
     "psa",
+    "retinanet",
     "semantic_fpn",
     "sepvit",
     "sepvit_block",

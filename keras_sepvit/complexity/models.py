@@ -81,3 +81,16 @@ def sepvit(variant, image_size=(224, 224), classes=1000, dense=False, pad_window
     if not dense:
         stages.append(head(channels, positive_int("classes", classes)))
     return Complexity(tuple(stages))
+
+
+def dense_maps(variant, image_size):
+    """Of the dense form, which segmenters and detectors are on, stages and their maps.
+
+    Args:
+        variant, image_size: As for `sepvit`.
+
+    Returns:
+        A tuple of `Stage`s, and a list of (height, width, channels).
+    """
+    stages = sepvit(variant, image_size, dense=True).stages
+    return stages, [stage.output_shape for stage in stages]

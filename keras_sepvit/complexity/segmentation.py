@@ -1,7 +1,7 @@
 """The segmenters on a SepViT in the dense form."""
 
 from keras_sepvit.complexity.costs import Complexity, Cost, Stage, convolution, layer_norm, linear
-from keras_sepvit.complexity.models import sepvit
+from keras_sepvit.complexity.models import dense_maps
 
 _POOL_SCALES = (1, 2, 3, 6)
 
@@ -16,7 +16,7 @@ def semantic_fpn(variant, image_size, num_classes, neck_channels=256, head_chann
     Returns:
         `Complexity`: the stages of the backbone, the neck and the head.
     """
-    stages, maps = _backbone(variant, image_size)
+    stages, maps = dense_maps(variant, image_size)
     neck, head = {}, {}
     for level, (height, width, channels) in enumerate(maps):
         positions = height * width
@@ -45,7 +45,7 @@ def upernet(variant, image_size, num_classes, head_channels=512, auxiliary_chann
     Returns:
         `Complexity`: the stages of the backbone and the heads.
     """
-    stages, maps = _backbone(variant, image_size)
+    stages, maps = dense_maps(variant, image_size)
     positions = [height * width for height, width, _ in maps]
     channels = [channels for _, _, channels in maps]
     bins = sum(scale**2 for scale in _POOL_SCALES)
@@ -66,12 +66,6 @@ def upernet(variant, image_size, num_classes, head_channels=512, auxiliary_chann
         "conv_seg": linear(auxiliary_channels, num_classes, positions=0),
     }
     return _segmenter(stages, maps, num_classes, decode_head=head, auxiliary_head=auxiliary)
-
-
-def _backbone(variant, image_size):
-    """The stages of the backbone, and (height, width, channels) of their maps."""
-    stages = sepvit(variant, image_size, dense=True).stages
-    return stages, [stage.output_shape for stage in stages]
 
 
 def _segmenter(stages, maps, num_classes, **parts):

@@ -7,7 +7,15 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "Anchors": "anchors",
+    "AveragePrecision": "callbacks",
+    "Detection": "task",
+    "DetectionRecipe": "recipes",
+    "DetectionReport": "report",
+    "DetectionScores": "scores",
+    "Detections": "decoding",
     "RetinaNet": "retinanet",
+    "detect": "prediction",
+    "evaluate": "evaluation",
     "retinanet_losses": "losses",
 }
 

@@ -64,34 +64,38 @@ def retinanet_candidates(outputs, anchors, image_size, sizes=None, candidates=10
     Returns:
         Boxes (batch, n, 4), float32; their scores, float32, and labels, int32, (batch, n).
     """
-    maps = [
-        [ops.cast(x, "float32") for x in pair]
-        for pair in zip(outputs["classes"], outputs["boxes"], strict=True)
-    ]
-    places = anchors.boxes([ops.shape(classes)[1:3] for classes, _ in maps])
-    levels = [
-        _best_pairs(classes, deltas, own, anchors.per_place, candidates)
-        for (classes, deltas), own in zip(maps, places, strict=True)
-    ]
-    boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
     if sizes is None:
         sizes = ops.expand_dims(ops.stack([image_size[0], image_size[1]]), 0)
+    classes, deltas = (
+        [ops.cast(level, "float32") for level in outputs[name]] for name in ("classes", "boxes")
+    )
+    places = anchors.boxes([ops.shape(level)[1:3] for level in classes])
+    levels = []
+    for logits, x, own in zip(classes, deltas, places, strict=True):
+        count = ops.shape(own)[0]
+        boxes = clip(decode(own, ops.reshape(x, (-1, count, 4))), sizes)
+        logits = ops.reshape(logits, (-1, count, logits.shape[-1] // anchors.per_place))
+        levels.append(_best_pairs(logits, boxes, candidates))
+    boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
     # By logits: rounding makes equal scores of unequal ones, in another way on each backend.
     logits, order = functional.top_k(logits, logits.shape[1])
-    boxes, labels = rows_of(clip(boxes, sizes), order), rows_of(labels, order)
+    boxes, labels = rows_of(boxes, order), rows_of(labels, order)
     return boxes, ops.sigmoid(logits), ops.cast(labels, "int32")
 
 
-def _best_pairs(classes, deltas, anchors, per_place, candidates):
+def _best_pairs(classes, boxes, candidates):
     """The best pairs of a level: boxes (batch, n, 4), logits and labels (batch, n).
 
     The best pairs are of anchors among as many whose best class is best, which spares sorting
     all pairs.
+
+    Args:
+        classes: Logits (batch, anchors, classes).
+        boxes: (batch, anchors, 4).
+        candidates: As for `retinanet_candidates`.
     """
-    num_classes = classes.shape[-1] // per_place
-    classes = ops.reshape(classes, (-1, anchors.shape[0] or ops.shape(anchors)[0], num_classes))
-    count = classes.shape[1]
-    last = ops.shape(classes)[1] - 1
+    _, count, num_classes = classes.shape
+    last = ops.shape(boxes)[1] - 1
     if count is None:  # of a graph for any size, where there may be fewer
         count = candidates
         classes = ops.pad(classes, ((0, 0), (0, count), (0, 0)), constant_values=-float("inf"))
@@ -101,8 +105,7 @@ def _best_pairs(classes, deltas, anchors, per_place, candidates):
     logits = ops.reshape(rows_of(classes, rows), (-1, count * num_classes))
     logits, pairs = functional.top_k(logits, min(count * num_classes, candidates))
     rows = ops.minimum(rows_of(rows, pairs // num_classes), last)
-    deltas = rows_of(ops.reshape(deltas, (-1, ops.shape(anchors)[0], 4)), rows)
-    return decode(ops.take(anchors, rows, axis=0), deltas), logits, pairs % num_classes
+    return rows_of(boxes, rows), logits, pairs % num_classes
 
 
 def class_wise_detections(
@@ -254,17 +257,51 @@ def rows_of(x, places):
     """
     batch, count, *rest = ops.shape(x)
     first = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
-    return ops.take(ops.reshape(x, (-1, *rest)), places + first, axis=0)
+    return functional.take_rows(ops.reshape(x, (-1, *rest)), places + first)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class Detections(layers.Layer):
-    """Detections from the maps of a RetinaNet: `retinanet_detections`, as a layer of no weights.
+class Candidates(layers.Layer):
+    """`retinanet_candidates` as a layer of no weights.
 
     Args:
         anchors: The `Anchors` of the levels, or a dict of their attributes.
-        score_threshold, iou_threshold, max_detections, candidates: As there.
+        candidates: As there.
         **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
+
+    Call arguments:
+        outputs, image_size, sizes: As there.
+    """
+
+    def __init__(self, anchors: Anchors | dict, candidates: int = 1000, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if isinstance(anchors, dict):  # of a file, whose JSON has no tuples
+            values = {n: tuple(v) if isinstance(v, list) else v for n, v in anchors.items()}
+            anchors = Anchors(**values)
+        self.anchors = anchors
+        self.settings = {"candidates": positive_int("candidates", candidates)}
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, outputs, image_size, sizes=None):
+        return retinanet_candidates(outputs, self.anchors, image_size, sizes, **self.settings)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "anchors": dataclasses.asdict(self.anchors),
+            **self.settings,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class Detections(Candidates):
+    """`retinanet_detections` as a layer of no weights: detections from the maps of a RetinaNet.
+
+    Args:
+        anchors, candidates, **kwargs: As for `Candidates`.
+        score_threshold, iou_threshold, max_detections: As there.
 
     Call arguments:
         outputs, image_size, sizes: As there.
@@ -279,22 +316,14 @@ class Detections(layers.Layer):
         candidates: int = 1000,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        if isinstance(anchors, dict):  # of a file, whose JSON has no tuples
-            values = {n: tuple(v) if isinstance(v, list) else v for n, v in anchors.items()}
-            anchors = Anchors(**values)
-        self.anchors = anchors
+        super().__init__(anchors, candidates, **kwargs)
         check_range("score_threshold", score_threshold, 0, 1)
         check_range("iou_threshold", iou_threshold, 0, 1)
-        self.settings = {
+        self.settings |= {
             "score_threshold": float(score_threshold),
             "iou_threshold": float(iou_threshold),
             "max_detections": positive_int("max_detections", max_detections),
-            "candidates": positive_int("candidates", candidates),
         }
-
-    def build(self, input_shape):
-        pass
 
     def call(self, outputs, image_size, sizes=None):
         return retinanet_detections(outputs, self.anchors, image_size, sizes, **self.settings)
@@ -308,9 +337,38 @@ class Detections(layers.Layer):
             "num_detections": keras.KerasTensor(shape[:1], "int32"),
         }
 
-    def get_config(self):
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class MediaPipeLayout(layers.Layer):
+    """Detections as TensorFlow Lite's `TFLite_Detection_PostProcess` gives them, which MediaPipe
+    reads.
+
+    Args:
+        **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
+
+    Call arguments:
+        answers: Dict of detections: see `retinanet_detections`.
+        image_size: (height, width) of the images.
+
+    Output: Dict of float32 tensors `"location"` (batch, n, 4), (top, left, bottom, right) as
+        shares of the image's height and width; `"category"` and `"score"` (batch, n);
+        `"number_of_detections"` (batch,). Zeros behind the last.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, answers, image_size):
+        height, width = image_size
+        boxes, labels, scores = (answers[name] for name in ("boxes", "labels", "confidence"))
+        left, top, right, bottom = ops.split(ops.maximum(boxes, 0.0), 4, axis=-1)
+        location = [top / height, left / width, bottom / height, right / width]
         return {
-            **super().get_config(),
-            "anchors": dataclasses.asdict(self.anchors),
-            **self.settings,
+            "location": ops.concatenate(location, axis=-1),
+            "category": ops.cast(ops.maximum(labels, 0), "float32"),
+            "score": ops.maximum(scores, 0.0),
+            "number_of_detections": ops.cast(answers["num_detections"], "float32"),
         }

@@ -66,10 +66,7 @@ class Detector(TaskModel):
         """Refuses arrays that are no boxes with labels of the model's classes."""
         if not isinstance(targets, (dict, np.ndarray, list, tuple)):
             return  # with the images, in a data set
-        shapes = None
-        if isinstance(targets, dict):
-            shapes = {name: getattr(value, "shape", None) for name, value in targets.items()}
-        _check_shapes(self.name, shapes)
+        _check_shapes(self.name, targets)
         boxes, labels = targets["boxes"], targets["labels"]
         if not (isinstance(boxes, np.ndarray) and isinstance(labels, np.ndarray)):
             return
@@ -99,8 +96,7 @@ class Detector(TaskModel):
                 )
 
     def _loss_pairs(self, x, y, y_pred):
-        shapes = {name: value.shape for name, value in y.items()} if isinstance(y, dict) else None
-        _check_shapes(self.name, shapes)
+        _check_shapes(self.name, y)
         height, width = ops.shape(x)[1:3]
         boxes = convert_boxes(y["boxes"], self.bounding_box_format, "xyxy", height, width)
         return self.losses_of({**y, "boxes": boxes}, y_pred)
@@ -156,26 +152,36 @@ def check_arguments(detector, weights, others, config):
     positive_int("max_detections", config["max_detections"])
 
 
-def _check_shapes(model, shapes):
+# The last axis of each of the targets, and how many there are.
+_LAST_SIDES = {"boxes": (4, 3), "labels": (None, 2), "sizes": (2, 2)}
+
+
+def _check_shapes(model, targets):
     """Refuses targets that are not (n, m, 4) boxes, (n, m) labels and maybe (n, 2) sizes.
 
     Args:
         model: Name of the model.
-        shapes: The targets' shapes by name; None if they are no dict.
+        targets: Arrays or tensors, whose shapes may be unknown in part.
     """
-    if shapes is not None and {"boxes", "labels"} <= {*shapes} <= {"boxes", "labels", "sizes"}:
-        # None for arrays of no known shape.
-        boxes, labels, sizes = (shapes.get(name) for name in ("boxes", "labels", "sizes"))
-        fits = boxes is None or (len(boxes) == 3 and boxes[-1] == 4)
-        fits = fits and (labels is None or len(labels) == 2)
-        fits = fits and (sizes is None or (len(sizes) == 2 and sizes[-1] == 2))
-        if fits and boxes is not None and labels is not None:
-            pairs = zip(boxes, labels, strict=False)
-            fits = all(None in pair or pair[0] == pair[1] for pair in pairs)
-        if fits:
+    shapes = None
+    if isinstance(targets, dict):
+        shapes = {name: _known_shape(value) for name, value in targets.items()}
+    if shapes is not None and {"boxes", "labels"} <= {*shapes} <= {*_LAST_SIDES}:
+        fits = all(
+            shape is None or (len(shape) == rank and last in (None, shape[-1] or last))
+            for shape, (last, rank) in ((shapes[name], _LAST_SIDES[name]) for name in shapes)
+        )
+        pairs = zip(shapes["boxes"] or (), shapes["labels"] or (), strict=False)
+        if fits and all(None in pair or pair[0] == pair[1] for pair in pairs):
             return
     raise ValueError(
         f"Targets for `{model}` must be a dict of 'boxes' (images, boxes, 4), 'labels' (images, "
         "boxes), padded with -1, and maybe 'sizes' (images, 2), (height, width) of each picture. "
-        f"Received: {shapes and {name: shape and tuple(shape) for name, shape in shapes.items()}}."
+        f"Received: {shapes}."
     )
+
+
+def _known_shape(value):
+    """The shape of an array or tensor as a tuple, with None for sides that are not known."""
+    shape = getattr(value, "shape", None)
+    return None if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)

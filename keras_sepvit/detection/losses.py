@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_sepvit.detection.assignment import NEUTRAL, assign
-from keras_sepvit.detection.boxes import encode
+from keras_sepvit.detection.boxes import clip, encode
 
 # Of the focal loss (arXiv 1708.02002, section 5.1): the weight of positives, and the power.
 _ALPHA, _GAMMA = 0.25, 2
@@ -53,12 +53,18 @@ def level_losses(targets, outputs, anchors):
 
 def _targets(targets, anchors, settings, map_sizes):
     """The label of each anchor, `NEGATIVE` or `NEUTRAL`; and its deltas, where it has a label."""
-    boxes, labels = ops.cast(targets["boxes"], "float32"), ops.cast(targets["labels"], "int32")
-    if "sizes" in targets:
-        valid = settings.inside(map_sizes, targets["sizes"])
-    else:
-        valid = ops.ones((ops.shape(labels)[0], ops.shape(anchors)[0]), "bool")
-    rows = assign(anchors, valid, boxes, labels)
+    # A row of padding more: there may be none at all.
+    boxes = ops.pad(ops.cast(targets["boxes"], "float32"), ((0, 0), (0, 1), (0, 0)))
+    labels = ops.pad(ops.cast(targets["labels"], "int32"), ((0, 0), (0, 1)), constant_values=-1)
+    sizes = targets.get("sizes")
+    if sizes is None:  # those of the canvas: all anchors are inside
+        sizes = ops.stack([side * settings.strides[0] for side in map_sizes[0]])
+        sizes = ops.tile(ops.expand_dims(sizes, 0), (ops.shape(labels)[0], 1))
+    valid = settings.inside(map_sizes, sizes)
+    # Coarse anchors reach out of pictures, and would take boxes that are not in them.
+    inside = clip(boxes, sizes)
+    visible = ops.all(inside[..., 2:] > inside[..., :2], axis=-1)
+    rows = assign(anchors, valid, boxes, ops.where(visible, labels, -1))
     found, row = rows >= 0, ops.maximum(rows, 0)
     labels = ops.where(found, ops.take_along_axis(labels, row, axis=1), rows)
     boxes = ops.take_along_axis(boxes, row[..., None], axis=1)

@@ -71,6 +71,11 @@ class Agreement:
         return fields
 
 
+def share_in_words(compared):
+    """What `top1_agreement` is, where that is `compared`."""
+    return "found again" if compared == "detections" else "top-1 agreement"
+
+
 def check_mode(check):
     """Refuses another way to check than `CHECKS`."""
     if check not in CHECKS:
@@ -85,7 +90,7 @@ def compare(found, deployment, images, precision, check=True):
     as 1e-4): over many classes probabilities are small numbers, and would agree
     within any tolerance. With full-integer files, whose probabilities are
     multiples of 1/256, the probabilities themselves are compared. Of class maps, see
-    `measure_class_maps`.
+    `measure_class_maps`; of detections, `check_detections.measure_detections`.
 
     Args:
         found: The file's outputs for `images`, arrays by name.
@@ -106,13 +111,13 @@ def compare(found, deployment, images, precision, check=True):
         return Agreement()
     expected = deployment.predict(images)
     agreement = deployment.measure(expected, found, precision)
-    excess = _excess(agreement, TOLERANCES[precision])
+    excess = _excess(agreement, deployment.tolerances[precision])
     if excess:
         top1 = agreement.top1_agreement
         message = (
             f"The exported {precision} model disagrees with the Keras model: {excess} of "
             f"{agreement.compared}, on {len(images)} images"
-            + ("." if top1 is None else f" (top-1 agreement {top1:.2%}).")
+            + ("." if top1 is None else f" ({share_in_words(agreement.compared)} {top1:.2%}).")
         )
         if check is True:
             raise ExportError(f"{message} No file was left. To keep it, pass check='warn'.")
@@ -122,7 +127,7 @@ def compare(found, deployment, images, precision, check=True):
 
 def measure_agreement(expected, found, deployment, precision):
     """The `Agreement` of two dicts of outputs by name, the first the Keras model's."""
-    _check_outputs(expected, found)
+    check_outputs(expected, found)
     max_error, squared_error, squared_norm = 0.0, 0.0, 0.0
     as_logits = deployment.is_softmax and precision != "full_int8"
     for name, reference in expected.items():
@@ -134,7 +139,7 @@ def measure_agreement(expected, found, deployment, precision):
         squared_error += np.square(difference).sum()
         squared_norm += np.square(reference.astype("float64")).sum()
     top1_agreement = None
-    if deployment.activation is not None:
+    if deployment.activation is not None and len(expected) == 1:
         ((reference, output),) = ((expected[name], found[name]) for name in expected)
         top1_agreement = float(np.mean(reference.argmax(axis=-1) == output.argmax(axis=-1)))
     compared = {None: "features", "linear": "logits"}.get(deployment.activation, "probabilities")
@@ -161,7 +166,7 @@ def measure_class_maps(class_maps, leads, found):
         leads: Float32 (count, height, width), of its logits.
         found: The file's outputs by name.
     """
-    _check_outputs({"class_map": class_maps}, found)
+    check_outputs({"class_map": class_maps}, found)
     differs = found["class_map"] != class_maps
     errors = np.where(differs, leads, 0).astype("float64") / 2
     squared_norm = np.square(leads.astype("float64") / 2).sum()
@@ -175,7 +180,7 @@ def measure_class_maps(class_maps, leads, found):
     )
 
 
-def _check_outputs(expected, found):
+def check_outputs(expected, found):
     """Refuses outputs of other names or shapes than Keras's, and those that are not finite."""
     if expected.keys() != found.keys():
         raise ExportError(

@@ -41,13 +41,17 @@ class Options(TypedDict, total=False):
         crop: Share of a photo's shorter side that the centre crop keeps in the model's
             evaluation, above 0 and at most 1, for the file's record. Where it is not known,
             0.875 is taken. As the next, of classifiers only: photos are fitted into the images
-            that segmenters take (`keras_sepvit.runtime.canvas`).
+            that segmenters and detectors take (`keras_sepvit.runtime.canvas`).
         interpolation: `"bicubic"` (also where it is not known) or `"bilinear"`, of the
             resize there.
         logits: Give a segmenter's logits, float32 at the size of its head, a quarter of the
             images'. By default its file gives class maps, uint8 of the images' size.
         image_size: (height, width) of the file's images, for a model that takes any; by default
-            the model's.
+            the model's, or that of a detector's record.
+        raw: Give a detector's raw maps, `classes_P3`, `boxes_P3` and so on: logits and deltas of
+            the anchors. By default its file decodes them and gives detections.
+        score_threshold, iou_threshold, max_detections: Of a detector's file, as for its
+            `RetinaNet`; by default the model's.
         images: Images to compare on, of shape (count, height, width, channels) as the
             file takes them; seeded pictures (`default_images`) by default.
         check: True (by default): raise an error, and leave no file, where its outputs
@@ -66,6 +70,10 @@ class Options(TypedDict, total=False):
     interpolation: str
     logits: bool
     image_size: tuple[int, int]
+    raw: bool
+    score_threshold: float
+    iou_threshold: float
+    max_detections: int
     images: object
     check: bool | str
     overwrite: bool
@@ -75,6 +83,10 @@ class Options(TypedDict, total=False):
 _CLASS_MAP_NOTE = (
     "At photos' own sizes scores differ a little from the Keras model's, which enlarges logits "
     "bilinearly and not classes by the nearest pixel; files of logits agree."
+)
+
+_NOTHING_NOTE = (
+    "Nothing was compared: the model finds no object in the images. Give some with objects."
 )
 
 
@@ -137,6 +149,7 @@ class Format:
             activation=deployment.activation,
             class_names=deployment.class_names,
             version=__version__,
+            category_ids=deployment.category_ids,
         )
 
     def write(self, deployment, record, path):
@@ -186,6 +199,10 @@ def export(
     interpolation=None,
     logits=False,
     image_size=None,
+    raw=False,
+    score_threshold=None,
+    iou_threshold=None,
+    max_detections=None,
     images=None,
     check=True,
     overwrite=False,
@@ -225,12 +242,17 @@ def export(
         class_names=class_names,
         logits=logits,
         image_size=image_size,
+        raw=raw,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
     )
-    if deployment.task == "segmentation":
+    if deployment.task in ("segmentation", "detection"):
         if given != (None, None):
+            kind = "segmenter" if deployment.task == "segmentation" else "detector"
             raise ValueError(
                 "`crop` and `interpolation` are for classifiers: photos are fitted whole into the "
-                f"images that `{model.name}`, a segmenter, takes."
+                f"images that `{model.name}`, a {kind}, takes."
             )
         crop, interpolation = None, "bilinear"  # as photos get onto canvases
     images = check_images(deployment, images)
@@ -248,6 +270,8 @@ def export(
             facts = format.facts(temporary, opened, deployment)
         if "class_map" in deployment.outputs:
             facts["notes"] = (*facts.get("notes", ()), _CLASS_MAP_NOTE)
+        if agreement.compared == "detections" and agreement.top1_agreement is None:
+            facts["notes"] = (*facts.get("notes", ()), _NOTHING_NOTE)
         report = ExportReport(
             format=format.name,
             path=str(path),

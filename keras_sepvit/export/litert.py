@@ -1,5 +1,6 @@
 """Export to LiteRT (TensorFlow Lite): float32, float16 and three kinds of int8."""
 
+import dataclasses
 import pathlib
 import tempfile
 from typing import Unpack
@@ -7,6 +8,7 @@ from typing import Unpack
 import numpy as np
 
 from keras_sepvit.export import litert_convert
+from keras_sepvit.export.deployment import DetectionsDeployment
 from keras_sepvit.export.driver import (
     Format,
     Options,
@@ -29,6 +31,7 @@ def to_litert(
     quantize=None,
     batch_size=1,
     calibration_images=None,
+    layout=None,
     **options: Unpack[Options],
 ):
     """Exports a model to a LiteRT (`.tflite`) file and runs it there.
@@ -55,6 +58,9 @@ def to_litert(
             into many parts and is slower.
         calibration_images: For `"int8"` and `"full_int8"`: array of at least 32
             images of the kind that the model will see, as the file takes them.
+        layout: Of a detector: `"mediapipe"` for the four outputs that MediaPipe's ObjectDetector
+            reads, those of `TFLite_Detection_PostProcess` (boxes as shares of the image, top,
+            left, bottom, right; classes, scores, their number), with its metadata.
         **options: See `keras_sepvit.export.Options`.
 
     Returns:
@@ -65,11 +71,15 @@ def to_litert(
         ExportError: if an operator has no builtin counterpart, naming it. Other errors are
             those of `keras_sepvit.export.driver.export`.
     """
-    return export(LiteRT(quantize, batch_size, calibration_images), model, path, **options)
+    format = LiteRT(quantize, batch_size, calibration_images, layout)
+    return export(format, model, path, **options)
 
 
+@dataclasses.dataclass
 class LiteRT(Format):
     """LiteRT's `.tflite`."""
+
+    layout: str | None = None
 
     name = "litert"
     suffix = ".tflite"
@@ -82,7 +92,12 @@ class LiteRT(Format):
             require("ai_edge_quantizer.quantizer", "export")
 
     def prepare(self, model, **options):
-        deployment = super().prepare(model, **options)
+        deployment = super().prepare(model, **options, layout=self.layout)
+        if self.quantize == "full_int8" and isinstance(deployment, DetectionsDeployment):
+            raise ValueError(
+                "`quantize='full_int8'` leaves nothing in float, and boxes are float32. Pass "
+                "`raw=True` (--raw) for the maps, or quantize='int8'."
+            )
         if self.quantize in self.calibrated and deployment.takes_pixels:
             self.calibration_images = _spanning_input_range(self.calibration_images)
         return deployment

@@ -6,6 +6,7 @@ normalise images and what classes are called. Files that belong to the model are
 archive behind it.
 """
 
+import functools
 import pathlib
 import zipfile
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.record import RECORD_NAME
+from keras_sepvit.runtime.detector import ANSWERS, MEDIAPIPE
 from keras_sepvit.runtime.litert import LABELS_MEMBER
 
 _NAME = "TFLITE_METADATA"
@@ -20,8 +22,10 @@ _IDENTIFIER = b"M001"
 _PARSER_VERSION = "1.0.0"
 
 # Of the schema: members of unions and enumerations.
-_FEATURE, _IMAGE = 1, 2
+_FEATURE, _IMAGE, _BOX = 1, 2, 3
 _NORMALIZATION = 1
+_BOUNDARIES = 1  # boxes by their sides
+_CORNERS = np.array([1, 0, 3, 2], "uint32")  # where left, top, right and bottom are
 _AXIS_LABELS, _VALUE_LABELS = 2, 3
 _COLOR_SPACES = {3: 1, 1: 2}  # by the number of channels
 
@@ -52,7 +56,8 @@ def add_metadata(path, record):
         if buffer.offset:  # ai-edge-quantizer puts large ones behind the flatbuffer
             buffer.data = np.frombuffer(content, "uint8", buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
-    metadata = _metadata(record, outputs=len(model.subgraphs[0].outputs))
+    names = _order_outputs(model) if record.task == "detection" else None
+    metadata = _metadata(record, len(model.subgraphs[0].outputs), names)
     entry = schema.MetadataT()
     entry.name, entry.buffer = _NAME, len(model.buffers)
     model.buffers.append(Buffer(data=np.frombuffer(metadata, "uint8")))
@@ -68,18 +73,37 @@ def add_metadata(path, record):
             archive.writestr(zipfile.ZipInfo(LABELS_MEMBER), labels)
 
 
-def _metadata(record, outputs):
-    """The metadata of a model of so many outputs, as bytes."""
+def _order_outputs(model):
+    """Puts a detector's outputs into the order of its layout, and returns their names."""
+    tensors = {
+        output.name.decode(): output.tensorIndex for output in model.signatureDefs[0].outputs
+    }
+    for layout in (MEDIAPIPE, ANSWERS):
+        if tensors.keys() == layout.keys():
+            tensors = {name: tensors[name] for name in layout}
+    model.subgraphs[0].outputs = [*tensors.values()]
+    return [*tensors]
+
+
+def _metadata(record, outputs, names):
+    """The metadata of a model of so many outputs, as bytes; `names` are a detector's outputs'."""
     import flatbuffers
 
     builder = flatbuffers.Builder()
     output = [_features if record.task == "features" else _scores] * outputs
+    if names is not None:
+        output = [functools.partial(_of_detector, name=name) for name in names]
     name = builder.CreateString(f"keras_sepvit, {record.task}")
     version = builder.CreateString(record.version)
     parser = builder.CreateString(_PARSER_VERSION)
     inputs = _vector(builder, [_image(builder, record)])
     outputs = _vector(builder, [tensor(builder, record) for tensor in output])
-    graph = _vector(builder, [_table(builder, 5, {2: inputs, 3: outputs})])
+    fields = {2: inputs, 3: outputs}
+    if names == [*MEDIAPIPE]:
+        group = {0: builder.CreateString("detection_result")}
+        group[1] = _vector(builder, [builder.CreateString(name) for name in names[:3]])
+        fields[8] = _vector(builder, [_table(builder, 2, group)])
+    graph = _vector(builder, [_table(builder, 9, fields)])
     root = _table(builder, 8, {0: name, 2: version, 3: graph, 7: parser})
     builder.Finish(root, _IDENTIFIER)
     return bytes(builder.Output())
@@ -112,11 +136,27 @@ def _scores(builder, record):
         fields[5] = _table(builder, 2, dict(enumerate(ends)))
     fields[3] = _content(builder, _FEATURE, _table(builder, 0))
     if record.class_names is not None:
-        name = builder.CreateString(LABELS_MEMBER)
         kind = _AXIS_LABELS if record.activation else _VALUE_LABELS
-        file = _table(builder, 4, {0: name}, numbers={2: kind})
-        fields[6] = _vector(builder, [file])
+        fields[6] = _vector(builder, [_label_file(builder, kind)])
     return _table(builder, 7, fields)
+
+
+def _of_detector(builder, record, name):
+    """The metadata of one of a detector's outputs, as MediaPipe's ObjectDetector reads them."""
+    fields = {0: builder.CreateString(name.replace("_", " ") if name in MEDIAPIPE else name)}
+    if name == "location":
+        order = {0: builder.CreateNumpyVector(_CORNERS)}
+        box = _table(builder, 3, order, numbers={1: _BOUNDARIES})
+        fields[3] = _content(builder, _BOX, box)
+    else:
+        fields[3] = _content(builder, _FEATURE, _table(builder, 0))
+    if name in ("category", "labels") and record.class_names is not None:
+        fields[6] = _vector(builder, [_label_file(builder, _VALUE_LABELS)])
+    return _table(builder, 7, fields)
+
+
+def _label_file(builder, kind):
+    return _table(builder, 4, {0: builder.CreateString(LABELS_MEMBER)}, numbers={2: kind})
 
 
 def _features(builder, record):

@@ -1,99 +1,33 @@
-"""Makes the model that is exported: float32, of a fixed size, images in, probabilities out."""
+"""Makes the model that is exported: float32, of a fixed size, images in, answers out."""
 
-import dataclasses
+import math
 
 import keras
-import numpy as np
 
 from keras_sepvit.classification.classifier import SepViTClassifier
-from keras_sepvit.export.check import measure_agreement, measure_class_maps
+from keras_sepvit.detection.decoding import Candidates, Detections, MediaPipeLayout
+from keras_sepvit.detection.detector import Detector
+from keras_sepvit.detection.prediction import image_size as detector_image_size
+from keras_sepvit.export.deployment import (
+    ClassMapDeployment,
+    Deployment,
+    DetectionsDeployment,
+)
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.scores import activations, final_activation, normalizes_images
 from keras_sepvit.segmentation.segmenter import ClassMap, ResizeTo, Segmenter, is_segmenter
-from keras_sepvit.validation import window_pair
+from keras_sepvit.validation import check_choice, window_pair
 
 # A dtype policy that computes in integers, made by `model.quantize`.
 _QUANTIZED_POLICIES = ("QuantizedDTypePolicy", "QuantizedFloat8DTypePolicy", "GPTQDTypePolicy")
+
+LAYOUTS = (None, "mediapipe")
 
 _MOST_CLASSES = 255  # of class maps, which are uint8
 
 # The name of a classifier's output by the activation of its last layer.
 _SCORES = {"softmax": "probabilities", "sigmoid": "probabilities", "linear": "logits"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Deployment:
-    """A model in the form in which it is deployed.
-
-    Attributes:
-        model: Functional model in float32: takes a batch of images (`image`) and
-            returns a dict of outputs by name.
-        image_shape: (height, width, channels) of the images.
-        takes_pixels: Whether images are of 0..255. If not, they must be
-            normalised as the Keras model's are.
-        outputs: Shape of each output by name, without the batch.
-        activation: `"softmax"`, `"sigmoid"` or `"linear"` (logits) where the one output
-            scores classes, else None.
-        class_names: Names of the classes, or None.
-        task: `"classification"`, `"segmentation"` or `"features"`.
-    """
-
-    model: keras.Model
-    image_shape: tuple
-    takes_pixels: bool
-    outputs: dict
-    activation: str | None
-    class_names: tuple | None
-    task: str
-
-    @property
-    def is_softmax(self):
-        """Whether these scores are the probabilities of a softmax."""
-        return self.activation == "softmax"
-
-    def predict(self, images, batch_size=8):
-        """The Keras model's outputs for images, as float32 arrays by name.
-
-        Args:
-            images: Array of shape (count, height, width, channels).
-            batch_size: Images to compute at once.
-        """
-        batch_size = min(batch_size, len(images))
-        outputs = self.model.predict(images, batch_size=batch_size, verbose=0)
-        return {name: np.asarray(output, "float32") for name, output in outputs.items()}
-
-    def measure(self, expected, found, precision):
-        """The `Agreement` of what `predict` gives with a file's outputs."""
-        return measure_agreement(expected, found, self, precision)
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassMapDeployment(Deployment):
-    """A segmenter that gives class maps.
-
-    Attributes:
-        pixel_logits: Model of the same weights from images to the logits of their pixels.
-    """
-
-    pixel_logits: keras.Model
-
-    def predict(self, images):
-        """The Keras model's class maps for images, and their leads: see `measure_class_maps`.
-
-        Args:
-            images: Array of shape (count, height, width, channels).
-        """
-        class_maps, leads = [], []
-        for image in images:  # one at a time: of many classes, logits fill the memory
-            (logits,) = self.pixel_logits.predict(image[np.newaxis], verbose=0)
-            class_maps.append(logits.argmax(axis=-1))
-            *_, second, first = np.moveaxis(np.partition(logits, (-2, -1), axis=-1), -1, 0)
-            leads.append(first - second)
-        return {"class_map": np.stack(class_maps), "lead": np.stack(leads)}
-
-    def measure(self, expected, found, precision):
-        return measure_class_maps(expected["class_map"], expected["lead"], found)
 
 
 def prepare(
@@ -105,6 +39,11 @@ def prepare(
     class_names=None,
     logits=False,
     image_size=None,
+    raw=False,
+    layout=None,
+    score_threshold=None,
+    iou_threshold=None,
+    max_detections=None,
 ):
     """A model in the form in which it is deployed.
 
@@ -112,8 +51,9 @@ def prepare(
     copied into a model of the same architecture under the policy `"float32"`.
     A backbone, which has `pyramid_outputs`, gives these by name (`P2` to `P5`).
     A classifier gives `probabilities` (or `logits`), a segmenter `class_map`, uint8 (or
-    `logits`). Other outputs keep the names of a dict, or are named `features` (one) or
-    `output_0`, `output_1` and so on.
+    `logits`), a detector `boxes`, `labels`, `confidence` and `num_detections` (or raw maps,
+    `classes_P3`, `boxes_P3` and so on). Other outputs keep the names of a dict, or are named
+    `features` (one) or `output_0`, `output_1` and so on.
 
     Args:
         model: A built functional or sequential Keras model of one image input.
@@ -126,7 +66,12 @@ def prepare(
             `"sigmoid"`, or `"none"` where they are probabilities. By default the model tells.
         class_names: Optional names of the classes, in order.
         logits: Of a segmenter, give the logits of its head, at a quarter of the images' size.
-        image_size: (height, width) of the images, for a model that takes any.
+        image_size: (height, width) of the images, for a model that takes any; of a detector by
+            default its record's.
+        raw: Of a detector, give its raw maps.
+        layout: `"mediapipe"` to give a detector's answers as `MediaPipeLayout` does.
+        score_threshold, iou_threshold, max_detections: Of a detector, as for
+            `retinanet_detections`; by default the model's.
 
     Returns:
         A `Deployment`.
@@ -135,9 +80,13 @@ def prepare(
         TypeError: if `model` is no Keras model.
         ValueError: if it is not built, has not one image input, takes any image size
             (without `image_size`) or another, is quantised, has a normalisation already
-            (`normalize`), is no classifier (`activation`, `class_names`) or segmenter
-            (`class_names`, `logits`), or has another number of classes than names.
+            (`normalize`), is no classifier (`activation`, `class_names`), segmenter
+            (`class_names`, `logits`) or detector (`class_names`, `raw` and what follows), or has
+            another number of classes than names.
     """
+    detects = isinstance(model, Detector)
+    if detects and image_size is None:
+        image_size = detector_image_size(model)
     height, width, channels = _check_image_model(model, image_size)
     normalizes = normalizes_images(model)
     if normalize and (normalizes or channels != 3):
@@ -153,11 +102,38 @@ def prepare(
             f"`logits` is for segmenters, which `{model.name}` is not. A classifier gives them "
             "with `probabilities=False`."
         )
+    suppression = {
+        "score_threshold": score_threshold,
+        "iou_threshold": iou_threshold,
+        "max_detections": max_detections,
+    }
+    of_detectors = {"raw": raw or None, "layout": layout, **suppression}
+    given = [name for name, value in of_detectors.items() if value is not None]
+    if given and not detects:
+        raise ValueError(f"`{given[0]}` is for detectors, which `{model.name}` is not.")
+    if raw and len(given) > 1:
+        raise ValueError(f"`{given[1]}` is of detections; with `raw` there are none. Leave it out.")
     with dtype_policy("float32"):
         network = _in_float32(model)
         image = keras.Input((height, width, channels), dtype="float32", name="image")
         x = imagenet_normalization("normalization")(image) if normalize else image
-        if is_segmenter(model):
+        fields = {}
+        if detects:
+            _refuse_activation(model, activation, "detector")
+            task, classes = "detection", model.num_classes
+            fields["category_ids"] = getattr(getattr(model, "record", None), "category_ids", None)
+            found = network(x)
+            maps = _named_maps(model.anchors, found)
+            if raw:
+                activation, outputs = "linear", maps
+            else:
+                suppression = {n: v for n, v in suppression.items() if v is not None}
+                suppression = {**model.decoding, **suppression}
+                outputs = _detections(model.anchors, found, (height, width), suppression, layout)
+                candidates = _candidates(model.anchors, found, (height, width))
+                fields["candidates"] = keras.Model(image, {**candidates, **maps})
+                fields["suppression"] = suppression
+        elif is_segmenter(model):
             head_logits, pixel_logits = _logits_of_pixels(network, x, activation)
             task, activation, classes = "segmentation", None, pixel_logits.shape[-1]
             if logits:
@@ -169,7 +145,7 @@ def prepare(
             task, classes = "features", None
             if activation is not None:
                 task, classes = "classification", next(iter(outputs.values())).shape[-1]
-        fields = {
+        fields |= {
             "model": keras.Model(image, outputs, name=f"{model.name}_deployed"),
             "image_shape": (height, width, channels),
             "takes_pixels": normalizes or normalize,
@@ -180,6 +156,8 @@ def prepare(
         }
         if "class_map" in outputs:
             return ClassMapDeployment(**fields, pixel_logits=keras.Model(image, pixel_logits))
+    if "candidates" in fields:
+        return DetectionsDeployment(**fields)
     return Deployment(**fields)
 
 
@@ -218,8 +196,7 @@ def _check_image_model(model, image_size):
 
 def _logits_of_pixels(model, x, activation):
     """A segmenter's logits for images, as its head gives them and at the images' size."""
-    if activation is not None:
-        raise ValueError(f"`activation` is for classifiers; `{model.name}` is a segmenter.")
+    _refuse_activation(model, activation, "segmenter")
     logits = model.head_logits if isinstance(model, Segmenter) else model.outputs[0]
     if not 2 <= logits.shape[-1] <= _MOST_CLASSES:
         raise ValueError(
@@ -228,6 +205,36 @@ def _logits_of_pixels(model, x, activation):
         )
     logits = keras.Model(model.inputs, logits, name=model.name)(x)
     return logits, ResizeTo(name="pixel_logits")([logits, x])
+
+
+def _refuse_activation(model, activation, kind):
+    if activation is not None:
+        raise ValueError(f"`activation` is for classifiers; `{model.name}` is a {kind}.")
+
+
+def _named_maps(anchors, found):
+    """A detector's raw maps by name: `classes_P3`, `boxes_P3`, `classes_P4` and so on."""
+    levels = [int(math.log2(stride)) for stride in anchors.strides]
+    return {
+        f"{name}_P{level}": tensor
+        for name, maps in found.items()
+        for level, tensor in zip(levels, maps, strict=True)
+    }
+
+
+def _detections(anchors, found, image_size, suppression, layout):
+    """A detector's answers by name, in a layout."""
+    answers = Detections(anchors, **suppression)(found, image_size=image_size)
+    if check_choice("layout", layout, LAYOUTS) is None:
+        return answers
+    return MediaPipeLayout()(answers, image_size=image_size)
+
+
+def _candidates(anchors, found, image_size):
+    """What detections are chosen from, by name."""
+    tensors = Candidates(anchors)(found, image_size=image_size)
+    names = ("candidate_boxes", "candidate_scores", "candidate_labels")
+    return dict(zip(names, tensors, strict=True))
 
 
 def _outputs(model, x, probabilities, activation):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from typing import Unpack
 
+from keras_sepvit.export.deployment import DetectionsDeployment
 from keras_sepvit.export.driver import (
     Format,
     Options,
@@ -15,6 +16,7 @@ from keras_sepvit.export.driver import (
 )
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import refuse_unused_calibration
+from keras_sepvit.export.onnx_detections import add_suppression
 from keras_sepvit.export.onnx_quantize import to_float16, to_int8
 from keras_sepvit.export.quiet import quiet
 from keras_sepvit.export.torch_export import traceable
@@ -105,11 +107,16 @@ class Onnx(Format):
             "tf2onnx": ("tensorflow", write_with_tf2onnx),
         }[self._exporter]
         form = {"batch_size": self.batch_size, "opset": self.opset}
-        convert_on(backend, write, deployment.model, path, **form)
+        detects = isinstance(deployment, DetectionsDeployment)
+        model = deployment.candidates if detects else deployment.model
+        convert_on(backend, write, model, path, **form)
         if self.quantize in CALIBRATED:
             to_int8(path, self.calibration_images, self.batch_size)
         if self.quantize in ("float16", "int8_float16"):
-            to_float16(path)
+            to_float16(path, [*model.output] if detects else ())
+        if detects:
+            count = model.output["candidate_scores"].shape[1]
+            add_suppression(path, count, **deployment.suppression)
         _finish(path, record)
         _check_graph(path)
 

@@ -9,7 +9,7 @@ from keras_sepvit.export.quiet import quiet
 INT8_OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
-def to_float16(path):
+def to_float16(path, kept_behind=()):
     """Rewrites a float32 file in float16, whose input and outputs stay float32.
 
     The normalisation of images, in front of the first convolution, and softmaxes
@@ -19,6 +19,7 @@ def to_float16(path):
 
     Args:
         path: Path of the file, of float32, or as `to_int8` leaves it.
+        kept_behind: Names of tensors; what is computed of them stays float32, too.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -27,6 +28,7 @@ def to_float16(path):
     proto = onnx.load(path)
     is_quantized = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
     kept = [] if is_quantized else [n.name for n in _before_first_convolution(proto.graph)]
+    kept += [node.name for node in _behind(proto.graph, kept_behind)]
     outputs = {output.name for output in proto.graph.output}
     kept += [
         node.name
@@ -89,6 +91,16 @@ def _before_first_convolution(graph):
             return nodes
         nodes.append(node)
     return []
+
+
+def _behind(graph, tensors):
+    """The nodes that compute something of tensors, by way of others too."""
+    reached, nodes = {*tensors}, []
+    for node in graph.node:  # in the order in which they run
+        if reached & {*node.input}:
+            nodes.append(node)
+            reached.update(node.output)
+    return nodes
 
 
 def _remove_round_trips(graph):

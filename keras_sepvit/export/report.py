@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from keras_sepvit.export.check import share_in_words
 from keras_sepvit.validation import counted
 
 
@@ -24,10 +25,12 @@ class ExportReport:
         relative_error: Euclidean norm of these differences over that of what Keras gives.
         compared: What the errors are of: `"features"`, `"logits"` (also those that the
             probabilities of a softmax stand for), `"probabilities"` (of a sigmoid, and
-            of full-integer files; see `check.compare`) or `"class maps"` (see
-            `check.measure_class_maps`).
+            of full-integer files; see `check.compare`), `"class maps"` (see
+            `check.measure_class_maps`) or `"detections"`, in pixels (see
+            `check_detections.measure_detections`).
         top1_agreement: Share of the images, of segmenters of the pixels, for which both give
-            the same class; None for other models.
+            the same class; of detections, of those that the other has, too; None for other
+            models, and where there are no detections.
         images: How many images were compared.
         latency_ms: Median milliseconds of one run, by number of threads.
         notes: Anything else to know, a sentence each.
@@ -75,7 +78,7 @@ class ExportReport:
         parts = [f"{self.compared}: max error {self.max_error:.2g}"]
         parts.append(f"relative error {self.relative_error:.2g}")
         if self.top1_agreement is not None:
-            parts.append(f"top-1 agreement {self.top1_agreement:.2%}")
+            parts.append(f"{share_in_words(self.compared)} {self.top1_agreement:.2%}")
         return f"{', '.join(parts)}, on {counted(self.images, 'image')}"
 
 

@@ -81,9 +81,10 @@ class SavedModel(Format):
 
 
 def _has_encoded(deployment):
-    """Whether encoded images go in as `runtime.read_image` crops them, which suits no segmenter."""
+    """Whether encoded images go in as `runtime.read_image` crops them: not of whole photos."""
     channels = deployment.image_shape[-1]
-    return deployment.takes_pixels and channels in (1, 3) and deployment.task != "segmentation"
+    whole = deployment.task in ("segmentation", "detection")
+    return deployment.takes_pixels and channels in (1, 3) and not whole
 
 
 def convert(model, output, batch_size, has_encoded, crop, interpolation):

@@ -10,10 +10,10 @@ from typing import Unpack
 import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
+from keras_sepvit.export.deployment import Deployment, without_detections
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import refuse_unused_calibration
-from keras_sepvit.export.model import Deployment
 from keras_sepvit.export.onnx import CALIBRATED, QUANTIZE, Onnx, count_operators
 from keras_sepvit.lazy import require
 from keras_sepvit.runtime import open_model
@@ -96,12 +96,12 @@ class TensorRT(EngineFormat):
         if isinstance(model, str | os.PathLike):
             self._onnx, reference = None, _check_file(model, self.quantize, self.batch_sizes)
             self.quantize = self.quantize or reference.precision
-            return _without_class_maps(reference)
+            return _of_known_outputs(reference)
         size = self.batch_size if len(self.batch_sizes) == 1 else None
         precision = None if self.quantize == "tf32" else self.quantize
         self._onnx = Onnx(precision, size, self.calibration_images)
         self._onnx.require()
-        return _without_class_maps(self._onnx.prepare(model, **options))
+        return _of_known_outputs(self._onnx.prepare(model, **options))
 
     def record(self, deployment, crop, interpolation):
         own = deployment.record if self._onnx is None else None
@@ -133,8 +133,9 @@ class TensorRT(EngineFormat):
         }
 
 
-def _without_class_maps(deployment):
-    """What is deployed; refuses a segmenter's class maps, since engines have no such output."""
+def _of_known_outputs(deployment):
+    """What is deployed; refuses class maps and detections, since engines have no such outputs."""
+    without_detections(deployment, "TensorRT")
     if deployment.task == "segmentation" and deployment.activation is None:
         raise ValueError(
             "TensorRT's engines give no class maps, which are uint8. Export the segmenter's "

@@ -7,6 +7,7 @@ from typing import Unpack
 
 import numpy as np
 
+from keras_sepvit.export.deployment import without_detections
 from keras_sepvit.export.driver import Options, export, write_beside_model
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.saved_model import PlainTensorFlow, SavedModel
@@ -72,6 +73,9 @@ class TFTRT(EngineFormat):
 
     def require(self):
         self._run("--check")
+
+    def prepare(self, model, **options):
+        return without_detections(super().prepare(model, **options), "TF-TRT")
 
     def write(self, deployment, record, path):
         with tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder:

@@ -7,6 +7,7 @@ from typing import Unpack
 import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
+from keras_sepvit.export.deployment import without_detections
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.quiet import quiet
 from keras_sepvit.export.worker import convert_on
@@ -47,6 +48,9 @@ class TorchExport(Format):
 
     def require(self):
         require("torch", "torch")
+
+    def prepare(self, model, **options):
+        return without_detections(super().prepare(model, **options), "torch.export")
 
     def write(self, deployment, record, path):
         extra_files = {RECORD_NAME: record.to_json()}
@@ -113,7 +117,8 @@ def traceable(model, batch_size):
         # which the exporter finds no batch dimension. It is no attribute here: Keras
         # reads weights past torch's modules, and a file would hold them twice.
         def forward(self, image):
-            return model(image, training=False)
+            outputs = model(image, training=False)
+            return {name: outputs[name] for name in model.output}  # Keras sorts them
 
     device = model.weights[0].value.device
     # An example of one image would fix the batch at one.

@@ -4,6 +4,7 @@ Needs NumPy, Pillow, and `ai-edge-litert` for .tflite files or `onnxruntime` for
 files (the extra `export`). All but NumPy are imported when they are first used.
 """
 
+from keras_sepvit.runtime.detector import FileDetector, ImageDetector
 from keras_sepvit.runtime.files import SUFFIXES, open_model
 from keras_sepvit.runtime.images import read_image
 from keras_sepvit.runtime.predictor import (
@@ -16,8 +17,10 @@ from keras_sepvit.runtime.segmenter import FileSegmenter, ImageSegmenter
 
 __all__ = [
     "SUFFIXES",
+    "FileDetector",
     "FileSegmenter",
     "ImageClassifier",
+    "ImageDetector",
     "ImageSegmenter",
     "Prediction",
     "Predictor",

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.geometry import interpolation
+from keras_sepvit.runtime.images import read_photo
 
 _BAND = 2**18  # logits of a photo that are interpolated at once
 
@@ -147,3 +148,35 @@ def fit_sides(photo_size, short, long):
 
 def _scaled(photo_size, scale):
     return tuple(max(int(side * scale + 0.5), 1) for side in photo_size)
+
+
+def turned(canvas_size, photo_sizes):
+    """Whether a canvas is turned by a quarter for a photo: where one lies and the other stands.
+
+    Args:
+        canvas_size: (height, width) of the canvas as it is for most photos.
+        photo_sizes: (height, width) of a photo, or ints (..., 2) of many.
+
+    Returns:
+        bool, or (...) of them. A square canvas is never turned, nor one for a square photo.
+    """
+    height, width = np.moveaxis(np.asarray(photo_sizes), -1, 0)
+    return (canvas_size[0] - canvas_size[1]) * (height - width) < 0
+
+
+def read_canvas(path, height, width):
+    """Reads an image file as segmenters and detectors take it, fitted into a canvas.
+
+    Args:
+        path: An image file of a kind that Pillow reads.
+        height, width: Size of the result in pixels.
+
+    Returns:
+        uint8 array of shape (height, width, 3).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read as an image.
+    """
+    photo = read_photo(path)
+    return fit_into(photo.shape[:2], (height, width)).place(photo)

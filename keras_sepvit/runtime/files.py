@@ -69,18 +69,18 @@ class Hinted:
 
 
 class ImageFile:
-    """A file of one input of images and one output: a function of any number of images.
+    """A file of one input of images: a function of any number of images.
 
     Args:
         path: The file.
         model: What `open_model` gives for it.
         pixels: What it takes, of `PIXELS`, instead of what its record says.
         kind: What it must be, in words.
-        answers: What that gives, in words, by the number of axes.
+        answers: What that gives, in words, by the outputs' numbers of axes, ascending.
 
     Attributes:
         image_shape: (height, width, channels) of the images.
-        output_shape: Shape of the answer for one image.
+        output_shape: Shape of the answer for one image, of a file of one output.
         record: The file's `Record`, or None.
 
     Raises:
@@ -90,17 +90,23 @@ class ImageFile:
     def __init__(self, path, model, pixels, kind, answers):
         self._path, self._model, self.record = path, model, model.record
         inputs, outputs = model.input_shapes, model.output_shapes
-        if [*map(len, inputs)] != [4] or len(outputs) != 1 or len(outputs[0]) not in answers:
+        if [*map(len, inputs)] != [4] or tuple(sorted(map(len, outputs))) not in answers:
             raise ValueError(
                 f"{path} is no {kind}: expected one input (batch, height, width, channels) "
-                f"and one output {' or '.join(answers.values())}. Received: {inputs} and {outputs}."
+                f"and {' or '.join(answers.values())}. Received: {inputs} and {outputs}."
             )
         self._batch_size, *image_shape = inputs[0]
         self.image_shape, self.output_shape = tuple(image_shape), tuple(outputs[0][1:])
-        if None in (*image_shape[:2], *self.output_shape):
+        self._empty = {
+            name: np.empty((0, *shape[1:]), "float32")
+            for name, shape in zip(model.output_names, outputs, strict=True)
+            if None not in shape[1:]
+        }
+        if None in image_shape[:2] or len(self._empty) != len(outputs):
             raise ValueError(
                 f"{path} takes images of any size or gives any number of classes: its input is "
-                f"{inputs[0]}, its output {outputs[0]}. Export it for one size of images."
+                f"{inputs[0]}, its output {', '.join(map(str, outputs))}. Export it for one size "
+                "of images."
             )
         if image_shape[-1] not in (1, 3):
             raise ValueError(
@@ -115,18 +121,24 @@ class ImageFile:
         self._pixels = _checked_pixels(pixels, self.record, path, image_shape[-1])
 
     def __call__(self, images):
-        """The answers for images of 0..255, float32 arrays both, batch by batch."""
+        """The one output, as in `outputs`."""
+        (answers,) = self.outputs(images).values()
+        return answers
+
+    def outputs(self, images):
+        """The outputs by name for images of 0..255, float32 arrays all, batch by batch."""
         if self._pixels == "imagenet":
             images = (images - np.float32(IMAGENET_MEAN)) / np.sqrt(np.float32(IMAGENET_VARIANCE))
         size = self._batch_size or _LARGEST_BATCH
-        outputs = [np.empty((0, *self.output_shape), "float32")]
+        batches = [self._empty]
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             # A batch of fixed size is filled up, and what that adds cut off.
             missing = self._batch_size - len(batch) if self._batch_size else 0
             padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            outputs.append(self._model(padded)[: len(batch)])
-        return np.concatenate(outputs)
+            outputs = self._model.outputs(padded)
+            batches.append({name: output[: len(batch)] for name, output in outputs.items()})
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in self._empty}
 
     def class_names(self, labels, classes):
         """The names of so many classes: as given, as in the file, or their numbers.

@@ -16,6 +16,7 @@ class LiteRTModel:
     Attributes:
         input_shapes: The shapes of its inputs, with None where any size will do.
         output_shapes: The shapes of its outputs, likewise.
+        output_names: Their names.
         input_dtypes: The types of its inputs, such as `"float32"`.
         class_names: The names of the classes in the file, or None.
         record: The file's `Record`, or None.
@@ -49,6 +50,7 @@ class LiteRTModel:
             raise ValueError(f"{path} cannot be run as a TFLite model: {error}") from error
         self.input_shapes = [_shape(details) for details in self._inputs]
         self.output_shapes = [_shape(details) for details in self._outputs.values()]
+        self.output_names = [*self._outputs]
         self.input_dtypes = [np.dtype(details["dtype"]).name for details in self._inputs]
         labels, record = (_packed_text(path, name) for name in (LABELS_MEMBER, RECORD_NAME))
         self.class_names = None if labels is None else labels.splitlines()

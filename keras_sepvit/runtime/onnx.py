@@ -42,7 +42,7 @@ class OnnxModel:
         self.input_shapes = [_shape(tensor) for tensor in inputs]
         self.output_shapes = [_shape(tensor) for tensor in outputs]
         self.input_dtypes = [_DTYPES.get(tensor.type, tensor.type) for tensor in inputs]
-        self._output_names = [tensor.name for tensor in outputs]
+        self.output_names = [tensor.name for tensor in outputs]
         metadata = self._session.get_modelmeta().custom_metadata_map
         names, record = metadata.get(CLASS_NAMES_KEY), metadata.get(RECORD_NAME)
         self.class_names = None if names is None else _parsed_names(names, path)
@@ -53,10 +53,10 @@ class OnnxModel:
         (image_input,), (dtype,) = self._session.get_inputs(), self.input_dtypes
         if dtype == "uint8":
             images = np.clip(np.rint(images), 0, 255)
-        outputs = self._session.run(self._output_names, {image_input.name: images.astype(dtype)})
+        outputs = self._session.run(self.output_names, {image_input.name: images.astype(dtype)})
         return {
             name: output.astype("float32")
-            for name, output in zip(self._output_names, outputs, strict=True)
+            for name, output in zip(self.output_names, outputs, strict=True)
         }
 
     def __call__(self, images):

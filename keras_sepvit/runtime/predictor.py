@@ -6,9 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpolation
+from keras_sepvit.runtime.detector import FileDetector
 from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images, open_model
 from keras_sepvit.runtime.images import read_image
 from keras_sepvit.runtime.segmenter import FileSegmenter
+
+# What `Predictor` makes of a file by the task in its record; else a classifier.
+_OF_WHOLE_PHOTOS = {
+    "segmentation": ("segmenter", FileSegmenter),
+    "detection": ("detector", FileDetector),
+}
 
 # Rounding may take a probability that far out of 0..1.
 _ROUNDING = 1e-2
@@ -99,7 +106,8 @@ class ImageClassifier(Hinted):
 
 
 class Predictor(ImageClassifier):
-    """An image classifier from a .tflite or .onnx file; of a segmenter's file, a `FileSegmenter`.
+    """An image classifier from a .tflite or .onnx file; a `FileSegmenter` or `FileDetector` from
+    files of such.
 
     The model must take one batch of images (float, or integers with or without
     quantisation parameters) in the layout (batch, height, width, channels), and
@@ -162,20 +170,21 @@ class Predictor(ImageClassifier):
     ):
         model = open_model(path, threads, providers, delegates)
         record = model.record
-        if record is not None and record.task == "segmentation":
+        if record is not None and record.task in _OF_WHOLE_PHOTOS:
+            kind, file_class = _OF_WHOLE_PHOTOS[record.task]
             if (crop, interpolation) != (None, None):
                 raise ValueError(
-                    f"{path} is a segmenter's, into whose images photos are fitted whole: leave "
+                    f"{path} is a {kind}'s, into whose images photos are fitted whole: leave "
                     "out `crop` and `interpolation`."
                 )
-            return FileSegmenter(path, model, labels, pixels)
+            return file_class(path, model, labels, pixels)
         if record is not None and record.activation not in ("softmax", "sigmoid"):
             raise ValueError(
                 f"{path} gives {'logits' if record.activation else 'features'}, no probabilities. "
                 "Export a classifier with `probabilities=True`, which adds a softmax."
             )
         predictor = super().__new__(cls)
-        answers = {2: "(batch, classes)"}
+        answers = {(2,): "one output (batch, classes)"}
         predictor._file = file = ImageFile(path, model, pixels, "image classifier", answers)
         predictor.image_shape = file.image_shape
         predictor.class_names = file.class_names(labels, *file.output_shape)

@@ -3,11 +3,14 @@
 import numpy as np
 
 from keras_sepvit.geometry import interpolation
-from keras_sepvit.runtime.canvas import fit_into
+from keras_sepvit.runtime.canvas import fit_into, read_canvas
 from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images
 from keras_sepvit.runtime.images import read_photo
 
-_ANSWERS = {3: "(batch, height, width) of class maps", 4: "(batch, height, width, classes)"}
+_ANSWERS = {
+    (3,): "one output (batch, height, width) of class maps",
+    (4,): "(batch, height, width, classes)",
+}
 
 
 class ImageSegmenter(Hinted):
@@ -105,24 +108,6 @@ class FileSegmenter(ImageSegmenter):
     def _answers(self, images):
         answers = self._file(images)
         return _enlarged(answers, images.shape) if self._gives_logits else answers.astype("uint8")
-
-
-def read_canvas(path, height, width):
-    """Reads an image file as segmenters take it: see `ImageSegmenter.read_image`.
-
-    Args:
-        path: An image file of a kind that Pillow reads.
-        height, width: Size of the result in pixels.
-
-    Returns:
-        uint8 array of shape (height, width, 3).
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read as an image.
-    """
-    photo = read_photo(path)
-    return fit_into(photo.shape[:2], (height, width)).place(photo)
 
 
 def _enlarged(logits, shape):

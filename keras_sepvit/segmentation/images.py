@@ -11,18 +11,16 @@ Source: https://github.com/open-mmlab/mmsegmentation, `mmseg/datasets/pipelines/
 import dataclasses
 import os
 
-from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.segmentation.losses import IGNORED
 from keras_sepvit.segmentation.maps import read_map
-from keras_sepvit.training.images import decode, is_upright_png, resize, resize_and_crop
+from keras_sepvit.training.canvas import fitted, on_canvas, place
+from keras_sepvit.training.distortion import distort, draw_distortion
+from keras_sepvit.training.images import decode, is_upright_png, resize_and_crop
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.validation import check_range, flag, interval, window_pair
 
 # How often a crop without two classes is drawn again; the last one is taken as it is.
 _REDRAWS = 10
-
-# Largest changes of the photometric distortion: of 255, factors' of 1, and of a turn of hues.
-_BRIGHTNESS, _FACTOR, _HUE = 32, 0.5, 18 / 180
 
 # Depth and kind of colour, the bytes 24 and 25 of a PNG.
 _GREY_OF_8_BITS = b"\x08\x00"
@@ -59,24 +57,6 @@ def decode_map(path, first=0):
         plain, decode, lambda: tf.numpy_function(read, [path], tf.uint8, stateful=False)
     )
     return tf.ensure_shape(class_map, (None, None))
-
-
-def fitted(size, sides):
-    """The size of a photo whose shorter and longer side become as large as `sides` allow.
-
-    Args:
-        size: int32 tensor (height, width).
-        sides: The most that the shorter and the longer side may become: integers.
-
-    Returns:
-        int32 tensor (height, width), as `runtime.canvas.fit_sides` and mmcv round it.
-    """
-    size, sides = tf.cast(size, tf.float64), tf.cast(sides, tf.float64)
-    return _scaled(size, tf.minimum(sides[0] / tf.reduce_min(size), sides[1] / tf.reduce_max(size)))
-
-
-def _scaled(size, scale):
-    return tf.maximum(tf.cast(size * scale + 0.5, tf.int32), 1)
 
 
 def nearest_and_crop(class_map, size, corner, crop_size, flip=False):
@@ -135,57 +115,6 @@ def draw_corner(class_map, size, crop_size, largest_share, seed):
 
     (number,) = tf.while_loop(unfit, lambda number: [number + 1], [tf.constant(0)])
     return corners[number]
-
-
-def draw_distortion(seed):
-    """Amounts of the photometric distortion: each changes a photo with a probability of a half.
-
-    Args:
-        seed: Integer tensor of shape (2,).
-
-    Returns:
-        Dict of what `distort` takes.
-    """
-    draws = tf.random.stateless_uniform([2, 5], seed, alg="philox")
-    amounts = tf.where(draws[0] < 0.5, 2 * draws[1] - 1, 0.0)  # -1..1
-    return {
-        "brightness": _BRIGHTNESS * amounts[0],
-        "contrast": 1 + _FACTOR * amounts[1],
-        "saturation": 1 + _FACTOR * amounts[2],
-        "hue": _HUE * amounts[3],
-        "contrast_first": draws[0, 4] < 0.5,
-    }
-
-
-def distort(image, brightness, contrast, saturation, hue, contrast_first):
-    """Changes brightness, contrast, saturation and hue of a photo.
-
-    Args:
-        image: uint8 tensor (height, width, 3).
-        brightness: What is added to each value.
-        contrast: Factor of each value.
-        saturation, hue: Factor and sum of those of HSV, both in 0..1; hues go round.
-        contrast_first: Whether contrast is changed before saturation and hue, or after them.
-
-    Returns:
-        uint8 tensor (height, width, 3). After each step values are clipped to 0..255.
-    """
-
-    def change_colours(image):
-        hues, saturations, values = tf.unstack(tf.image.rgb_to_hsv(image / 255), axis=-1)
-        hues = tf.math.floormod(hues + hue, 1.0)
-        saturations = tf.minimum(saturations * saturation, 1.0)
-        return 255 * tf.image.hsv_to_rgb(tf.stack([hues, saturations, values], axis=-1))
-
-    def clipped(image):
-        return tf.clip_by_value(image, 0.0, 255.0)
-
-    image = clipped(tf.cast(image, tf.float32) + brightness)
-    image = clipped(image * tf.where(contrast_first, contrast, 1.0))
-    unchanged = (saturation == 1.0) & (hue == 0.0)
-    image = tf.cond(unchanged, lambda: image, lambda: change_colours(image))
-    image = clipped(image * tf.where(contrast_first, 1.0, contrast))
-    return tf.cast(tf.round(image), tf.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +195,7 @@ class TrainTransform:
         class_map = nearest_and_crop(class_map, size, corner, part, flip)
         if self.distortion:
             image = distort(image, **draw_distortion(colour_seed))
-        return _on_canvas(image, self.image_size), _padded(class_map, self.image_size, IGNORED)
+        return on_canvas(image, self.image_size), _padded(class_map, self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,21 +228,11 @@ class EvalTransform:
             ValueError: if the image has another type or shape.
             tf.errors.InvalidArgumentError: when run, if the bytes cannot be decoded.
         """
-        image = decode(image)
-        size = tf.cast(tf.shape(image)[:2], tf.float64)
-        scale = tf.reduce_min(tf.cast(self.image_size, tf.float64) / size)
-        size = tf.unstack(_scaled(size, scale))
-        return _on_canvas(resize(image, size, "bilinear"), self.image_size)
+        return place(image, self.image_size)[0]
 
 
-def _on_canvas(image, canvas_size):
-    inside = _padded(tf.ones(tf.shape(image)[:2], tf.uint8), canvas_size, 0)
-    mean = tf.constant(MEAN_COLOUR, tf.uint8)
-    return tf.where(inside[..., tf.newaxis] == 1, _padded(image, canvas_size, 0), mean)
-
-
-def _padded(values, canvas_size, value):
-    sizes = zip(canvas_size, tf.unstack(tf.shape(values)[:2]), strict=True)
-    beside = [[0, side - placed] for side, placed in sizes] + [[0, 0]] * (values.shape.rank - 2)
-    values = tf.pad(values, beside, constant_values=tf.constant(value, tf.uint8))
-    return tf.ensure_shape(values, (*canvas_size, *values.shape[2:]))
+def _padded(class_map, canvas_size):
+    height, width = tf.unstack(tf.shape(class_map))
+    beside = [[0, canvas_size[0] - height], [0, canvas_size[1] - width]]
+    class_map = tf.pad(class_map, beside, constant_values=tf.constant(IGNORED, tf.uint8))
+    return tf.ensure_shape(class_map, canvas_size)

@@ -1,6 +1,5 @@
 """Class maps in files, masks: what is read, and the check of all of a data set. With Pillow."""
 
-import concurrent.futures
 import contextlib
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image
 
 from keras_sepvit.runtime.images import orientation, upright
 from keras_sepvit.segmentation.losses import IGNORED
+from keras_sepvit.training.sources.photos import in_threads, size_lines
 
 # Kinds of files whose values Pillow gives as they were written. PGM's it scales.
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
@@ -71,22 +71,6 @@ def _fault(image):
     if image.mode == "L" and str(raw).startswith("L;"):
         return "its grey has fewer than 8 bits, or is inverted, so that values are scaled"
     return ""
-
-
-def upright_size(path):
-    """(height, width) of a photo as `open_image` gives it, of a JPEG without reading the pixels.
-
-    Raises:
-        OSError: if it cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.format not in ("JPEG", "MPO"):
-                image.load()  # as in `read_map`
-            sides = image.size
-            return sides if orientation(image) >= 5 else sides[::-1]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path} cannot be read as an image: {error}") from error
 
 
 def check_map(class_map, classes, photo_size, path, first=0):
@@ -157,14 +141,6 @@ def check_maps(source):
     return "\n".join(_lines(source, sizes, unreadable, pixels, images))
 
 
-def in_threads(function, values):
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        try:
-            yield from pool.map(function, values)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _check_binary(source, pixels):
     found = np.flatnonzero(pixels[:IGNORED])
     if pixels[IGNORED] and not found[found > 0].size:
@@ -177,12 +153,8 @@ def _check_binary(source, pixels):
 
 def _lines(source, sizes, unreadable, pixels, images):
     names = source.class_names or [f"class {number}" for number in range(source.classes)]
-    low, high = min(sizes, key=np.prod), max(sizes, key=np.prod)
-    smallest, largest = ("{} x {}".format(*size) for size in (low, high))
     yield str(source)
-    yield f"photos of {smallest}" + (f" to {largest} pixels" if low != high else " pixels")
-    if unreadable:
-        yield f"{len(unreadable):,} photos cannot be read and are left out: {unreadable[0]}"
+    yield from size_lines(sizes, unreadable)
     width = max(map(len, [*names, "ignored"]))
     yield f"{'class':{width}} {'images':>8} {'% of pixels':>12}"
     for name, number in [*zip(names, range(source.classes), strict=True), ("ignored", IGNORED)]:

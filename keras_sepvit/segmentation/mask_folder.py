@@ -12,8 +12,9 @@ import numpy as np
 from keras_sepvit.files import IMAGE_SUFFIXES, image_files
 from keras_sepvit.runtime.labels import read_names
 from keras_sepvit.segmentation.losses import IGNORED
-from keras_sepvit.segmentation.maps import in_threads, read_map
-from keras_sepvit.training.sources.folder import SPLIT_FOLDERS, listed, some, split_of
+from keras_sepvit.segmentation.maps import read_map
+from keras_sepvit.training.sources.photos import in_threads
+from keras_sepvit.training.sources.splits import SPLIT_FOLDERS, listed, some, split_of
 
 _IMAGES = ("images",)
 _MASKS = ("masks", "annotations")

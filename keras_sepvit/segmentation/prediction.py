@@ -13,7 +13,13 @@ from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.runtime.canvas import fit_into, fit_sides
 from keras_sepvit.runtime.images import read_photo
 from keras_sepvit.scores import preprocess, probabilities
-from keras_sepvit.validation import flag, positive_int, positive_number, window_pair
+from keras_sepvit.validation import (
+    check_sides,
+    flag,
+    positive_int,
+    positive_number,
+    window_pair,
+)
 
 # Of the evaluation on ADE20K: what a photo's shorter and longer side become at most.
 _SIDES = (512, 2048)
@@ -97,7 +103,7 @@ class PhotoSegmenter:
         self._model = model
         self._batch_size = positive_int("batch_size", batch_size)
         self._canvas = None if None in model.input_shape[1:3] else model.input_shape[1:3]
-        self._sides = _checked_sides(_SIDES if sides is None else sides)
+        self._sides = check_sides(_SIDES if sides is None else sides)
         self._scales = _checked_scales(scales)
         self._flips = (False, True) if flag("flip", flip) else (False,)
         self._window, self._stride = _checked_window(window, stride)
@@ -247,13 +253,6 @@ def _windows(size, window, stride):
         starts.append([max(min(number * step, side - length), 0) for number in range(count)])
     height, width = map(min, window, size)
     return [(top, left, height, width) for top, left in itertools.product(*starts)]
-
-
-def _checked_sides(sides):
-    shorter, longer = window_pair("sides", sides)
-    if shorter > longer:
-        raise ValueError(f"`sides` are the shorter and the longer one. Received: sides={sides}.")
-    return shorter, longer
 
 
 def _checked_scales(scales):

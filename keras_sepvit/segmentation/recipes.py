@@ -7,11 +7,8 @@ mmsegmentation 0.10 with configurations of their own.
 import types
 from dataclasses import dataclass, field
 
-from keras_sepvit.configs import VARIANTS
+from keras_sepvit.configs import SCENES_VARIANT, VARIANTS
 from keras_sepvit.training.recipe import OptimizerRecipe, Recipe, check, check_choice, check_rate
-
-# The configuration of the scenes of digits, a small member beside the published family.
-SCENES_VARIANT = "sepvit_scenes"
 
 HEADS = ("semantic_fpn", "upernet")
 

@@ -15,7 +15,8 @@ from keras_sepvit.training.by_class import (
     write_tables,
 )
 from keras_sepvit.training.task import Report
-from keras_sepvit.visualize import draw_class_map, in_rows, with_legend
+from keras_sepvit.visualize import draw_class_map, with_legend
+from keras_sepvit.visualize.pages import in_columns
 
 _SIDE = 256  # of the worst photos as they are drawn
 _LEAST_WIDTH = 192  # where titles of three photos' width fit
@@ -115,31 +116,6 @@ class SegmentationReport(SegmentationScores, Report):
             drawn = [draw_class_map(image, m, self.class_names, legend=False) for m in told["maps"]]
             rows.append([Image.fromarray(image), *drawn])
             classes.update(*(np.unique(values).tolist() for values in told["maps"]))
-        width = max(_LEAST_WIDTH, *(photo.width for photo, *_ in rows))
-        lines = []  # row by row, the worst first; each as high as its photos
-        for start in range(0, len(rows), _COLUMNS):
-            line = slice(start, start + _COLUMNS)
-            size = width, max(photo.height for photo, *_ in rows[line])
-            lines.append(
-                [
-                    in_rows([[_on_white(picture, size) for picture in row]], [title], font)
-                    for row, title in zip(rows[line], titles[line], strict=True)
-                ]
-            )
-        block = lines[0][0].width
-        sheet = Image.new(
-            "RGB", (len(lines[0]) * block, sum(line[0].height for line in lines)), "white"
-        )
-        top = 0
-        for line in lines:
-            for number, picture in enumerate(line):
-                sheet.paste(picture, (number * block, top))
-            top += line[0].height
+        sheet = in_columns(rows, titles, _COLUMNS, font, _LEAST_WIDTH)
         found = [number for number in sorted(classes) if number < len(self.class_names)]
         return with_legend(sheet, found, self.class_names, size=18)
-
-
-def _on_white(picture, size):
-    ground = Image.new("RGB", size, "white")
-    ground.paste(picture)
-    return ground

@@ -4,28 +4,28 @@ import collections
 import functools
 import os
 import pathlib
-import re
 
 import numpy as np
 
 from keras_sepvit.files import is_of_system
 from keras_sepvit.runtime.images import open_image
 from keras_sepvit.segmentation.images import decode_map
-from keras_sepvit.segmentation.maps import check_map, read_map, upright_size
+from keras_sepvit.segmentation.maps import check_map, read_map
 from keras_sepvit.segmentation.mask_folder import MaskFolder, is_image, pairs_of
-from keras_sepvit.training.sources.folder import held_out, some
-from keras_sepvit.training.sources.scenes import CLASS_NAMES, DigitScenes
+from keras_sepvit.training.sources.photos import upright_size
+from keras_sepvit.training.sources.scenes import CLASS_NAMES, scenes_of
 from keras_sepvit.training.sources.source import IndexedSource
+from keras_sepvit.training.sources.splits import (
+    TENTHS,
+    check_apart,
+    fold_of,
+    not_read,
+    some,
+    tenth_of,
+)
 from keras_sepvit.training.tensorflow import tf
 
 SCENES = "scenes"
-# The number of scenes, and of the digits in each. Those to train on are fuller: a scene teaches by
-# the pixels of its digits, which cover a fifth of it there and a tenth in the others.
-_SCENES_OF = {"train": (4_000, (4, 12)), "validation": (200, (1, 6))}
-
-
-# Of a folder one part is held out: `"train-fold0"` and `"validation-fold0"` to "...-fold9".
-FOLDS = 10
 
 
 class MapSource(IndexedSource):
@@ -61,18 +61,22 @@ class MapSource(IndexedSource):
 
 
 class SceneSource(MapSource):
-    """Scenes of handwritten digits, of 128 x 128; `DigitScenes` of the seed 0.
+    """Scenes of handwritten digits, of 128 x 128; those of `scenes_of`.
 
     Each is made when it is first asked for and kept, 64 KB: making it takes twice the time of the
     augmentation.
     """
 
     def __init__(self, split):
-        size, digits = _SCENES_OF["train" if split.startswith("train") else "validation"]
-        self._scenes = DigitScenes(split, size, digits=digits)
+        self._scenes = scenes_of(split)
         self._pair = functools.cache(self._make)
-        names = ("background", *CLASS_NAMES)
-        super().__init__(SCENES, split, size=size, classes=len(names), class_names=names)
+        super().__init__(
+            SCENES,
+            split,
+            size=len(self._scenes),
+            classes=1 + len(CLASS_NAMES),
+            class_names=("background", *CLASS_NAMES),
+        )
 
     def load(self, element):
         pair = tf.numpy_function(
@@ -217,13 +221,7 @@ def open_splits(name, train_split="train", validation_split="validation"):
     if splits[1] is None:
         return source, None
     validation = _open_folder(folder, splits[1])
-    both = {*source.masks} & {*validation.masks}
-    if both:
-        raise ValueError(
-            f"Training and validation would have {len(both):,} images of '{folder.path}' in common."
-            " Hold out a tenth with data.train_split=train-fold0 "
-            "data.validation_split=validation-fold0, or set data.validation_split=null."
-        )
+    check_apart(folder.path, source.masks, validation.masks)
     return source, validation
 
 
@@ -240,29 +238,20 @@ def _folder_of(name):
 
 
 def _open_folder(folder, split):
-    match = re.fullmatch(r"(train|validation)-fold(\d+)", split)
-    if match and int(match[2]) >= FOLDS:
-        raise ValueError(
-            f"A folder has no split {split!r}. Tenths that are held out are '{match[1]}-fold0' to "
-            f"'{match[1]}-fold{FOLDS - 1}'."
-        )
-    part, whole = folder.part("train" if match else split)
+    fold = fold_of(split, TENTHS, "Tenths")
+    part, whole = folder.part("train" if fold else split)
     pairs = pairs_of(part)
     notes = [folder.labels.note] if folder.labels.note else []
     if beside := folder.beside(split):
         notes.append(f"not read, beside the splits: {some(beside)}")
-    if match:
-        wanted, whole, count = match[1] == "validation", False, len(pairs)
-        parts = held_out([photo for photo, _ in pairs], int(match[2]), FOLDS)
-        pairs = [pair for pair, (_, out) in zip(pairs, parts, strict=True) if out == wanted]
-        if not wanted:
-            notes.append(f"held out for validation: {count - len(pairs):,} images, a tenth")
+    if fold:
+        numbers, more = tenth_of([photo for photo, _ in pairs], *fold)
+        pairs, whole, notes = [pairs[number] for number in numbers], False, [*notes, *more]
     other = collections.Counter(
         path.suffix.lower() or "without suffix"
         for path in (*part.images.rglob("*"), *part.masks.rglob("*"))
         if path.is_file() and not is_image(path.name) and not is_of_system(path.name)
     )
     if other:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in other.most_common(5))
-        notes.append(f"{other.total():,} files not read, of other kinds ({kinds})")
+        notes.append(not_read(other))
     return MaskFolderSource(folder.name, split, part, pairs, folder.labels, notes, whole)

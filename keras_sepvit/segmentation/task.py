@@ -1,37 +1,30 @@
 """Semantic segmentation as the engine's task."""
 
-import copy
 import functools
-import math
 
 import keras
 from keras import ops
 
 from keras_sepvit import __version__
-from keras_sepvit.configs import SCENES_CONFIG
+from keras_sepvit.configs import SCENES_CONFIG, SCENES_VARIANT
 from keras_sepvit.record import Record
 from keras_sepvit.segmentation.images import EvalTransform, TrainTransform
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
 from keras_sepvit.segmentation.maps import check_maps
 from keras_sepvit.segmentation.picture import draw_maps
-from keras_sepvit.segmentation.recipes import SCENES_VARIANT
 from keras_sepvit.segmentation.report import SegmentationReport
 from keras_sepvit.segmentation.scores import SegmentationScores
 from keras_sepvit.segmentation.semantic_fpn import SemanticFPN
 from keras_sepvit.segmentation.sources import open_splits
 from keras_sepvit.segmentation.upernet import UPerNet
+from keras_sepvit.training.automatic import decided
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
 
-# Of what a recipe leaves open: the largest batch, and the fewest updates of an epoch.
-_BATCH = 16
-_UPDATES = 8
-# Learning rates at the largest batch, from random weights and from trained ones.
+# Learning rates of batches of 16, from random weights and from trained ones.
 _SCRATCH_RATE = 1e-3
 _TRAINED_RATE = 2e-4
-# The share of the learning rate of a backbone that is trained already.
-_TRAINED_BACKBONE_RATE = 0.1
 
 
 class Segmentation(Task):
@@ -65,28 +58,15 @@ class Segmentation(Task):
         return "\n".join(check_maps(source) for source in sources if source is not None)
 
     def decide(self, devices):
-        recipe, chosen = copy.deepcopy(self.recipe), {}
-        weights, images = recipe.model.weights, self.source.size
-        if recipe.batch_size is None:
-            largest = max(min(_BATCH, images / _UPDATES / devices), 1)
-            recipe.batch_size = devices * 2 ** int(math.log2(largest))
-            chosen["batch_size"] = f"{recipe.batch_size} ({images:,} images)"
-        why = "random weights" if weights is None else "trained weights"
-        if recipe.optimizer.learning_rate is None:
-            rate = _SCRATCH_RATE if weights is None else _TRAINED_RATE
-            # As Adam's steps are: by the root of the batch.
-            rate = float(f"{rate * math.sqrt(recipe.batch_size / _BATCH):.2g}")
-            recipe.optimizer.learning_rate = rate
-            chosen["optimizer.learning_rate"] = f"{rate:g} ({why})"
-        if recipe.optimizer.backbone_rate is None:
-            recipe.optimizer.backbone_rate = 1.0 if weights is None else _TRAINED_BACKBONE_RATE
-            chosen["optimizer.backbone_rate"] = f"{recipe.optimizer.backbone_rate:g} ({why})"
-        if weights is None and recipe.model.variant != SCENES_VARIANT:
+        self.recipe, chosen = decided(
+            self.recipe, self.source.size, devices, _SCRATCH_RATE, _TRAINED_RATE
+        )
+        model = self.recipe.model
+        if model.weights is None and model.variant != SCENES_VARIANT:
             chosen["model.weights"] = (
                 "null (all weights start at random; results as published need ImageNet's: "
                 "model.weights=FILE)"
             )
-        self.recipe = recipe
         return chosen
 
     @property

@@ -91,20 +91,22 @@ def _width(text):
     return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
-def write_tables(folder, report, percent=False):
+def write_tables(folder, report, percent=False, names=None, title=""):
     """Writes `report.json`, `classes.csv`, `confusion.csv` and `confusion.png` into a folder.
 
     Args:
         folder: The folder, which is there.
         report: A `Report` with a confusion `matrix` and `class_names`.
-        percent: As for `draw_confusion`.
+        percent, title: As for `draw_confusion`.
+        names: Of the matrix's rows; the `class_names` by default.
     """
+    names = report.class_names if names is None else names
     record = {**report.result(), **report.counts(), **report.record()}
     with replacing(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), "utf-8")
     write_rows(folder / "classes.csv", record["classes"])
-    write_matrix(folder / "confusion.csv", report.matrix, report.class_names)
-    draw_confusion(folder / "confusion.png", report.matrix, report.class_names, percent)
+    write_matrix(folder / "confusion.csv", report.matrix, names)
+    draw_confusion(folder / "confusion.png", report.matrix, names, percent, title)
 
 
 def write_rows(path, rows):

@@ -95,6 +95,8 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 class Validation(keras.callbacks.Callback):
     """Adds `val_...` to an epoch's logs, and saves the model whenever it is the best so far.
 
+    Results that are None are in no logs.
+
     Args:
         evaluate: Function without arguments that gives a dict of results.
         best: The result to choose by; the higher the better.
@@ -118,11 +120,16 @@ class Validation(keras.callbacks.Callback):
         with deployed_weights(self.model, self.averaged):
             results = self.evaluate()
             # Of equal results the one with the lower loss.
-            rank = [results[self.best], -(results.get("loss") or 0.0)]
-            if self.progress["rank"] is None or rank > self.progress["rank"]:
+            rank, before = (
+                [results[self.best], -(results.get("loss") or 0.0)],
+                self.progress["rank"],
+            )
+            # Without a result, as of data in which there is nothing to find, the last epoch.
+            if before is None or rank[0] is None or rank > before:
                 self.save()
                 self.progress.update(rank=rank, best_epoch=epoch + 1)
-        logs.update({f"val_{name}": value for name, value in results.items()})
+        known = {name: value for name, value in results.items() if value is not None}
+        logs.update({f"val_{name}": value for name, value in known.items()})
         if self.stop(epoch + 1):
             self.model.stop_training = True
 

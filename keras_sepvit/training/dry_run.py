@@ -10,7 +10,9 @@ LONGEST = 60
 
 
 def dry_run(trainer):
-    """Takes batches through everything, times them, and writes nothing.
+    """Takes batches through everything, times them, and writes nothing but labelled pictures.
+
+    Those are `batch.png` in the run's folder, where the task reads labels of its own.
 
     Args:
         trainer: A new `Trainer`, which has trained after it: make another one for the run.
@@ -33,7 +35,7 @@ def dry_run(trainer):
     description = {
         "training data": str(trainer.source),
         "validation data": str(trainer.validation_source),
-        **({"labels": checked} if checked else {}),
+        **({"labels": checked, "labelled pictures": str(trainer.draw_batch())} if checked else {}),
         "devices": str(trainer.distribution),
         "steps of an epoch": trainer.steps,
         "images of a step": batch["image"].shape,

@@ -190,7 +190,8 @@ def resize(image, size, interpolation="bicubic", flip=False):
 def resize_and_crop(image, size, corner, crop_size, interpolation, flip=False):
     """The part of `resize(image, size)` from `corner` (top, left) on.
 
-    Numbers in `size`, `corner` and `crop_size` may be scalar tensors.
+    Numbers in `size`, `corner` and `crop_size` may be scalar tensors; those of the first two
+    fractions, float64.
     """
     # As Pillow does: first along rows, rounded to uint8, then along columns. Columns first
     # in memory, `ScaleAndTranslate` works on whole rows, and is twice as fast.

@@ -6,6 +6,8 @@ from keras_sepvit.files import replacing
 from keras_sepvit.fonts import legible, short
 
 SHOWN = 16
+_COLUMNS = 4
+_GAP = 4  # pixels between photos of a page
 _CLASSES = 40  # of a confusion matrix that can be read
 
 
@@ -22,7 +24,7 @@ def draw_images(path, images, titles, font=None):
     from matplotlib.font_manager import FontProperties
 
     images = np.clip(np.asarray(images[:SHOWN]), 0, 255).astype("uint8")
-    columns = min(4, len(images))
+    columns = min(_COLUMNS, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -33,6 +35,27 @@ def draw_images(path, images, titles, font=None):
         axis.set_title(title, font=FontProperties(fname=font, size=8), parse_math=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100)
+
+
+def page_of(arrays, value):
+    """Arrays of one size in rows of four, with gaps.
+
+    Args:
+        arrays: uint8 (height, width, ...), at least one.
+        value: What the gaps hold, and the places without one.
+
+    Returns:
+        uint8 (page's height, page's width, ...).
+    """
+    height, width, *rest = arrays[0].shape
+    rows, columns = -(-len(arrays) // _COLUMNS), min(_COLUMNS, len(arrays))
+    size = rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP
+    page = np.full((*size, *rest), value, "uint8")
+    for number, array in enumerate(arrays):
+        row, column = divmod(number, _COLUMNS)
+        top, left = row * (height + _GAP), column * (width + _GAP)
+        page[top : top + height, left : left + width] = array
+    return page
 
 
 def draw_curves(path, history, results):
@@ -68,7 +91,7 @@ def draw_curves(path, history, results):
         figure.savefig(temporary, dpi=100)
 
 
-def draw_confusion(path, matrix, class_names, percent=False):
+def draw_confusion(path, matrix, class_names, percent=False, title=""):
     """Draws a confusion matrix: numbers, and the share of each row as colour.
 
     Of many classes those with the most mistakes are shown, and the title says so.
@@ -78,16 +101,18 @@ def draw_confusion(path, matrix, class_names, percent=False):
         matrix: Ints (classes, classes): how many of a class, by row, were taken for one, by column.
         class_names: Names of the classes.
         percent: Whether the numbers are the shares, from half a percent on.
+        title: Text above.
     """
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-    shown, title = np.arange(len(matrix)), ""
+    shown = np.arange(len(matrix))
     if len(matrix) > _CLASSES:
         wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
         mistakes = wrong.sum(axis=0) + wrong.sum(axis=1)
         shown = np.sort(np.argsort(-mistakes, kind="stable")[:_CLASSES])
-        title = f"the {_CLASSES} of {len(matrix):,} classes with the most mistakes"
+        more = f"the {_CLASSES} of {len(matrix):,} classes with the most mistakes"
+        title = "\n".join(filter(None, (title, more)))
     counts = matrix[np.ix_(shown, shown)]
     shares = counts / np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)
     class_names, font = legible(class_names)

@@ -6,9 +6,12 @@ with the very batches that the uninterrupted run would have had. Every example h
 batch, also one that cannot be read: such a slot gets another example of its batch.
 """
 
+import functools
+
 import numpy as np
 
 from keras_sepvit.training.report import DataReport
+from keras_sepvit.training.sources.groups import PADDING
 from keras_sepvit.training.sources.source import ONE_PROCESS
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.validation import counted, positive_int
@@ -18,9 +21,6 @@ _FIRST_IMAGES = 64
 
 # Images that a thread decodes at a time, at most.
 _LARGEST_CHUNK = 32
-
-# The name of what fills up an evaluation's last batch: a zero, as all of it.
-_PADDING = ""
 
 # Keys of a batch that are the pipeline's own.
 _OWN = ("name", "readable", "fault")
@@ -49,7 +49,8 @@ def training_stream(
     Each epoch has its own order of the images. Of a source that can be read in any
     order (all but TFDS), the batches of all processes make up together, in their
     order, the batch that a single process would have had. The last images of an epoch
-    that do not fill a batch are left out. In the place of an example that cannot be read
+    that do not fill a batch are left out, of each group where the source has groups, whose images
+    share no batch. In the place of an example that cannot be read
     is the next readable one of the batch, around its end.
 
     Args:
@@ -118,7 +119,7 @@ def training_stream(
 
 @_without_autograph
 def evaluation_batches(source, transform, *, batch_size, shard=ONE_PROCESS, report=None):
-    """All images once, in the order of the data.
+    """All images once, in the order of the data, or group after group in that order.
 
     Every process gets equally many batches. What is missing in the last ones does not
     count, nor do images that cannot be read.
@@ -161,18 +162,20 @@ def steps_per_epoch(source, batch_size, shard=ONE_PROCESS):
         ValueError: if the source has not enough images for one.
     """
     images = positive_int("batch_size", batch_size) * shard.count
-    if source.size < images:
+    steps = sum(size // images for size in source.group_sizes)
+    if not steps:
         raise ValueError(
             f"{source.name} ({source.split}) has {counted(source.size, 'image')}, too few for a "
             f"batch of {images:,}. Received: batch_size={batch_size} for "
             f"{counted(shard.count, 'process')}."
         )
-    return source.size // images
+    return steps
 
 
 def evaluation_steps(source, batch_size, shard=ONE_PROCESS):
     """Batches of an evaluation, the same for every process."""
-    return -(-source.size // (positive_int("batch_size", batch_size) * shard.count))
+    images = positive_int("batch_size", batch_size) * shard.count
+    return sum(-(-size // images) for size in source.group_sizes)
 
 
 def batch_names(source, epoch, step, *, batch_size, seed, shard=ONE_PROCESS):
@@ -216,7 +219,7 @@ def _batches(elements, source, transform, batch_size):
     """Batches of examples, with their names, faults and whether they are readable.
 
     What could not be read is 0. Behind the last image, one batch of zeros, without names,
-    fills up the batch that it is in.
+    fills up the batch that it is in; elements of a source with groups fill theirs themselves.
 
     Args:
         elements: `tf.data.Dataset` of elements of `source`.
@@ -233,12 +236,16 @@ def _batches(elements, source, transform, batch_size):
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    empty = {key: tf.zeros(spec.shape, spec.dtype) for key, spec in chunks.element_spec.items()}
-    chunks = chunks.concatenate(tf.data.Dataset.from_tensors(empty).repeat(batch_size // chunk))
+    if source.groups is None:
+        empty = {key: tf.zeros(x.shape, x.dtype) for key, x in chunks.element_spec.items()}
+        chunks = chunks.concatenate(tf.data.Dataset.from_tensors(empty).repeat(batch_size // chunk))
+
+    def joined(values):
+        values = tf.reshape(values, tf.concat([[batch_size], tf.shape(values)[2:]], axis=0))
+        return tf.ensure_shape(values, (batch_size, *values.shape[1:]))
+
     return chunks.batch(batch_size // chunk, drop_remainder=True).map(
-        lambda batch: {
-            key: tf.reshape(value, (batch_size, *value.shape[2:])) for key, value in batch.items()
-        }
+        lambda batch: {key: joined(values) for key, values in batch.items()}
     )
 
 
@@ -250,13 +257,17 @@ def _chunk_reader(source, transform, chunk):
     a millisecond, whence chunks.
     """
 
-    def read(element):
-        example = {"fault": "", **transform(source.load(element), element)}
-        return {**_checked(example), "slot": element["slot"]}
+    def decode(elements, group=None):
+        known = {} if group is None else {"group": group}
 
-    def decode(elements):
-        names = elements["name"]
-        count = tf.size(names)
+        def read(element):
+            loaded = {**source.load(element), **known}
+            example = {"fault": "", **transform(loaded, element)}
+            return {**_checked(example), "slot": element["slot"]}
+
+        # Padding is at the end.
+        count = tf.reduce_sum(tf.cast(elements["name"] != PADDING, tf.int32))
+        elements = {key: values[:count] for key, values in elements.items()}
         dataset = tf.data.Dataset.from_tensor_slices({**elements, "slot": tf.range(count)})
         dataset = dataset.map(read)
         zeros = {key: tf.zeros(x.shape, x.dtype) for key, x in dataset.element_spec.items()}
@@ -275,14 +286,20 @@ def _chunk_reader(source, transform, chunk):
             values = tf.cond(last == chunk, lambda: values[:-1], lambda: tf.gather(values, rows))
             return tf.ensure_shape(values, (chunk, *values.shape[1:]))
 
-        names = tf.concat([names, tf.fill([chunk - count], _PADDING)], axis=0)
+        names = tf.concat([elements["name"], tf.fill([chunk - count], PADDING)], axis=0)
         return {
             **{key: in_slots(values) for key, values in examples.items()},
             "name": tf.ensure_shape(names, (chunk,)),
             "readable": rows < last,
         }
 
-    return decode
+    if source.groups is None:
+        return decode
+    # A branch for each group, in which shapes are known.
+    groups = range(len(source.group_sizes))
+    return lambda elements: tf.switch_case(
+        elements["group"][0], [functools.partial(decode, elements, group) for group in groups]
+    )
 
 
 def _examples(batch):
@@ -314,7 +331,7 @@ def _inspect(batch, seen, source, report):
     `seen` is 0 in an evaluation, which goes on without the images that it lacks.
     """
     names, faults = batch["name"], batch["fault"]
-    unreadable = tf.boolean_mask(names, ~batch["readable"] & (names != _PADDING))
+    unreadable = tf.boolean_mask(names, ~batch["readable"] & (names != PADDING))
     faulty = faults != ""
 
     met = set()

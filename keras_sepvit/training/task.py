@@ -144,7 +144,7 @@ class Scores(abc.ABC):
 
     @abc.abstractmethod
     def result(self):
-        """Dict of results by name: shares in percent, others in their units."""
+        """Dict of results by name: shares in percent, others in their units; None for none."""
 
     @abc.abstractmethod
     def counts(self):

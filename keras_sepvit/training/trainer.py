@@ -65,13 +65,12 @@ class Trainer:
         self.distribution = start_distribution(recipe)
         self.task = recipe.make_task()
         self._open_data()
-        data = self.folder.check_data(self.source)
+        self.progress = {"epoch": 0, "step": 0, "history": [], "rank": None, "best_epoch": 0}
+        self.progress["data"] = self.folder.check_data(self.source)
         with self.distribution.scope():
             self.model = self._build_model()
             self.distribution.connect(self.model)
             self.distribution.vary_seeds(self.model)
-        self.progress = {"epoch": 0, "step": 0, "history": [], "rank": None, "best_epoch": 0}
-        self.progress["data"] = data
 
     @property
     def network(self):
@@ -110,7 +109,9 @@ class Trainer:
                 checked = self.task.check_data()
                 if verbose and checked:
                     print(checked)
-            self._prepare_folder()
+            self.folder.prepare(self.task.files())
+            if not ((self.folder / "batch.png").exists() and self.folder.checkpoint.exists()):
+                self.draw_batch()
         self._resume()
         begun = self.progress["epoch"] + self.progress["step"]
         if verbose and begun and not self._ended(self.progress["epoch"]):
@@ -124,8 +125,7 @@ class Trainer:
             self._fit_to_the_end(verbose)
         finally:
             if self.distribution.is_chief and self.progress["history"]:
-                curves = self.folder / "curves.png"
-                draw_curves(curves, self.progress["history"], self.task.curves)
+                draw_curves(self.folder / "curves.png", self.progress["history"], self.task.curves)
         if verbose and self.progress["epoch"] < self.epochs:
             print(
                 f"Stopped after epoch {self.progress['epoch']} of {self.epochs}: the best was "
@@ -169,6 +169,15 @@ class Trainer:
         """The run's first batch of examples, a dict of NumPy arrays."""
         with self.report.raising():
             return next(self.training_data(0, 0).as_numpy_iterator())
+
+    def draw_batch(self):
+        """Draws the run's first batch, augmented, into its folder; returns the picture's path."""
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with self.distribution.local():
+            augmented = self.task.augmentation(self.part)(self.first_batch())
+        images, targets = keras.tree.map_structure(keras.ops.convert_to_numpy, augmented)
+        self.task.draw_batch(self.folder / "batch.png", images, targets)
+        return self.folder / "batch.png"
 
     def train_step(self, batch):
         """One update on a batch of examples, a dict of arrays.
@@ -283,15 +292,6 @@ class Trainer:
                 report=self.report,
                 gather=distribution.gather,
             )
-
-    def _prepare_folder(self):
-        self.folder.prepare(self.task.files())
-        picture = self.folder / "batch.png"
-        if not (picture.exists() and self.folder.checkpoint.exists()):
-            with self.distribution.local():
-                augmented = self.task.augmentation(self.part)(self.first_batch())
-            images, targets = keras.tree.map_structure(keras.ops.convert_to_numpy, augmented)
-            self.task.draw_batch(picture, images, targets)
 
     def _resume(self):
         progress = self.folder.resume(self.model, self.distribution)

@@ -150,7 +150,7 @@ def load_weights(
     has been read.
 
     Args:
-        model: A SepViT classifier, `SepViTBackbone` or segmenter.
+        model: A SepViT classifier, `SepViTBackbone`, segmenter or detector.
         source: Path of a `.weights.h5` or `.keras` file with a SepViT model, or of
             a checkpoint of the authors' PyTorch code (`.pth`, `.pt`, `.bin`,
             which need torch, or `.safetensors`). Of one with averaged weights beside others

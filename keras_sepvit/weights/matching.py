@@ -22,7 +22,7 @@ class WeightsSummary:
         depths: Number of blocks of each stage.
         dense: Whether they are of the dense form.
         classes: Number of classes of the head; None without a head.
-        others: Names of other layers behind the backbone, such as a segmenter's neck and heads.
+        others: Names of other layers behind the backbone, such as a detector's neck and head.
     """
 
     hidden_dims: tuple

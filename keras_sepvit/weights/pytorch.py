@@ -118,10 +118,11 @@ def to_pytorch(model):
     A model of the classification form with its head loads in the authors' code
     with `strict=True`. So does one of the dense form: the authors' dense state
     dict also holds a `norm` and a `head` that are never used, and they are
-    written as ones and zeros. So does a segmenter, in mmsegmentation's model.
+    written as ones and zeros. So do segmenters and detectors, in models of mmsegmentation and
+    mmdetection.
 
     Args:
-        model: A SepViT classifier, `SepViTBackbone` or segmenter.
+        model: A SepViT classifier, `SepViTBackbone`, segmenter or detector.
 
     Returns:
         Dict of NumPy arrays in PyTorch's layout, in the authors' order. Values
@@ -173,7 +174,7 @@ def save_pytorch(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Writes the weights of a model for the authors' PyTorch code.
 
     Args:
-        model: A SepViT classifier, `SepViTBackbone` or segmenter; see `to_pytorch`.
+        model: A SepViT classifier, `SepViTBackbone`, segmenter or detector; see `to_pytorch`.
         path: A `.pth`, `.pt` or `.bin` file (needs torch), or `.safetensors`.
             It is replaced only when all is written.
 

@@ -1,21 +1,23 @@
 """Image files in folders of classes."""
 
 import collections
-import hashlib
 import os
 import pathlib
-import re
 
-from keras_sepvit.files import IMAGE_SUFFIXES, is_of_system
+from keras_sepvit.files import IMAGE_SUFFIXES
 from keras_sepvit.training.sources.source import IndexedSource
+from keras_sepvit.training.sources.splits import (
+    SPLIT_FOLDERS,
+    fold_of,
+    held_out,
+    listed,
+    not_read,
+    some,
+    split_of,
+)
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.validation import counted
 
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}
 # Of each class, one part is held out: `"train-fold0"` and `"validation-fold0"` to "...-fold4".
 FOLDS = 5
 
@@ -60,19 +62,15 @@ class FolderSource(IndexedSource):
 def open_folder(path, split):
     """The `FolderSource` of a split; see `open_source`."""
     name = f"folder:{pathlib.Path(path).expanduser()}"
-    match = re.fullmatch(r"(train|validation)-fold(\d+)", split)
-    if match is None:
+    fold = fold_of(split, FOLDS, "Fifths")
+    if fold is None:
         whole = not _layout(path, split)[2]
         return FolderSource(name, split, *_open(path, split), whole=whole)
-    if int(match[2]) >= FOLDS:
-        raise ValueError(
-            f"A folder has no split {split!r}. Fifths that are held out are "
-            f"'{match[1]}-fold0' to '{match[1]}-fold{FOLDS - 1}'."
-        )
     folder, class_names, files, skipped = _open(path, "train")
-    wanted = match[1] == "validation"
+    part, number = fold
+    wanted = part == "validation"
     kept = {
-        class_name: [path for path, out in held_out(paths, int(match[2])) if out == wanted]
+        class_name: [path for path, out in held_out(paths, number, FOLDS) if out == wanted]
         for class_name, paths in files.items()
     }
     count = sum(map(len, files.values())) - sum(map(len, kept.values()))
@@ -89,19 +87,6 @@ def open_folder(path, split):
 def has_validation(path):
     """Whether a folder has one for the split `"validation"` in it."""
     return "validation" in _layout(path, "validation")[2]
-
-
-def held_out(paths, fold, folds=FOLDS):
-    """Pairs of an image's path and whether it is held out, in their order.
-
-    Checksums of the paths decide, so that images that are added later move few others. Of two
-    images and more, at least one is held out in fold 0; none is of a single one.
-    """
-    order = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
-    count = len(order)
-    start, end = (max(round(count * n / folds), min(n, count)) for n in (fold, fold + 1))
-    part = set(order[start:end] if count > 1 else ())
-    return [(path, path in part) for path in paths]
 
 
 def _layout(path, split):
@@ -180,24 +165,6 @@ def _open(path, split):
     return folder, class_names, found, skipped + more
 
 
-def split_of(folder, split):
-    """The split that a folder's name tells, of the known ones and `split`; or None."""
-    for key, names in {**SPLIT_FOLDERS, split: SPLIT_FOLDERS.get(split, (split,))}.items():
-        if folder.lower() in (key.lower(), *map(str.lower, names)):
-            return key
-    return None
-
-
-def listed(folder):
-    """Names of the folders and files in a folder, sorted, without those of the system."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not is_of_system(entry.name):
-                (folders if entry.is_dir() else files).append(entry.name)
-    return sorted(folders), sorted(files)
-
-
 def _images(files):
     return [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
 
@@ -223,8 +190,7 @@ def _scan(folder):
     if empty:
         skipped.append(f"no classes, without pictures: {some(empty)}")
     if other:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in other.most_common(5))
-        skipped.append(f"{counted(other.total(), 'file')} not read, of other kinds ({kinds})")
+        skipped.append(not_read(other))
     if _images(beside):
         skipped.append(
             f"{counted(len(_images(beside)), 'picture')} not read, outside of class folders"
@@ -252,9 +218,3 @@ def _in_order(names):
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))  # ImageNet V2: "0" to "999"
     return sorted(names)
-
-
-def some(names):
-    """Up to ten names as text, and how many more there are."""
-    names = [ascii(name)[1:-1] if not name.isprintable() else name for name in names]
-    return ", ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")

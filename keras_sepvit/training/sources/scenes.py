@@ -77,7 +77,7 @@ class DigitScenes:
         self.image_size = tuple(image_size)
         self._count = count
         self._digit_sizes = digit_sizes
-        self._digits = digits
+        self.digits = tuple(digits)
         self._seed = (seed, *split.encode())
         self._scans, self._labels = load_digits_split(split)
 
@@ -90,7 +90,7 @@ class DigitScenes:
         rng = np.random.default_rng((*self._seed, number))
         image = _ground(rng, self.image_size)
         masks, labels = [], []
-        for _ in range(rng.integers(*self._digits, endpoint=True)):
+        for _ in range(rng.integers(*self.digits, endpoint=True)):
             scan = rng.integers(len(self._scans))
             placed = self._place(rng, self._scans[scan], masks)
             if placed is not None:
@@ -115,8 +115,8 @@ class DigitScenes:
             with -1; `"class_maps"` uint8 (scenes, height, width).
         """
         scenes = [self[number] for number in range(len(self))]
-        boxes = np.full((len(scenes), self._digits[1], 4), -1, "float32")
-        labels = np.full((len(scenes), self._digits[1]), -1, "int32")
+        boxes = np.full((len(scenes), self.digits[1], 4), -1, "float32")
+        labels = np.full((len(scenes), self.digits[1]), -1, "int32")
         for number, scene in enumerate(scenes):
             boxes[number, : len(scene.boxes)] = scene.boxes
             labels[number, : len(scene.labels)] = scene.labels
@@ -142,6 +142,16 @@ class DigitScenes:
             if all(np.sum(other & ~mask) >= _VISIBLE * np.sum(other) for other in masks):
                 return mask, ink
         return None
+
+
+def scenes_of(split):
+    """The `DigitScenes` to train on, 4,000 of 4 to 12 digits, or to validate on, 200 of 1 to 6.
+
+    Those to train on are fuller: a scene teaches by the pixels of its digits, which cover a fifth
+    of it there and a tenth in the others.
+    """
+    size, digits = (4_000, (4, 12)) if split.startswith("train") else (200, (1, 6))
+    return DigitScenes(split, size, digits=digits)
 
 
 def _ground(rng, image_size):

@@ -7,6 +7,9 @@ parallel.
 
 import dataclasses
 
+import numpy as np
+
+from keras_sepvit.training.sources.groups import PADDING, Groups
 from keras_sepvit.training.tensorflow import keep_off_gpus, tf
 from keras_sepvit.validation import counted
 
@@ -48,8 +51,13 @@ class Source:
         crop: Share of the shorter side that evaluation usually keeps.
         indexed: Whether images can be found without reading those before them.
         whole: Whether these are all images of a folder without folders of splits.
+        groups: int (size,), the group of each image, from 0, where images of different groups
+            must not share a batch; None where all may. What is loaded of a source with groups
+            gets its own as `"group"`, an int, before it is transformed: examples of each may
+            have shapes of their own.
     """
 
+    groups = None
     whole = False
     crop = 0.875
     indexed = False
@@ -72,6 +80,8 @@ class Source:
     def elements(self, epoch, *, seed, shuffle, shard=ONE_PROCESS, block=1, start=0):
         """The order of one epoch, without reading the images.
 
+        With `groups`, each block of all processes is of one group: see `Groups`.
+
         Args:
             epoch: Number of the epoch; int, or scalar int64 tensor.
             seed: Seed of the order; int.
@@ -86,7 +96,7 @@ class Source:
         Returns:
             `tf.data.Dataset` of dicts, in which `"position"` (scalar int64) is the
             position in the epoch's global order and `"name"` (scalar string) tells
-            the image. The rest is for `load`.
+            the image; it is empty for padding. The rest is for `load`.
         """
         raise NotImplementedError
 
@@ -96,6 +106,11 @@ class Source:
         Fails, in the graph, where an image cannot be read.
         """
         raise NotImplementedError
+
+    @property
+    def group_sizes(self):
+        """Numbers of images of the groups, a list; without groups, that of all images."""
+        return [self.size] if self.groups is None else np.bincount(self.groups).tolist()
 
     def shard_size(self, shard, block=1):
         """How many elements an epoch of a process has, before any are left out."""
@@ -126,6 +141,9 @@ class IndexedSource(Source):
     indexed = True
 
     def elements(self, epoch, *, seed, shuffle, shard=ONE_PROCESS, block=1, start=0):
+        start = tf.cast(start, tf.int64)
+        if self.groups is not None:
+            return self._grouped(epoch, seed, shuffle, shard, block, start)
         key = order_key(seed, epoch, 2)
 
         def element(slot):
@@ -137,8 +155,20 @@ class IndexedSource(Source):
                 )
             return {"position": position, "name": self._name(index), "index": index}
 
-        start = tf.cast(start, tf.int64)
         end = tf.maximum(start, self.shard_size(shard, block))
+        return tf.data.Dataset.range(start, end).map(element)
+
+    def _grouped(self, epoch, seed, shuffle, shard, block, start):
+        groups = Groups(self.groups, block * shard.count, shuffle)
+        keys = tf.reshape(order_key(seed, epoch, 2 + 2 * groups.count), (-1, 2))
+
+        def element(slot):
+            position = global_position(slot, shard, block)
+            index, group, padding = groups.image(position, keys)
+            name = tf.where(padding, PADDING, self._name(index))
+            return {"position": position, "name": name, "index": index, "group": group}
+
+        end = tf.maximum(start, groups.blocks * block)
         return tf.data.Dataset.range(start, end).map(element)
 
     def shard_size(self, shard, block=1):
