@@ -59,7 +59,8 @@ def training_step(model, batch, mode):
     from keras_sepvit.detection.detector import Detector
     from keras_sepvit.segmentation.segmenter import Segmenter
 
-    rng, options = np.random.default_rng(1), {}
+    rng = np.random.default_rng(1)
+    options = {"metrics": []}  # instead of those that KerasHub gives its models
     if isinstance(model, Detector):  # which has its own loss, as segmenters have
         targets = random_boxes(rng, batch.shape, model.num_classes)
     else:
@@ -78,7 +79,6 @@ def step_with(model, batch, targets, mode, **options):
     model.compile(
         keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
         **options,
-        metrics=[],  # instead of those that KerasHub gives its models
         jit_compile=mode in ("xla", "compile"),
     )
     model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step twice
