@@ -87,7 +87,11 @@ class PeerWorker(Worker):
         return programs.torch_forward(module, function, batch.to(getattr(torch, precision)), mode)
 
     def _detector_step(self, name, network, precision, mode, batch_size):
-        """KerasHub's detector with its own losses, as its documentation has them."""
+        """KerasHub's detector with its own losses.
+
+        Past its own `train_on_batch`, which makes one tensor of a dict of targets, and fails.
+        """
+        import keras
         from keras import ops
 
         from keras_sepvit.benchmark import programs
@@ -97,7 +101,8 @@ class PeerWorker(Worker):
         )
         batch = ops.convert_to_tensor(self.images(name, batch_size, model.input_shape))
         targets = programs.random_boxes(np.random.default_rng(1), batch.shape, network.classes)
-        return programs.step_with(model, batch, targets, mode)
+        programs.step_with(model, batch, targets, mode)
+        return lambda: keras.Model.train_on_batch(model, batch, targets)
 
     def _product_rates(self):
         """A `ProductRate` for each precision that the backend has products in."""
