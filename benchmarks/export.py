@@ -27,6 +27,7 @@ import time
 import export_page
 import numpy as np
 from page import commit
+from peers.build import build_model as build_network
 from peers.catalogue import CATALOGUE
 
 from keras_sepvit.benchmark.machine import machine, proc_fields
@@ -44,6 +45,7 @@ LITERT = [
     ("litert", "full_int8"),
 ]
 ONNX = [("onnx", None), ("onnx", "float16"), ("onnx", "int8")]
+DETECTORS_SIZE = (640, 640)
 ENDINGS = {"litert": ".tflite", "onnx": ".onnx"}
 
 # Tables by name: the models, and the formats and precisions of each.
@@ -52,6 +54,10 @@ TABLES = {
     "speed": (["SepViT-T"], LITERT + ONNX),
     "peers": (
         ["SepViT-T", "Swin-T", "MobileNetV2"],
+        [("litert", None), ("litert", "int8"), ("onnx", None)],
+    ),
+    "detectors": (
+        ["RetinaNet, SepViT-T", "RetinaNet, ResNet50 (KerasHub)"],
         [("litert", None), ("litert", "int8"), ("onnx", None)],
     ),
     "family": (
@@ -81,7 +87,10 @@ def build_model(name):
             )
         size = int(form[0]) if form else 224
         return keras_sepvit.SepViT(variant, input_shape=(size, size, 3), classifier_activation=None)
-    network = next(network for network in CATALOGUE.values() if network.title == name)
+    key = next(key for key, network in CATALOGUE.items() if network.title == name)
+    network = CATALOGUE[key]
+    if network.task == "detection":
+        return build_detector(key)
     if network.library == "keras":  # with the preprocessing, which catalogue's networks lack
         constructor = getattr(keras.applications, network.constructor)
         return constructor(weights=None, input_shape=(224, 224, 3), classifier_activation=None)
@@ -91,6 +100,15 @@ def build_model(name):
     backbone = backbone_class(image_shape=(224, 224, 3), **network.arguments)
     x = keras.layers.GlobalAveragePooling1D()(backbone.output)
     return keras.Model(backbone.input, keras.layers.Dense(1000)(x), name="swin_t")
+
+
+def build_detector(key):
+    """A detector of 640 x 640; ours finds as much in any image as it may, which takes longest."""
+    detector = build_network(key, DETECTORS_SIZE)
+    for weight in detector.weights:
+        if weight.path.endswith("retina_cls/bias"):
+            weight.assign(weight + 5)
+    return detector
 
 
 def digits_data():
@@ -252,7 +270,7 @@ def measure(table, models, folder, rounds, processes):
                 row["accuracy"] = accuracy(path, folder)
             rows.append((row, path))
     working = [(row, path) for row, path in rows if "error" not in row]
-    if table in ("speed", "peers"):
+    if table in ("speed", "peers", "detectors"):
         time_files(*zip(*working, strict=True), rounds, processes)
     return [row for row, _ in rows]
 

@@ -65,11 +65,11 @@ def peers_table(rows):
             row["precision"],
         ]
         if "error" in row:
-            lines.append([*start, f"none: {row['error']}", ""])
+            lines.append([*start, "", f"none: {row['error']}", ""])
             continue
-        lines.append([*start, *_times(row)])
+        lines.append([*start, f"{row['size_bytes'] / 1e6:.1f}", *_times(row)])
     return markdown_table(
-        ["model", "parameters", "format", "precision", "1 thread, ms", "2 threads, ms"], lines
+        ["model", "parameters", "format", "precision", "MB", "1 thread, ms", "2 threads, ms"], lines
     )
 
 
@@ -97,6 +97,7 @@ TABLES = {
     "digits": digits_table,
     "speed": speed_table,
     "peers": peers_table,
+    "detectors": peers_table,
     "family": family_table,
 }
 

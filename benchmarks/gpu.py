@@ -12,6 +12,7 @@ backend that is installed:
 - throughput: inference of T, S and B by batch size, uncompiled and compiled, with the rate of
   the GPU's matrix products; on torch beside Swin-T and ConvNeXt-T
 - training: steps of the trainer, from data on the device and, with TensorFlow, from tf.data
+- dense: answers and training steps of RetinaNet and the segmenters, on T
 
 `--small` does the same with small networks and fewer processes, for CPUs. Nothing is downloaded.
 """
@@ -98,6 +99,8 @@ def plan(backends, small):
         for mode, share in modes[backend].items():
             job = {"part": "throughput", "backend": backend, "mode": mode}
             timed.append(Part(f"throughput-{backend}-{mode}", job, share))
+        job = {"part": "dense", "backend": backend}
+        timed.append(Part(f"dense-{backend}", job, 2 * shares[backend]))
         stages += [[part] for part in timed]
     return [stages[0], *_in_one_process(stages[1:], backends)] if small else stages
 

@@ -12,6 +12,7 @@ from peers.catalogue import CATALOGUE
 
 from keras_sepvit.benchmark.report import TASKS, markdown_table
 from keras_sepvit.benchmark.run import MODES, BackendError, run_worker
+from keras_sepvit.cli.common import parse_image_size
 
 
 def peak(name, backend, options):
@@ -24,7 +25,7 @@ def peak(name, backend, options):
         "modes": {options.task: [MODES[backend][0]]},
         "batch_sizes": [options.batch_size],
         "precision": [options.precision],
-        "image_size": [options.image_size] * 2,
+        "image_size": parse_image_size(options.image_size),
         "threads": None,
     }
     row = [backend, TASKS[options.task], options.batch_size, CATALOGUE[name].title]
@@ -46,7 +47,7 @@ def main():
     parser.add_argument("--task", choices=TASKS, default="inference")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--image-size", default="224")
     options = parser.parse_args()
     rows = [
         peak(name, backend, options)

@@ -24,6 +24,7 @@ from keras_sepvit.benchmark.report import markdown_table, spread
 PEERS = "sepvit_t swin_t resnet50 hf_swin_t hf_pvt_v2_b2 --backends tensorflow,jax,torch"
 SEGMENTERS = "semantic_fpn_t upernet_t hf_upernet_swin_t segformer_b2 deeplab_v3_plus "
 SEGMENTERS += "--image-size 512 --backends torch"
+DETECTORS = "retinanet_t retinanet_resnet50 --backends torch --image-size"
 PARTS = {
     "peers": f"{PEERS} --batch-sizes 1,8 --rounds 3 --processes 3",
     "precisions": "sepvit_t hf_swin_t --backends torch --precision float32,bfloat16 "
@@ -33,13 +34,22 @@ PARTS = {
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
     "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
     "segmenters": f"{SEGMENTERS} --batch-sizes 1 --rounds 3",
+    "segmenters-train": f"{SEGMENTERS} --task train --batch-sizes 2 --rounds 2",
+    "detectors": f"{DETECTORS} 640 --batch-sizes 1 --rounds 3",
+    "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-sizes 1 --rounds 2",
 }
 
 # Whose versions README tells.
 PACKAGES = "keras tensorflow jax torch keras-hub transformers".split()
 
 # What they give to memory.py.
-MEMORY = {"peers": f"{PEERS} --batch-size 8", "segmenters": f"{SEGMENTERS} --batch-size 1"}
+MEMORY = {
+    "peers": f"{PEERS} --batch-size 8",
+    "segmenters": f"{SEGMENTERS} --batch-size 1",
+    "segmenters-train": f"{SEGMENTERS} --task train --batch-size 2",
+    "detectors": f"{DETECTORS} 640 --batch-size 1",
+    "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-size 1",
+}
 
 
 def run(script, arguments):

@@ -27,6 +27,7 @@ from keras_sepvit.benchmark.timing import (
 )
 from keras_sepvit.cli import app
 from keras_sepvit.configs import VARIANTS
+from keras_sepvit.detection import RetinaNet
 from keras_sepvit.segmentation import SemanticFPN
 
 JOB = {
@@ -175,6 +176,15 @@ def test_a_segmenter_takes_a_training_step():
     batch = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(2, 32, 64, 3)))
     step = programs.training_step(model, batch, MODES[BACKEND][0])
     assert float(step()) == pytest.approx(np.log(3), rel=0.1)  # labels are random
+    assert not np.array_equal(before, keras.ops.convert_to_numpy(model.trainable_variables[0]))
+
+
+def test_a_detector_takes_a_training_step():
+    model = RetinaNet(SMALL, 3, image_shape=(32, 64, 3), channels=8, num_convs=1)
+    before = keras.ops.convert_to_numpy(model.trainable_variables[0])
+    batch = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(2, 32, 64, 3)))
+    step = programs.training_step(model, batch, MODES[BACKEND][0])
+    assert 0 < float(step()) < 100
     assert not np.array_equal(before, keras.ops.convert_to_numpy(model.trainable_variables[0]))
 
 

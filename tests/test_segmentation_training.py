@@ -1,6 +1,7 @@
 """Segmenters by the trainer: learning, files, resume after a kill, and where they start from."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -16,6 +17,7 @@ from helpers import BACKEND, SMALL, to_numpy
 from PIL import Image
 from typer.testing import CliRunner
 
+import keras_sepvit
 from keras_sepvit import SepViT
 from keras_sepvit.cli import app
 from keras_sepvit.recipes import load_recipe
@@ -106,6 +108,47 @@ def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
     for name, value in scores.result().items():
         # The photos' two resizes are alike to 1 of 255.
         assert value == pytest.approx(best[f"val_{name}"], abs=0.5)
+
+
+def test_a_run_does_not_go_on_under_swapped_classes(trained, data):
+    folder, _ = trained
+    changes = "epochs=3", "checkpoint_steps=2"
+    names = (data / "classes.txt").read_text().splitlines()
+    try:
+        (data / "classes.txt").write_text("\n".join([*names[1:], names[0]]))
+        with pytest.raises(ValueError, match="20 images of 11 classes; the classes are in another"):
+            Trainer(recipe(data, *changes), folder)
+    finally:
+        (data / "classes.txt").write_text("\n".join(names))
+
+
+LOGITS_ELSEWHERE = """
+import sys, keras, keras_sepvit, numpy as np
+model = keras.saving.load_model(sys.argv[1])
+np.save(sys.argv[3], keras.ops.convert_to_numpy(model(np.load(sys.argv[2]))))
+"""
+
+
+@pytest.mark.slow
+def test_the_best_model_gives_the_same_on_another_backend(trained, tmp_path):
+    folder, _ = trained
+    scene = DigitScenes("validation", 1, SIZE, (20, 40), (1, 4))[0]
+    images = scene.image[np.newaxis].astype("float32")
+    np.save(tmp_path / "images.npy", images)
+    paths = folder / "best.keras", tmp_path / "images.npy", tmp_path / "logits.npy"
+    root = pathlib.Path(keras_sepvit.__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-c", LOGITS_ELSEWHERE, *paths],
+        check=True,
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "tensorflow" if BACKEND == "torch" else "torch",
+            "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        },
+    )
+    logits = to_numpy(keras.saving.load_model(folder / "best.keras")(images))
+    assert np.abs(logits).max() > 0.1
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), logits, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -59,6 +59,10 @@ def page(record):
         "The recipe `imagenet_t` on one device; other networks by autocast and AdamW, without "
         "augmentation.",
         training(rows),
+        "## Dense tasks",
+        "On SepViT-T: answers as `predict` gives them (detections after suppression), and steps of "
+        "the models' own `fit` with AdamW.",
+        dense(rows),
         "## Processes",
         processes(parts),
     ]
@@ -167,6 +171,25 @@ def training(rows):
             cells += [f"{row['loss']:.3f}" if "loss" in row else ""]
         else:
             cells += [outcome(row), "", "", "", "", "", "", ""]
+        lines.append(cells)
+    return markdown_table(header, lines)
+
+
+def dense(rows):
+    header = ["network", "size", "backend", "precision", "what", "batch", "images/s", "ms"]
+    header += ["peak GB", "first call, s"]
+    lines = []
+    for row in rows:
+        if not row["what"].startswith("dense "):
+            continue
+        cells = [row["network"], " x ".join(map(str, row["size"]))]
+        cells += [row["backend"], row["precision"], row["what"].split()[1], row["batch"]]
+        if "images_per_second" in row:
+            first = row.get("first_call_seconds", row.get("first_steps_seconds"))
+            cells += [f"{row['images_per_second']:.1f}", f"{row['ms']['p50']:.1f}"]
+            cells += [gigabytes(row), f"{first:.1f}"]
+        else:
+            cells += [outcome(row), "", "", ""]
         lines.append(cells)
     return markdown_table(header, lines)
 

@@ -6,6 +6,15 @@ from keras_sepvit.configs import SepViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
+class DenseSizes:
+    """Sizes of a dense task: (height, width), batch sizes of answers, and of training."""
+
+    image_size: tuple
+    batches: tuple
+    train_batch: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Sizes:
     """Sizes of all parts.
 
@@ -21,6 +30,7 @@ class Sizes:
         compiled_batches: Of the others than `main`, where programs are compiled.
         train_batches: Batch sizes of training.
         train_precisions: Policies of training, the one that matters most first.
+        dense: `DenseSizes` of the networks of dense tasks, by name.
         steps: Training steps that are timed.
         product: Rows, inner size and columns of the matrix product that sets the rate.
         swin: Arguments of Hugging Face's Swin.
@@ -38,6 +48,7 @@ class Sizes:
     compiled_batches: tuple
     train_batches: tuple
     train_precisions: tuple
+    dense: dict
     steps: int
     product: int
     swin: dict
@@ -56,6 +67,11 @@ FULL = Sizes(
     compiled_batches=(64, 1),
     train_batches=(128, 64),
     train_precisions=("mixed_bfloat16", "float32"),
+    dense={
+        "retinanet": DenseSizes((800, 1344), batches=(1, 8), train_batch=2),
+        "semantic_fpn": DenseSizes((512, 512), batches=(1, 16), train_batch=16),
+        "upernet": DenseSizes((512, 512), batches=(1, 16), train_batch=16),
+    },
     steps=50,
     product=8192,
     swin={"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "window_size": 7},
@@ -83,6 +99,10 @@ SMALL = Sizes(
     compiled_batches=(2,),
     train_batches=(2,),
     train_precisions=("mixed_bfloat16",),
+    dense={
+        "retinanet": DenseSizes((64, 64), batches=(2,), train_batch=2),
+        "semantic_fpn": DenseSizes((64, 64), batches=(2,), train_batch=2),
+    },
     steps=2,
     product=256,
     swin={"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4},

@@ -41,6 +41,8 @@ def build_model(name, image_size):
     shape = (*image_size, 3)
     if model.task == "segmentation":
         return _segmenter(library, model, shape)
+    if model.task == "detection":
+        return _detector(library, model, shape)
     if model.library == "keras_hub":
         backbone_class = getattr(library.models, f"{model.constructor}Backbone")
         classifier_class = getattr(library.models, f"{model.constructor}ImageClassifier")
@@ -119,6 +121,27 @@ def _segmenter(library, model, shape):
     if model.constructor == "DeepLabV3":
         arguments["image_shape"] = shape
     return segmenter_class(backbone_class(encoder, **arguments), num_classes=model.classes)
+
+
+def _detector(library, model, shape):
+    arguments = dict(model.arguments)
+    if model.library == "keras_sepvit":
+        from keras_sepvit import detection
+
+        return getattr(detection, model.constructor)(
+            num_classes=model.classes, image_shape=shape, **arguments
+        )
+    encoder, encoder_arguments = arguments.pop("image_encoder")
+    encoder = getattr(library.models, f"{encoder}Backbone")(image_shape=shape, **encoder_arguments)
+    levels = {"min_level": 3, "max_level": 7}
+    return library.models.RetinaNetObjectDetector(
+        library.models.RetinaNetBackbone(encoder, use_p5=False, image_shape=shape, **levels),
+        num_classes=model.classes,
+        bounding_box_format="xyxy",
+        anchor_generator=library.layers.AnchorGenerator(
+            "xyxy", num_scales=3, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=4.0, **levels
+        ),
+    )
 
 
 def _transformers_model(library, model, image_size):

@@ -1,7 +1,7 @@
 """The networks that the pages of docs/ show, with what is published about each.
 
-Classifiers of 1000 classes and segmenters of the 150 of ADE20K, built from these arguments with
-random weights. No Keras is imported here.
+Classifiers of 1000 classes, segmenters of the 150 of ADE20K and detectors of the 80 of COCO, built
+from these arguments with random weights. No Keras is imported here.
 """
 
 import dataclasses
@@ -19,6 +19,8 @@ CVT = "arXiv 2103.15808, table 3"
 SEPVIT_ADE20K = "arXiv 2203.15380v4, table 3; count of the authors' code without unused weights"
 SWIN_ADE20K = "Swin-Transformer-Semantic-Segmentation, README"
 SEGFORMER = "arXiv 2105.15203, table 1"
+SEPVIT_COCO = "arXiv 2203.15380v4, table 4; count of the authors' code without unused weights"
+RETINANET = "KerasHub's preset retinanet_resnet50_fpn_coco, with 91 classes"
 DEEPLAB = "KerasHub's preset deeplab_v3_plus_resnet50_pascalvoc"
 
 
@@ -33,13 +35,12 @@ class CatalogueModel:
         constructor: What builds it: a variant of `keras_sepvit`, the prefix of a KerasHub
             backbone, a function of keras.applications, or the prefix of the classes of
             transformers.
-        parameters: Published number of trainable parameters with 1000 or 150 classes, at
-            `image_size`.
+        parameters: Published number of trainable parameters, at `image_size`.
         macs: Published multiply-accumulates of an image of `image_size`, in billions (most
             sources call them FLOPs); None where they are not.
         source: Where the two are published.
         arguments: Arguments of the constructor.
-        task: `"classification"` or `"segmentation"`.
+        task: `"classification"`, `"segmentation"` or `"detection"`.
         image_size: (height, width) of the images that the published numbers are of.
     """
 
@@ -55,8 +56,8 @@ class CatalogueModel:
 
     @property
     def classes(self):
-        """Number of classes: ImageNet's or ADE20K's."""
-        return 1000 if self.task == "classification" else 150
+        """Number of classes: ImageNet's, ADE20K's or COCO's."""
+        return {"classification": 1000, "segmentation": 150, "detection": 80}[self.task]
 
     @property
     def backends(self):
@@ -76,18 +77,12 @@ def _transformers(title, constructor, parameters, macs, source, **arguments):
     return CatalogueModel(title, "transformers", constructor, parameters, macs, source, arguments)
 
 
-def _segmenter(title, library, constructor, parameters, macs, source, image_size, **arguments):
-    return CatalogueModel(
-        title,
-        library,
-        constructor,
-        parameters,
-        macs,
-        source,
-        arguments,
-        task="segmentation",
-        image_size=image_size,
-    )
+def _segmenter(*published, image_size, **arguments):
+    return CatalogueModel(*published, arguments, task="segmentation", image_size=image_size)
+
+
+def _detector(*published, image_size, **arguments):
+    return CatalogueModel(*published, arguments, task="detection", image_size=image_size)
 
 
 def _swin(embed_dim, depths, num_heads):
@@ -163,7 +158,7 @@ CATALOGUE = {
         38_028_534,
         181,
         SEPVIT_ADE20K,
-        (512, 2048),
+        image_size=(512, 2048),
         backbone="sepvit_t",
     ),
     "upernet_t": _segmenter(
@@ -173,7 +168,7 @@ CATALOGUE = {
         66_076_556,
         940,
         SEPVIT_ADE20K,
-        (512, 2048),
+        image_size=(512, 2048),
         backbone="sepvit_t",
     ),
     "hf_upernet_swin_t": _segmenter(
@@ -183,7 +178,7 @@ CATALOGUE = {
         60e6,
         945,
         SWIN_ADE20K,
-        (512, 2048),
+        image_size=(512, 2048),
         backbone=("Swin", _SWIN_T),
     ),
     "segformer_b2": _segmenter(
@@ -193,7 +188,7 @@ CATALOGUE = {
         27.5e6,
         62.4,
         SEGFORMER,
-        (512, 512),
+        image_size=(512, 512),
         **_SEGFORMER_B2,
     ),
     "deeplab_v3_plus": _segmenter(
@@ -203,8 +198,28 @@ CATALOGUE = {
         39_190_656,
         None,
         DEEPLAB,
-        (512, 512),
+        image_size=(512, 512),
         **_DEEPLAB,
+    ),
+    "retinanet_t": _detector(
+        "RetinaNet, SepViT-T",
+        "keras_sepvit",
+        "RetinaNet",
+        44_593_492,
+        243,
+        SEPVIT_COCO,
+        image_size=(800, 1280),
+        backbone="sepvit_t",
+    ),
+    "retinanet_resnet50": _detector(
+        "RetinaNet, ResNet50 (KerasHub)",
+        "keras_hub",
+        "RetinaNet",
+        34_121_239,
+        None,
+        RETINANET,
+        image_size=(800, 800),
+        image_encoder=("ResNet", _RESNET50),
     ),
     "hf_cvt_13": _transformers("CvT-13", "Cvt", 20.0e6, 4.5, CVT, depth=(1, 2, 10)),
 }

@@ -61,7 +61,10 @@ class PeerWorker(Worker):
         return model
 
     def program(self, task, name, precision, mode, batch_size):
-        if catalogue_model(name).library != "transformers":
+        network = catalogue_model(name)
+        if (task, network.task, network.library) == ("train", "detection", "keras_hub"):
+            return self._detector_step(name, network, precision, mode, batch_size)
+        if network.library != "transformers":
             return super().program(task, name, precision, mode, batch_size)
         import torch
         from keras import ops
@@ -82,6 +85,24 @@ class PeerWorker(Worker):
             return module(images).logits
 
         return programs.torch_forward(module, function, batch.to(getattr(torch, precision)), mode)
+
+    def _detector_step(self, name, network, precision, mode, batch_size):
+        """KerasHub's detector with its own losses.
+
+        Past its own `train_on_batch`, which makes one tensor of a dict of targets, and fails.
+        """
+        import keras
+        from keras import ops
+
+        from keras_sepvit.benchmark import programs
+
+        model = self.model(
+            name, precision if precision == "float32" else f"mixed_{precision}", mode
+        )
+        batch = ops.convert_to_tensor(self.images(name, batch_size, model.input_shape))
+        targets = programs.random_boxes(np.random.default_rng(1), batch.shape, network.classes)
+        programs.step_with(model, batch, targets, mode)
+        return lambda: keras.Model.train_on_batch(model, batch, targets)
 
     def _product_rates(self):
         """A `ProductRate` for each precision that the backend has products in."""

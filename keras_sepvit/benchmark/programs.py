@@ -49,32 +49,56 @@ def torch_forward(module, function, batch, mode):
 
 
 def training_step(model, batch, mode):
-    """As `forward`, a function that trains a classifier or a segmenter by a step.
+    """As `forward`, a function that trains a classifier, a segmenter or a detector by a step.
 
-    It returns the loss. Labels are random; what the model was compiled with is lost.
+    It returns the loss. Labels and boxes are random; what the model was compiled with is lost.
 
     Raises:
         ValueError: for another model.
     """
+    from keras_sepvit.detection.detector import Detector
     from keras_sepvit.segmentation.segmenter import Segmenter
 
-    shape, *others = (output.shape for output in model.outputs)  # Sequential has no `output`
-    if others or len(shape) not in (2, 4):
-        raise ValueError("A training step needs a classifier or a segmenter.")
-    places = batch.shape[1:3] if len(shape) == 4 else ()
-    labels = np.random.default_rng(1).integers(0, shape[-1], (batch.shape[0], *places))
-    loss = {}
-    if not isinstance(model, Segmenter):  # which has its own
-        loss = {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    rng = np.random.default_rng(1)
+    options = {"metrics": []}  # instead of those that KerasHub gives its models
+    if isinstance(model, Detector):  # which has its own loss, as segmenters have
+        targets = random_boxes(rng, batch.shape, model.num_classes)
+    else:
+        shape, *others = (output.shape for output in model.outputs)  # Sequential has no `output`
+        if others or len(shape) not in (2, 4):
+            raise ValueError("A training step needs a classifier, a segmenter or a detector.")
+        places = batch.shape[1:3] if len(shape) == 4 else ()
+        targets = rng.integers(0, shape[-1], (batch.shape[0], *places)).astype("int32")
+        if not isinstance(model, Segmenter):
+            options["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return step_with(model, batch, targets, mode, **options)
+
+
+def step_with(model, batch, targets, mode, **options):
+    """As `training_step`, on given targets; `options` are for the model's `compile`."""
     model.compile(
         keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
-        **loss,
-        metrics=[],  # instead of those that KerasHub gives its models
+        **options,
         jit_compile=mode in ("xla", "compile"),
     )
     model.optimizer.build(model.trainable_variables)  # else TensorFlow traces the step twice
-    labels = keras.ops.convert_to_tensor(labels, "int32")
-    return lambda: model.train_on_batch(batch, labels)
+    targets = keras.tree.map_structure(keras.ops.convert_to_tensor, targets)
+    return lambda: model.train_on_batch(batch, targets)
+
+
+def random_boxes(rng, shape, classes, objects=8):
+    """Boxes (left, top, right, bottom) and labels of so many objects in each image of a batch.
+
+    Args:
+        rng: A NumPy generator.
+        shape: (batch, height, width, channels) of the images.
+        classes: Number of classes.
+        objects: Number of objects.
+    """
+    count, height, width, _ = shape
+    corners = np.sort(rng.uniform(0, 1, (2, count, objects, 2)), axis=0) * [width, height]
+    boxes = np.concatenate([*corners], axis=-1).astype("float32")
+    return {"boxes": boxes, "labels": rng.integers(0, classes, (count, objects)).astype("int32")}
 
 
 def waited(outputs):

@@ -58,7 +58,7 @@ class Detector(TaskModel):
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """As Keras's, without `loss` and `metrics`: the model has its own."""
         for name in ("metrics", "weighted_metrics"):
-            if kwargs.get(name):
+            if kwargs.pop(name, None):
                 self._refuse(f"`{name}`")
         super().compile(optimizer, loss, **kwargs)
 

@@ -93,6 +93,8 @@ class RunFolder:
         there, here = ({*(facts["class_names"] or ())} for facts in (old, data))
         changes = (("new", here - there), ("gone", there - here))
         told = [f"{what}: {', '.join(sorted(some)[:5])}" for what, some in changes if some]
+        if not told and old["class_names"] != names:
+            told = ["the classes are in another order"]
         raise ValueError(
             f"'{self}' holds a run on other data: {_described(old)}, where {source.name} now has "
             f"{'; '.join([_described(data), *told])}. Give this run another output folder; with "
