@@ -48,7 +48,7 @@ def test_every_part_runs(tmp_path):
         assert 0 < row["difference"] < LARGEST_DIFFERENCE, row
         assert row.get("loss_difference", 0) < LARGEST_DIFFERENCE, row
     timed = [row for row in rows if "images_per_second" in row]
-    dense = {"dense inference", "dense training"}
+    dense = {"dense inference", "dense predict", "dense training"}
     assert {row["what"] for row in timed} == {"inference", "training", *dense}
     assert {row["data"] for row in timed if row["what"] == "training"} == {
         "on the device",

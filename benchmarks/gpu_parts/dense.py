@@ -1,7 +1,6 @@
-"""The networks of dense tasks on T: answers for batches of images, and training steps.
+"""The networks of dense tasks on T: inference, detections as `predict` gives them, training steps.
 
-Answers are what `predict` gives: logits of pixels, or detections after suppression. Training is
-the models' own `fit` with AdamW, on one batch that stays on the device.
+Training is the models' own `fit` with AdamW, on one batch that stays on the device.
 """
 
 import functools
@@ -13,7 +12,9 @@ import numpy as np
 from gpu_parts.building import on_host, to_device
 from gpu_parts.throughput import timed
 from gpu_parts.training import fit_steps
+from keras_sepvit.benchmark import programs
 from keras_sepvit.benchmark.programs import random_boxes
+from keras_sepvit.benchmark.run import MODES
 from keras_sepvit.detection import RetinaNet
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.segmentation import SemanticFPN, UPerNet
@@ -32,7 +33,10 @@ def run(job, sizes, rows):
         rows.add(training, functools.partial(steps, made, name, dense, precision, sizes))
         for batch_size in dense.batches if made else ():
             inference = {**what, "what": "dense inference", "batch": batch_size}
-            rows.add(inference, functools.partial(answers, made, dense, batch_size))
+            rows.add(inference, functools.partial(outputs, made, dense, batch_size))
+            if name == "retinanet":
+                predicting = {**inference, "what": "dense predict"}
+                rows.add(predicting, functools.partial(answers, made, dense, batch_size))
         made.clear()
 
 
@@ -51,8 +55,16 @@ def steps(made, name, dense, precision, sizes):
     batch = keras.tree.map_structure(
         keras.ops.convert_to_tensor, random_batch(name, dense.image_size, dense.train_batch)
     )
-    data = itertools.repeat(batch)
-    return fit_steps(model, lambda: data, sizes.steps, dense.train_batch)
+    return fit_steps(
+        model, lambda: (batch for _ in itertools.count()), sizes.steps, dense.train_batch
+    )
+
+
+def outputs(made, dense, batch_size):
+    """Times the network alone, whose outputs stay on the device."""
+    batch = keras.ops.convert_to_tensor(random_images(dense.image_size, batch_size))
+    mode = MODES[keras.config.backend()][0]
+    return timed(programs.forward(made["model"], batch, mode), batch_size)
 
 
 def answers(made, dense, batch_size):

@@ -60,8 +60,8 @@ def page(record):
         "augmentation.",
         training(rows),
         "## Dense tasks",
-        "On SepViT-T: answers as `predict` gives them (detections after suppression), and steps of "
-        "the models' own `fit` with AdamW.",
+        "On SepViT-T: the network alone, detections as `predict` gives them, and steps of the "
+        "models' own `fit` with AdamW.",
         dense(rows),
         "## Processes",
         processes(parts),
