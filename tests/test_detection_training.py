@@ -154,6 +154,7 @@ def test_a_batch_without_objects_has_a_class_loss_alone(data, tmp_path):
     assert np.abs(to_numpy(kernel) - before).max() > 0
 
 
+@pytest.mark.once
 def test_a_run_on_a_split_without_boxes_has_no_result_and_a_best_model(data, tmp_path, capsys):
     folder = tmp_path / "data"
     write_rectangles(folder, "train", (64, 80), [2] * 4)
@@ -166,6 +167,7 @@ def test_a_run_on_a_split_without_boxes_has_no_result_and_a_best_model(data, tmp
     assert re.search(r"\bAP +-", trainer.evaluate_best().text())
 
 
+@pytest.mark.once
 def test_it_starts_from_a_classifier_of_another_size_and_keeps_frozen_stages(data, tmp_path):
     classifier = SepViT(SMALL, input_shape=(128, 128, 3), classes=7)
     classifier.save_weights(tmp_path / "classifier.weights.h5")
