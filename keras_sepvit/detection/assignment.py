@@ -12,7 +12,7 @@ def assign(anchors, valid, boxes, labels, positive=0.5, negative=0.4, least=0.0)
     """The true box of each anchor, for one picture or a batch.
 
     An anchor takes the box that it overlaps most (of equal ones the first) if that is by
-    `positive` or more, and none below `negative`. Then each box, also takes all anchors that
+    `positive` or more, and none below `negative`. Then each box also takes all anchors that
     overlap it as much as its best one does, if that is by `least` or more, and at all; of several
     boxes the last.
 
@@ -29,8 +29,10 @@ def assign(anchors, valid, boxes, labels, positive=0.5, negative=0.4, least=0.0)
     Returns:
         (..., anchors), int32: the row of the box, `NEGATIVE` or `NEUTRAL`.
     """
+    # Areas ahead of the loop: a compiler might round them in two ways in it, and equal ones differ.
     places = with_area([ops.cast(anchors[..., side], "float32") for side in range(4)])
-    boxes, labels = ops.cast(boxes, "float32"), ops.cast(labels, "int32")
+    boxes = with_area(ops.split(ops.cast(boxes, "float32"), 4, axis=-1))
+    boxes, labels = ops.concatenate(boxes, axis=-1), ops.cast(labels, "int32")
     valid = ops.cast(valid, "bool")
     none = ops.full_like(ops.cast(valid, "int32"), NEGATIVE)
     highest = ops.zeros_like(ops.cast(valid, "float32"))
@@ -40,7 +42,7 @@ def assign(anchors, valid, boxes, labels, positive=0.5, negative=0.4, least=0.0)
         return row < count
 
     def add(row, highest, nearest, taken):
-        box = with_area(ops.split(ops.take(boxes, row, axis=-2), 4, axis=-1))
+        box = ops.split(ops.take(boxes, row, axis=-2), 5, axis=-1)
         counts = valid & (ops.expand_dims(ops.take(labels, row, axis=-1), -1) >= 0)
         shares = ops.where(counts, overlap(places, box), 0.0)
         best = ops.max(shares, axis=-1, keepdims=True)
