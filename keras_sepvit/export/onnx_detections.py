@@ -5,6 +5,8 @@ Neither exporter writes it: PyTorch's traces no loops, and tf2onnx makes many no
 
 import numpy as np
 
+from keras_sepvit.export.onnx_quantize import remove_round_trips
+
 
 def add_suppression(path, count, score_threshold, iou_threshold, max_detections):
     """Rewrites a file of candidates as one of detections.
@@ -110,6 +112,7 @@ def add_suppression(path, count, score_threshold, iou_threshold, max_detections)
     graph.initializer.extend(constants)
     del graph.output[:]
     graph.output.extend(outputs)
+    remove_round_trips(graph)  # candidates were outputs, which a float16 file casts on the way
     _prune(graph)
     onnx.save(proto, path)
 

@@ -38,7 +38,7 @@ def to_float16(path, kept_behind=()):
     # Types that an exporter wrote down would stay as they were; they are inferred again.
     del proto.graph.value_info[:]
     proto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
-    _remove_round_trips(proto.graph)
+    remove_round_trips(proto.graph)
     model = OnnxModel(proto)
     model.topological_sort()
     onnx.save(model.model, path)
@@ -103,7 +103,7 @@ def _behind(graph, tensors):
     return nodes
 
 
-def _remove_round_trips(graph):
+def remove_round_trips(graph):
     """Reads float32 tensors where they are, not from a cast to float16 and back."""
     producers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
