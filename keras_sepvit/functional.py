@@ -371,11 +371,18 @@ def depthwise_conv3x3(x, kernel):
 
 def _torch_conv(x, kernel, bias, **options):
     """Channels-last convolution without the two copies that Keras makes around it."""
+    import torch
     from torch.nn.functional import conv2d
 
+    x = x.permute(0, 3, 1, 2)
     kernel = ops.transpose(kernel, (3, 2, 0, 1))
     bias = None if bias is None else ops.convert_to_tensor(bias)
-    return conv2d(x.permute(0, 3, 1, 2), kernel, bias, **options).permute(0, 2, 3, 1)
+    dtype = x.dtype
+    if dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[3] == 1:
+        # oneDNN leaves parts of the kernel's gradient as the memory was.
+        x, kernel = x.float(), kernel.float()
+        bias = None if bias is None else bias.float()
+    return conv2d(x, kernel, bias, **options).to(dtype).permute(0, 2, 3, 1)
 
 
 def attention(query, key, value):
