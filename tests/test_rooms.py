@@ -12,7 +12,16 @@ pytestmark = pytest.mark.once
 DATA = {"configs", "geometry", "names", "validation", "files", "record", "lazy", "warn", "fonts"}
 WEIGHTS = {*DATA, "weights"}
 NETWORK = {
-    *("functional", "resizing", "devices", "windows", "initializers", "layers", "attention"),
+    *(
+        "functional",
+        "selection",
+        "resizing",
+        "devices",
+        "windows",
+        "initializers",
+        "layers",
+        "attention",
+    ),
     *("block", "stages", "backbone", "pyramid", "task_model", "classification.classifier"),
 }
 BESIDE = {"policy", "scores", "processes"}

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_sepvit import functional
+from keras_sepvit import functional, selection
 from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.boxes import clip, decode, intersection_over_union
 from keras_sepvit.validation import check_range, positive_int
@@ -78,7 +78,7 @@ def retinanet_candidates(outputs, anchors, image_size, sizes=None, candidates=10
         levels.append(_best_pairs(logits, boxes, candidates))
     boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
     # By logits: rounding makes equal scores of unequal ones, in another way on each backend.
-    logits, order = functional.top_k(logits, logits.shape[1])
+    logits, order = selection.top_k(logits, logits.shape[1])
     boxes, labels = rows_of(boxes, order), rows_of(labels, order)
     return boxes, ops.sigmoid(logits), ops.cast(labels, "int32")
 
@@ -100,10 +100,10 @@ def _best_pairs(classes, boxes, candidates):
         count = candidates
         classes = ops.pad(classes, ((0, 0), (0, count), (0, 0)), constant_values=-float("inf"))
     count = min(count, candidates)
-    _, rows = functional.top_k(ops.max(classes, axis=-1), count)
+    _, rows = selection.top_k(ops.max(classes, axis=-1), count)
     rows = ops.sort(rows, axis=-1)
     logits = ops.reshape(rows_of(classes, rows), (-1, count * num_classes))
-    logits, pairs = functional.top_k(logits, min(count * num_classes, candidates))
+    logits, pairs = selection.top_k(logits, min(count * num_classes, candidates))
     rows = ops.minimum(rows_of(rows, pairs // num_classes), last)
     return rows_of(boxes, rows), logits, pairs % num_classes
 
@@ -132,7 +132,7 @@ def class_wise_detections(
     """
     _, count, classes = ops.shape(scores)
     pairs = ops.reshape(scores, (-1, count * classes))
-    scores, pairs = functional.top_k(pairs, min(candidates, count * classes))
+    scores, pairs = selection.top_k(pairs, min(candidates, count * classes))
     labels = ops.cast(pairs % classes, "int32")
     boxes = rows_of(boxes, pairs // classes)
     valid = ops.greater(scores, score_threshold)
@@ -159,7 +159,7 @@ def suppress(boxes, groups, valid, iou_threshold, count):
         int32 (batch, count): places of the boxes, ascending, with -1 behind the last.
     """
     if functional.is_traced_for_litert() and boxes.shape[0] is not None:
-        return functional.litert_suppress(boxes, groups, valid, iou_threshold, count)
+        return selection.litert_suppress(boxes, groups, valid, iou_threshold, count)
     n = boxes.shape[1]
     side = min(n, _TILE)
     tiles = -(-n // side)
@@ -257,7 +257,7 @@ def rows_of(x, places):
     """
     batch, count, *rest = ops.shape(x)
     first = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
-    return functional.take_rows(ops.reshape(x, (-1, *rest)), places + first)
+    return selection.take_rows(ops.reshape(x, (-1, *rest)), places + first)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_sepvit import functional, task_model
+from keras_sepvit import functional, selection, task_model
 from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
@@ -149,7 +149,7 @@ class ClassMap(layers.Layer):
         pass
 
     def call(self, inputs):
-        return ops.cast(functional.argmax(inputs), "uint8")
+        return ops.cast(selection.argmax(inputs), "uint8")
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(inputs.shape[:-1], "uint8")

@@ -1,0 +1,86 @@
+"""What is chosen of an axis: the largest, the best, rows, boxes; as each backend has it."""
+
+import keras
+from keras import ops
+
+
+def argmax(x):
+    """Where the last axis of a float tensor is highest: int32 of shape `x.shape[:-1]`."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Keras tells -0 from 0 in bits first, for which LiteRT has no operator.
+        return tf.argmax(x, axis=-1, output_type="int32")
+    return ops.argmax(x, axis=-1)
+
+
+def top_k(x, k):
+    """The k highest of the last axis, the highest first; of equal ones the lower place first.
+
+    Args:
+        x: Float tensor of shape (..., n).
+        k: How many, at most n.
+
+    Returns:
+        The values and their places, int32, (..., k).
+    """
+    if keras.config.backend() == "torch":
+        import torch
+
+        if torch.compiler.is_exporting():  # ONNX's operator has this order, torch's has none
+            values, places = torch.topk(x, k)
+        else:
+            values, places = torch.sort(x, descending=True, stable=True)
+        return values[..., :k], places[..., :k].to(torch.int32)
+    values, places = ops.top_k(x, k)
+    return values, ops.cast(places, "int32")
+
+
+def litert_suppress(boxes, groups, valid, iou_threshold, count):
+    """`detection.decoding.suppress` by LiteRT's own operator, of pictures whose number is fixed.
+
+    The operator knows no groups: boxes are moved apart by them, in rows and columns, so that
+    the numbers stay small and their last digits there. Of equal scores it takes any first, so
+    that ranks stand for them. Boxes without area, which do not overlap themselves, it would take
+    again and again: others stand for them, beside all else.
+    """
+    import tensorflow as tf
+
+    batch, n, _ = boxes.shape
+    kept = []
+    for number in range(batch):
+        # Not indexed, which drops axes.
+        own, group, own_valid = (x[number : number + 1] for x in (boxes, groups, valid))
+        own = tf.reshape(own, (n, 4))
+        group, own_valid = (tf.reshape(x, (n,)) for x in (group, own_valid))
+        columns = tf.cast(tf.sqrt(tf.cast(tf.reduce_max(group) + 1, tf.float32)) + 1, tf.int32)
+        offsets = tf.cast(tf.stack([group % columns, group // columns], axis=-1), tf.float32)
+        side = tf.reduce_max(own) + 1
+        own += tf.tile(offsets * side, (1, 2))
+        left, top, right, bottom = tf.split(own, 4, axis=-1)
+        beside = tf.range(n, dtype=tf.float32)[:, tf.newaxis] * [-2.0, 0.0, -2.0, 0.0]
+        beside += [-2.0, -1.0, -1.0, 0.0]
+        own = tf.where((right - left) * (bottom - top) > 0, own, beside)
+        ranks = tf.where(own_valid, tf.range(n, 0, -1, dtype=tf.float32), 0.0)
+        places, found = tf.raw_ops.NonMaxSuppressionV4(
+            boxes=own,
+            scores=ranks,
+            max_output_size=count,
+            iou_threshold=iou_threshold,
+            score_threshold=0.5,
+            pad_to_max_output_size=True,
+        )
+        places = tf.where(tf.range(count) < found, places, -1)
+        kept.append(tf.reshape(places, (1, count)))
+    return tf.concat(kept, axis=0)
+
+
+def take_rows(x, places):
+    """`ops.take(x, places, axis=0)` for places that are not negative."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(x, places)  # Keras counts negative ones from the end
+    if keras.config.backend() == "torch":
+        return x[places.long()]  # Keras's form is written into ONNX wrongly for vectors
+    return ops.take(x, places, axis=0)
