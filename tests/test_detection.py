@@ -328,6 +328,34 @@ def test_bad_targets(change, message, model):
             step(change(targets))
 
 
+@pytest.mark.parametrize(
+    "box_format, boxes, message",
+    [
+        ("xywh", [[5, 5, -3, 4]], "sides must not be negative"),
+        ("rel_xyxy", [[5, 5, 30, 40]], "up to 40, which look like pixels"),
+        ("xyxy", [[0.1, 0.2, 0.5, 0.9]], "at most 0.9, which look like shares"),
+    ],
+)
+def test_boxes_of_another_format(box_format, boxes, message):
+    photos, _ = scenes()
+    targets = {"boxes": np.tile(np.float32([boxes]), (4, 1, 1)), "labels": np.zeros((4, 1), int)}
+    with pytest.raises(ValueError, match=message):
+        retinanet(image_shape=SHAPE, bounding_box_format=box_format)._check_targets(targets)
+
+
+@pytest.mark.parametrize("wrong", [{"labels": 10}, {"labels": -2}, {"boxes": np.nan}], ids=str)
+def test_what_data_sets_bring_makes_the_loss_nan(wrong, model):
+    """Of compiled steps, which can raise nothing."""
+    photos, targets = scenes()
+    outputs = model(photos)
+    losses = model.losses_of(targets, outputs)
+    assert np.isfinite(to_numpy(losses["class_loss"][0]))
+    for name, value in wrong.items():
+        targets = {**targets, name: targets[name].copy()}
+        targets[name][0, 0] = value
+    assert np.isnan(to_numpy(model.losses_of(targets, outputs)["class_loss"][0]))
+
+
 @pytest.fixture(scope="module")
 def model():
     return compiled(retinanet(image_shape=SHAPE))
@@ -335,7 +363,7 @@ def model():
 
 def test_bad_input(model):
     photos, targets = scenes()
-    for name in ("loss", "metrics", "weighted_metrics"):
+    for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
         with pytest.raises(ValueError, match=f"has its own loss.* Leave out `{name}`"):
             model.compile("sgd", **{name: ["mse"]})
     with pytest.raises(ValueError, match="Make RGB of grey"):

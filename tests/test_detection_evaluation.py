@@ -22,6 +22,7 @@ from keras_sepvit.detection.detector import convert_boxes
 from keras_sepvit.inference import KerasDetector, attach_record
 from keras_sepvit.record import Record, attach
 from keras_sepvit.runtime import ImageDetector, Predictor
+from keras_sepvit.segmentation import MeanIoU, segment
 from keras_sepvit.training.report import DataReport
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
@@ -201,6 +202,30 @@ def test_average_precision_in_the_logs_of_fit(box_format):
         held_out = images[:2], {name: values[:2] for name, values in targets.items()}
         history = model.fit(*held_out, callbacks=[AveragePrecision(held_out)], verbose=2).history
         assert {"loss", "val_AP", "val_AP50"} <= {*history} and 0 <= history["val_AP50"][0] <= 100
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("callback", [AveragePrecision, MeanIoU])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (iter([(np.zeros(1), {})]), "ends with the first"),
+        (np.zeros((2, 4, 4, 3)), "Received: ndarray"),
+        (None, "Received: NoneType"),
+    ],
+    ids=["iterator", "array", "none"],
+)
+def test_data_of_callbacks_are_refused_at_once(callback, data, message):
+    with pytest.raises(ValueError, match=f"`data` must be .*{message}"):
+        callback(data)
+
+
+@pytest.mark.once
+def test_one_photo_is_no_list():
+    for photo in (np.zeros((20, 30, 3), "uint8"), np.zeros((20, 30), "uint8")):
+        for function in (detect, segment):
+            with pytest.raises(ValueError, match="must be a list.* one array of shape .20, 30"):
+                function(None, photo)
 
 
 def convert_to_pixels(boxes, box_format):

@@ -57,7 +57,9 @@ ALLOWED = {
         *("detection", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
-    "benchmark": {*BESIDE, "segmentation.segmenter", "runtime", "benchmark"},
+    "benchmark": {
+        *(*BESIDE, "detection.detector", "segmentation.segmenter", "runtime", "benchmark"),
+    },
 }
 WITHOUT_KERAS = {
     *(

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_sepvit.detection.detector import convert_boxes
 from keras_sepvit.detection.scores import DetectionScores
+from keras_sepvit.training.held_out import HeldOut
 
 
 class AveragePrecision(keras.callbacks.Callback):
@@ -25,6 +26,7 @@ class AveragePrecision(keras.callbacks.Callback):
 
     Raises:
         ImportError: without faster-coco-eval.
+        ValueError: for other data, and for an iterator, which ends with the first epoch.
 
     Example:
 
@@ -38,12 +40,11 @@ class AveragePrecision(keras.callbacks.Callback):
     def __init__(self, data, batch_size=16):
         super().__init__()
         DetectionScores(1)  # refuses before the first epoch
-        self._data = data
-        self._batch_size = batch_size
+        self._batches = HeldOut(data, batch_size)
 
     def on_epoch_end(self, epoch, logs=None):
         scores = DetectionScores(self.model.num_classes)
-        for images, targets in self._batches():
+        for images, targets in self._batches:
             found = self.model.predict_on_batch(images)
             parts = [
                 {**part, "boxes": self._in_pixels(part["boxes"], images)}
@@ -64,13 +65,3 @@ class AveragePrecision(keras.callbacks.Callback):
         source = self.model.bounding_box_format
         boxes = convert_boxes(boxes, source, "xyxy", height, width)
         return keras.ops.convert_to_numpy(boxes)
-
-    def _batches(self):
-        if not (isinstance(self._data, tuple | list) and hasattr(self._data[0], "shape")):
-            for images, targets in self._data:
-                yield images, keras.tree.map_structure(keras.ops.convert_to_numpy, targets)
-            return
-        images, targets = self._data
-        for start in range(0, len(images), self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            yield images[rows], {key: np.asarray(values[rows]) for key, values in targets.items()}

@@ -14,6 +14,10 @@ BOX_FORMATS = (
 )
 
 
+# Boxes of shares may reach out of their image, but not that far.
+_FARTHEST = 5
+
+
 class Detector(TaskModel):
     """A functional model from images to raw outputs, with its losses and its decoding.
 
@@ -33,7 +37,7 @@ class Detector(TaskModel):
 
     _loss_in_words = (
         "of classes and boxes. Leave out {what}; pictures without objects have rows of padding "
-        "alone, of label -1."
+        "alone, of label -1, and `keras_sepvit.detection.AveragePrecision` measures."
     )
 
     def __init__(self, backbone, outputs, anchors, weights, policy, config, **kwargs):
@@ -57,7 +61,7 @@ class Detector(TaskModel):
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """As Keras's, without `loss` and `metrics`: the model has its own."""
-        for name in ("metrics", "weighted_metrics"):
+        for name in ("metrics", "weighted_metrics", "loss_weights"):
             if kwargs.pop(name, None):
                 self._refuse(f"`{name}`")
         super().compile(optimizer, loss, **kwargs)
@@ -85,15 +89,35 @@ class Detector(TaskModel):
         rows = boxes[labels >= 0]
         if not np.isfinite(rows).all():
             raise ValueError(f"Boxes for `{self.name}` must be finite. Received NaN or infinity.")
+        self._check_boxes(rows)
+
+    def _check_boxes(self, rows):
+        """Refuses boxes (n, 4) of another format than the model's, as far as they tell."""
+        boxes = f"Boxes for `{self.name}` are {self.bounding_box_format!r}"
+        advice = "Build the model with another `bounding_box_format`, or convert them."
         if self.bounding_box_format.endswith(("xyxy", "yxyx")):
-            inverted = (rows[:, 2:] < rows[:, :2]).any(axis=1)
-            if inverted.any():
-                raise ValueError(
-                    f"Boxes for `{self.name}` are {self.bounding_box_format!r}: the second corner "
-                    f"must not lie before the first. Received: {rows[inverted][0].tolist()}. If "
-                    "they have widths and heights, build the model with "
-                    "bounding_box_format='xywh'."
-                )
+            wrong = (rows[:, 2:] < rows[:, :2]).any(axis=1)
+            rule = "the second corner must not lie before the first"
+            advice = (
+                "If they have widths and heights, build the model with bounding_box_format='xywh'."
+            )
+        else:
+            wrong, rule = (rows[:, 2:] < 0).any(axis=1), "sides must not be negative"
+        if wrong.any():
+            raise ValueError(f"{boxes}: {rule}. Received: {rows[wrong][0].tolist()}. {advice}")
+        if not len(rows):
+            return
+        largest, relative = np.abs(rows).max(), self.bounding_box_format.startswith("rel_")
+        if relative and largest > _FARTHEST:
+            raise ValueError(
+                f"{boxes}, shares of an image's sides. Received values of up to {largest:g}, which "
+                f"look like pixels. {advice}"
+            )
+        if not relative and largest <= 1:
+            raise ValueError(
+                f"{boxes}, in pixels. Received values of at most {largest:g}, which look like "
+                f"shares of an image's sides. {advice}"
+            )
 
     def _loss_pairs(self, x, y, y_pred):
         _check_shapes(self.name, y)

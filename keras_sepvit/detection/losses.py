@@ -23,11 +23,25 @@ def retinanet_losses(targets, outputs, anchors):
     Returns:
         Dict of `"class_loss"` and `"box_loss"` to the sum over the anchors, and the sum over the
         pictures of the number of positive ones, at least 1 for each. float32 scalars. The box
-        loss of a batch without objects is 0.
+        loss of a batch without objects is 0. The class loss is NaN for labels out of range, and
+        for boxes of objects that are not finite.
     """
     levels, weight = level_losses(targets, outputs, anchors)
     class_total, box_total = map(sum, zip(*levels, strict=True))
+    class_total = class_total + _nan_if_wrong(targets, outputs, anchors)
     return {"class_loss": (class_total, weight), "box_loss": (box_total, weight)}
+
+
+def _nan_if_wrong(targets, outputs, anchors):
+    """0; NaN for labels that there are not, and boxes that are not finite.
+
+    Compiled steps can raise no error, and would learn something else.
+    """
+    classes = outputs["classes"][0].shape[-1] // anchors.per_place
+    labels = ops.cast(targets["labels"], "int32")
+    known = ops.all((labels >= -1) & (labels < classes))
+    finite = ops.all(ops.isfinite(ops.cast(targets["boxes"], "float32")), axis=-1)
+    return ops.where(known & ops.all(finite | (labels < 0)), 0.0, float("nan"))
 
 
 def level_losses(targets, outputs, anchors):

@@ -12,7 +12,7 @@ from keras_sepvit.detection.detector import Detector, convert_boxes
 from keras_sepvit.runtime import labels as naming
 from keras_sepvit.runtime.canvas import fit_into, fit_sides, turned
 from keras_sepvit.runtime.detector import THRESHOLD, check_threshold, each, in_photo, named
-from keras_sepvit.runtime.images import read_photo
+from keras_sepvit.runtime.images import check_photos, read_photo
 from keras_sepvit.scores import preprocess
 from keras_sepvit.validation import check_sides, positive_int
 
@@ -64,8 +64,7 @@ def detect(
         FileNotFoundError: if there is no such file.
         ValueError: for what is no photo, naming it; another model; an argument out of its range.
     """
-    if isinstance(photos, (str, os.PathLike)):
-        raise ValueError(f"`photos` must be a list. Received: {photos!r}. Write [{photos!r}].")
+    check_photos(photos)
     detector = PhotoDetector(model, batch_size, sides)
     threshold = check_threshold(threshold)
     most = detector.most

@@ -25,7 +25,8 @@ class RetinaNet(Detector):
     `fit` needs no loss: it is the focal loss of the classes and the L1 loss of the boxes, over
     the number of anchors with an object. Targets are dicts of `"boxes"` (images, boxes, 4) and
     `"labels"` (images, boxes), padded with -1, and maybe `"sizes"` (images, 2), the height and
-    width of each picture where it is padded. `predict` gives detections; calling the model raw
+    width of each picture where it is padded. Arrays that cannot be right are refused; in data sets
+    labels out of range make the loss NaN. `predict` gives detections; calling the model raw
     outputs. A whole checkpoint of mmdetection is loaded by `weights` or
     `keras_sepvit.load_weights`. Another such model is `RetinaNet.from_config(model.get_config())`:
     Keras's `clone_model` gives a plain functional model, without the losses.
@@ -45,7 +46,7 @@ class RetinaNet(Detector):
         drop_path_rate: For a name as `backbone`; by default that of the variant's recipe for
             classification.
         anchor_scale: Side of the smallest anchor in strides of its level: with 4 the smallest of
-            P3 is 32 pixels wide.
+            P3 is 32 pixels wide. Files of weights do not tell it: give that of their model.
         channels: Channels of the FPN and the head.
         num_convs: Convolutions of the head before each of its last.
         score_threshold: Detections have scores above it, 0..1.

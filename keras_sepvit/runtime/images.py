@@ -75,6 +75,17 @@ def read_photo(photo):
     return np.repeat(photo.reshape(*photo.shape[:2], 1), 3, axis=-1) if grey else photo[..., :3]
 
 
+def check_photos(photos):
+    """Refuses one photo where several are expected: it would be taken for its rows or letters."""
+    if isinstance(photos, (str, os.PathLike)):
+        raise ValueError(f"`photos` must be a list. Received: {photos!r}. Write [{photos!r}].")
+    shape = getattr(photos, "shape", (0,) * 4)
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)):
+        raise ValueError(
+            f"`photos` must be a list. Received one array of shape {tuple(shape)}. Write [photo]."
+        )
+
+
 def open_image(path, channels=3):
     """Reads an image file, upright, at its own size.
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_sepvit.segmentation.scores import SegmentationScores
+from keras_sepvit.training.held_out import HeldOut
 
 
 class MeanIoU(keras.callbacks.Callback):
@@ -20,6 +21,9 @@ class MeanIoU(keras.callbacks.Callback):
             Pixels of 255 do not count.
         batch_size: Images predicted at a time, of arrays.
 
+    Raises:
+        ValueError: for other data, and for an iterator, which ends with the first epoch.
+
     Example:
 
     ```python
@@ -30,23 +34,12 @@ class MeanIoU(keras.callbacks.Callback):
 
     def __init__(self, data, batch_size=16):
         super().__init__()
-        self._data = data
-        self._batch_size = batch_size
+        self._batches = HeldOut(data, batch_size)
 
     def on_epoch_end(self, epoch, logs=None):
         scores = SegmentationScores(self.model.output_shape[-1])
-        for images, class_maps in self._batches():
+        for images, class_maps in self._batches:
             logits = np.asarray(self.model.predict_on_batch(images))
             for truth, found in zip(class_maps, logits.argmax(axis=-1), strict=True):
                 scores.add(truth, found)
         logs.update({f"val_{name}": value for name, value in scores.result().items()})
-
-    def _batches(self):
-        if not (isinstance(self._data, tuple | list) and hasattr(self._data[0], "shape")):
-            for images, class_maps in self._data:
-                yield images, keras.ops.convert_to_numpy(class_maps)
-            return
-        images, class_maps = self._data
-        for start in range(0, len(images), self._batch_size):
-            rows = slice(start, start + self._batch_size)
-            yield images[rows], np.asarray(class_maps[rows])

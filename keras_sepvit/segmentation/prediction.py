@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_sepvit.configs import MEAN_COLOUR
 from keras_sepvit.runtime.canvas import fit_into, fit_sides
-from keras_sepvit.runtime.images import read_photo
+from keras_sepvit.runtime.images import check_photos, read_photo
 from keras_sepvit.scores import preprocess, probabilities
 from keras_sepvit.validation import (
     check_sides,
@@ -68,8 +68,7 @@ def segment(
         FileNotFoundError: if there is no such file.
         ValueError: for what is no photo, naming it; another model; an argument out of its range.
     """
-    if isinstance(photos, (str, os.PathLike)):
-        raise ValueError(f"`photos` must be a list. Received: {photos!r}. Write [{photos!r}].")
+    check_photos(photos)
     segmenter = PhotoSegmenter(model, sides, scales, flip, window, stride)
     return [class_map for _, class_map in segmenter.class_maps(enumerate(photos))]
 
