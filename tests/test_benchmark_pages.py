@@ -40,7 +40,10 @@ def test_memory_is_of_all_processes_at_one_time():
 def files_of(milliseconds):
     """Rows of files, and what is measured of them: times in rounds of two processes."""
     rows = [
-        {"model": model, "format": "litert", "precision": precision, "parameters": 1e6}
+        {
+            **{"model": model, "format": "litert", "precision": precision},
+            **{"parameters": 1e6, "size_bytes": 4e6},
+        }
         for model in ("SepViT-T", "Swin-T")
         for precision in ("float32", "int8")
     ]
