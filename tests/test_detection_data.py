@@ -518,6 +518,10 @@ def test_folders_that_are_refused(tmp_path):
     save_photo(tmp_path / "images" / "a.png")
     with pytest.raises(ValueError, match="has no file of boxes. Expected .*It has: images, file"):
         open_source(str(tmp_path), "train")
+    for name in ("train", "valid"):
+        save_photo(tmp_path / "bare" / name / "a.png")
+    with pytest.raises(ValueError, match="bare' has no file of boxes. .* It has: train, valid"):
+        open_splits(str(tmp_path / "bare"))
     for name in ("all.json", "b.json"):
         write(tmp_path / name, ["a.png"])
     with pytest.raises(ValueError, match="several files of boxes .*: all.json, b.json"):

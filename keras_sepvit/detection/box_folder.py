@@ -72,7 +72,8 @@ class BoxFolder:
                 folder = self.path / name
                 places = (folder, *(folder / images for images in _IMAGES), self.path)
                 files = _json_files(folder) or _json_files(folder / _ANNOTATIONS)
-                found[key] += [CocoFile(file, places) for file in files]
+                if files:
+                    found[key] += [CocoFile(file, places) for file in files]
         return found
 
     def read(self, split):
