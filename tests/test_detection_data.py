@@ -274,16 +274,28 @@ def test_what_is_trained_on(tmp_path):
 
 def test_nothing_to_train_on(tmp_path):
     """A split without a box is refused for training, and answers in validation."""
-    write(tmp_path / "train.json", ["a.png"])
     write(tmp_path / "val.json", ["b.png"])
-    with pytest.raises(ValueError, match="train.*holds no images"):
-        open_splits(str(tmp_path))
-    with pytest.raises(ValueError, match=r"No photo of .*train.* has a box to train on"):
+    box, start = [1, 1, 9, 9], "'train' has a box to train on: .*train.json has 1 photo and "
+    for boxes, size, message in (
+        ([], (40, 60), "0 boxes; left out: 1 photo without boxes. Label some"),
+        ([box], (30, 60), "1 box; left out: .* under 32 pixels. data.keep_empty=true trains"),
+        ([[0.1, 0.1, 0.5, 0.5]], (40, 60), "1 box; .* under 1 pixel. Boxes are in pixels: multi"),
+    ):
+        write(tmp_path / "train.json", ["a.png"], [(0, 1, box) for box in boxes], size=size)
+        with pytest.raises(ValueError, match=start + message):
+            open_splits(str(tmp_path))
+    content = content_of(["a.png"], [(0, 1, box)])
+    content["annotations"][0]["iscrowd"] = 1
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=start + "1 box; left out: 1 crowd. Set iscrowd to 0"):
         open_splits(str(tmp_path), keep_empty=True)
     write(tmp_path / "train.json", ["a.png"], [(0, 1, [1, 1, 9, 9])])
     _, validation = open_splits(str(tmp_path))
     assert validation.most == 1 and "1 photo without boxes" in check_boxes(validation)
     assert_read(validation, {"b.png": []}, {"b.png": []})
+    (tmp_path / "val.json").unlink()
+    with pytest.raises(ValueError, match="of 1 image none is held out. .*validation_split=null"):
+        open_splits(str(tmp_path))
 
 
 def test_photos_that_cannot_be_read(tmp_path):
