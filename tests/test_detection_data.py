@@ -521,6 +521,14 @@ def test_without_splits_a_tenth_is_held_out(tmp_path):
     assert open_source(str(tmp_path), "mine").size == 23
 
 
+def test_a_split_without_a_file_of_boxes_is_told(tmp_path):
+    write(tmp_path / "train" / "boxes.json", ["a.png", "b.png"], [(0, 1, [1, 1, 9, 9])] * 2)
+    save_photo(tmp_path / "valid" / "c.png")
+    train, validation = open_splits(str(tmp_path), keep_empty=True)
+    assert "not read, as no file of boxes tells of it: valid" in train.notes
+    assert validation.split == "validation-fold0"
+
+
 def test_folders_that_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder '.*nowhere'"):
         open_splits(str(tmp_path / "nowhere"))
@@ -604,7 +612,9 @@ def test_yolo(tmp_path, keys):
     boxes = {**READ, "b.png": [[30, 8, 60, 24]]}
     assert_read(train, boxes)
     assert_read(validation, {"d.jpg": [[0, 0, 60, 40]]}, {"d.jpg": [0]})
-    assert train.image_id(0) == train.paths[0] and not train.notes
+    assert train.image_id(0) == train.paths[0]
+    told = ("read in the folder of data.yaml, as its path ../datasets/bolts is not there",)
+    assert train.notes == (told if "datasets" in keys.get("path", "") else ())
     check_boxes(train)
 
 
@@ -698,6 +708,9 @@ def test_yaml_that_is_refused(tmp_path, keys, message):
     assert "\n" not in str(error.value)
     (tmp_path / "data.yaml").write_text("names: [a\n- b")
     with pytest.raises(ValueError, match="data.yaml is no YAML"):
+        open_source(str(tmp_path), "train")
+    (tmp_path / "data.yaml").write_text("train: images/train\n")
+    with pytest.raises(ValueError, match="data.yaml has no names. Expected a list of the classes"):
         open_source(str(tmp_path), "train")
 
 

@@ -287,10 +287,16 @@ def open_splits(name, train_split="train", validation_split="validation", keep_e
         validation = None if validation_split is None else SceneSource(validation_split)
         return SceneSource(train_split), validation
     folder = _folder_of(name)
-    splits = train_split, validation_split
+    splits, unread = (train_split, validation_split), ()
     if splits == ("train", "validation") and "validation" not in folder.splits(""):
         splits = "train-fold0", "validation-fold0"
-    source = _open(folder, splits[0], lambda photos: _to_learn_from(photos, splits[0], keep_empty))
+        unread = ("validation",)
+
+    def choose(photos):
+        notes = [note for split in unread for note in folder.unread(split, photos)]
+        return _to_learn_from(photos.noted(*notes), splits[0], keep_empty)
+
+    source = _open(folder, splits[0], choose)
     if splits[1] is None:
         return source, None
     validation = _open(folder, splits[1], lambda photos: photos.for_evaluation())
