@@ -14,7 +14,7 @@ from keras_sepvit.training.checkpoint import (
     load_checkpoint,
     read_header,
 )
-from keras_sepvit.training.settings import read_recipe, save_recipe
+from keras_sepvit.training.settings import read_recipe, read_settings, save_recipe
 from keras_sepvit.validation import counted
 
 
@@ -129,6 +129,12 @@ class RunFolder:
         return progress
 
     def _check_recipe(self):
+        task = read_settings(self.path / "recipe.yaml").get("task", "classification")  # of 0.1.0
+        if task != self.recipe.task:
+            raise ValueError(
+                f"'{self.path}' holds a run of {task}, and this one is of {self.recipe.task}. Go "
+                f"on with that one by --task {task}, or give this run another output folder."
+            )
         old = read_recipe(self.path / "recipe.yaml", type(self.recipe))
         self.recipe = copy.deepcopy(self.recipe)
         for key in self.recipe.AUTOMATIC:
