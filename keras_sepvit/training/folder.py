@@ -52,23 +52,6 @@ class RunFolder:
         """The file with the state to go on from."""
         return self.path / "checkpoint.npz"
 
-    def check_apart(self, *sources):
-        """Refuses a folder inside of that of data, where its pictures would be taken for data.
-
-        Args:
-            sources: `Source`s, or None.
-
-        Raises:
-            ValueError: naming both folders.
-        """
-        for source in sources:
-            data = getattr(source, "folder", None)
-            if data is not None and self.path.resolve().is_relative_to(data.resolve()):
-                raise ValueError(
-                    f"The output folder '{self}' lies among the pictures of '{data}': its own "
-                    "would be taken for data. Give an output folder elsewhere."
-                )
-
     def check_data(self, source):
         """Refuses other data than those of the run that goes on here.
 
@@ -153,6 +136,25 @@ class RunFolder:
             raise ValueError(
                 f"'{self.path}' holds a run with another recipe; it differs in "
                 f"{', '.join(differing)}. Give this run another output folder, or remove that one."
+            )
+
+
+def check_apart(output, *sources):
+    """Refuses a folder inside of that of data, where its pictures would be taken for data.
+
+    Args:
+        output: Path of the folder that is written to.
+        sources: `Source`s, or None.
+
+    Raises:
+        ValueError: naming both folders.
+    """
+    for source in sources:
+        data = getattr(source, "folder", None)
+        if data is not None and output.resolve().is_relative_to(data.resolve()):
+            raise ValueError(
+                f"The output folder '{output}' lies among the pictures of '{data}': its own would "
+                "be taken for data. Give an output folder elsewhere."
             )
 
 
