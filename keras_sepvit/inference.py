@@ -87,6 +87,11 @@ class KerasPredictor(ImageClassifier):
         batch_size=16,
     ):
         self._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+        if is_detector(model):
+            raise ValueError(
+                "The model is a detector, no image classifier. Objects in photos are found by "
+                "`keras_sepvit.inference.KerasDetector` and `keras_sepvit.detection.detect`."
+            )
         self.image_shape = image_shape(model, image_size)
         self._follow(getattr(model, "record", None), crop, interpolation)
         if labels is None and self.record is not None:

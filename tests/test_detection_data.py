@@ -274,16 +274,28 @@ def test_what_is_trained_on(tmp_path):
 
 def test_nothing_to_train_on(tmp_path):
     """A split without a box is refused for training, and answers in validation."""
-    write(tmp_path / "train.json", ["a.png"])
     write(tmp_path / "val.json", ["b.png"])
-    with pytest.raises(ValueError, match="train.*holds no images"):
-        open_splits(str(tmp_path))
-    with pytest.raises(ValueError, match=r"No photo of .*train.* has a box to train on"):
+    box, start = [1, 1, 9, 9], "'train' has a box to train on: .*train.json has 1 photo and "
+    for boxes, size, message in (
+        ([], (40, 60), "0 boxes; left out: 1 photo without boxes. Label some"),
+        ([box], (30, 60), "1 box; left out: .* under 32 pixels. data.keep_empty=true trains"),
+        ([[0.1, 0.1, 0.5, 0.5]], (40, 60), "1 box; .* under 1 pixel. Boxes are in pixels: multi"),
+    ):
+        write(tmp_path / "train.json", ["a.png"], [(0, 1, box) for box in boxes], size=size)
+        with pytest.raises(ValueError, match=start + message):
+            open_splits(str(tmp_path))
+    content = content_of(["a.png"], [(0, 1, box)])
+    content["annotations"][0]["iscrowd"] = 1
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=start + "1 box; left out: 1 crowd. Set iscrowd to 0"):
         open_splits(str(tmp_path), keep_empty=True)
     write(tmp_path / "train.json", ["a.png"], [(0, 1, [1, 1, 9, 9])])
     _, validation = open_splits(str(tmp_path))
     assert validation.most == 1 and "1 photo without boxes" in check_boxes(validation)
     assert_read(validation, {"b.png": []}, {"b.png": []})
+    (tmp_path / "val.json").unlink()
+    with pytest.raises(ValueError, match="of 1 image none is held out. .*validation_split=null"):
+        open_splits(str(tmp_path))
 
 
 def test_photos_that_cannot_be_read(tmp_path):
@@ -509,6 +521,14 @@ def test_without_splits_a_tenth_is_held_out(tmp_path):
     assert open_source(str(tmp_path), "mine").size == 23
 
 
+def test_a_split_without_a_file_of_boxes_is_told(tmp_path):
+    write(tmp_path / "train" / "boxes.json", ["a.png", "b.png"], [(0, 1, [1, 1, 9, 9])] * 2)
+    save_photo(tmp_path / "valid" / "c.png")
+    train, validation = open_splits(str(tmp_path), keep_empty=True)
+    assert "not read, as no file of boxes tells of it: valid" in train.notes
+    assert validation.split == "validation-fold0"
+
+
 def test_folders_that_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder '.*nowhere'"):
         open_splits(str(tmp_path / "nowhere"))
@@ -518,6 +538,10 @@ def test_folders_that_are_refused(tmp_path):
     save_photo(tmp_path / "images" / "a.png")
     with pytest.raises(ValueError, match="has no file of boxes. Expected .*It has: images, file"):
         open_source(str(tmp_path), "train")
+    for name in ("train", "valid"):
+        save_photo(tmp_path / "bare" / name / "a.png")
+    with pytest.raises(ValueError, match="bare' has no file of boxes. .* It has: train, valid"):
+        open_splits(str(tmp_path / "bare"))
     for name in ("all.json", "b.json"):
         write(tmp_path / name, ["a.png"])
     with pytest.raises(ValueError, match="several files of boxes .*: all.json, b.json"):
@@ -588,7 +612,9 @@ def test_yolo(tmp_path, keys):
     boxes = {**READ, "b.png": [[30, 8, 60, 24]]}
     assert_read(train, boxes)
     assert_read(validation, {"d.jpg": [[0, 0, 60, 40]]}, {"d.jpg": [0]})
-    assert train.image_id(0) == train.paths[0] and not train.notes
+    assert train.image_id(0) == train.paths[0]
+    told = ("read in the folder of data.yaml, as its path ../datasets/bolts is not there",)
+    assert train.notes == (told if "datasets" in keys.get("path", "") else ())
     check_boxes(train)
 
 
@@ -682,6 +708,9 @@ def test_yaml_that_is_refused(tmp_path, keys, message):
     assert "\n" not in str(error.value)
     (tmp_path / "data.yaml").write_text("names: [a\n- b")
     with pytest.raises(ValueError, match="data.yaml is no YAML"):
+        open_source(str(tmp_path), "train")
+    (tmp_path / "data.yaml").write_text("train: images/train\n")
+    with pytest.raises(ValueError, match="data.yaml has no names. Expected a list of the classes"):
         open_source(str(tmp_path), "train")
 
 

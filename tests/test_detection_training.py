@@ -229,7 +229,7 @@ def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp
     command += ["model.variant=sepvit_scenes", "--output", str(tmp_path / "run")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert re.search(r"^labels +folder:", result.stdout, re.M)
+    assert re.search(r"^folder:.*^training data ", result.stdout, re.M | re.S)
     assert re.search(r"^labelled pictures +.*batch\.png$", result.stdout, re.M)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["batch.png"]
 

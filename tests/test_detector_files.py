@@ -34,7 +34,7 @@ from keras_sepvit.export.litert_graph import inspect
 from keras_sepvit.export.model import prepare
 from keras_sepvit.export.onnx import write_with_tf2onnx
 from keras_sepvit.export.onnx_detections import add_suppression
-from keras_sepvit.inference import KerasDetector, attach_record, load_model
+from keras_sepvit.inference import KerasDetector, KerasPredictor, attach_record, load_model
 from keras_sepvit.record import Record
 from keras_sepvit.runtime import ImageDetector, Predictor, open_model
 from keras_sepvit.runtime.canvas import fit_into
@@ -415,6 +415,7 @@ def test_what_does_not_suit_detectors_is_refused(model, folder, tmp_path):
         (lambda: to_litert(model, path, crop=0.5), "photos are fitted whole.*a detector"),
         (lambda: attach_record(model, crop=0.5), "the model is a detector"),
         (lambda: KerasDetector(linear_model()), "no detector"),
+        (lambda: KerasPredictor(model), "is a detector, no image classifier. .*KerasDetector"),
         (lambda: KerasDetector(model, ["a"]), "3 classes.*1 names"),
         (lambda: KerasDetector(model).detect(folder / "photo.png", 7), "`threshold` must be"),
         (lambda: detect(model, ["x.png"], max_detections=101), "at most the model's, 100"),

@@ -1,6 +1,7 @@
 """The engine with a task of its own: what is not about classification."""
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
@@ -232,6 +233,12 @@ def test_a_recipe_may_change_where_the_training_does_not(tmp_path):
     Trainer(recipe(epochs=1, checkpoint_steps=3, jit_compile=jit_compile), tmp_path)
     with pytest.raises(ValueError, match="another recipe; it differs in seed"):
         Trainer(recipe(epochs=1, seed=5), tmp_path)
+    file = tmp_path / "recipe.yaml"
+    text = file.read_text()
+    file.write_text(re.sub("^task: .*$", "task: detection", text, flags=re.M))
+    with pytest.raises(ValueError, match="holds a run of detection, and this .* --task detection"):
+        Trainer(recipe(epochs=1), tmp_path)
+    file.write_text(text)
     (tmp_path / "checkpoint.npz").unlink()  # nothing was trained yet
     Trainer(recipe(epochs=1, seed=5), tmp_path)
 

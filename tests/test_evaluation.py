@@ -259,6 +259,8 @@ def test_a_folder_without_splits_is_told_as_a_whole(tmp_path):
     assert split.exit_code == 2 and "no folder for the split 'trian'" in split.stderr
     asked = CliRunner().invoke(app, ["evaluate", path])
     assert asked.exit_code == 2 and "has 3 classes" in asked.stderr and "--data" in asked.stderr
+    wrong = ["evaluate", path, "--data", str(tmp_path), "--output", str(tmp_path / "report")]
+    assert "lies among the pictures" in CliRunner().invoke(app, wrong).stderr
     (tmp_path / "file").write_text("")
     wrong = ["evaluate", path, "--data", str(tmp_path), "--output", str(tmp_path / "file")]
     assert "is a file. Give the name of a folder" in CliRunner().invoke(app, wrong).stderr

@@ -135,6 +135,7 @@ def evaluate(
     from keras_sepvit.cli.tasks import own_options, task_of
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.training.by_class import write_rows
+    from keras_sepvit.training.folder import check_apart
     from keras_sepvit.training.report import DataReport
 
     keras.config.disable_interactive_logging()
@@ -145,6 +146,8 @@ def evaluate(
     if csv is not None and not csv.absolute().parent.is_dir():
         raise ValueError(f"--csv: there is no folder {csv.parent}. Create it.")
     source = _source(task, weights, model, data, split, data_dir)
+    if output is not None:
+        check_apart(output, source)
     if channels != 3:
         raise ValueError(f"{weights} takes images of {channels} channels; expected 3 (RGB).")
     if source.multi_label and (output or csv):

@@ -91,7 +91,9 @@ def train(
     interruption = Interruption()
     trainer = Trainer(settings, output, callbacks=[interruption])
     if dry_run:
-        description = describe(trainer)
+        description = describe(trainer, None if as_json else typer.echo)
+        if not as_json:
+            description.pop("labels", None)  # told
         typer.echo(
             json.dumps(description, indent=2, ensure_ascii=False)
             if as_json

@@ -7,6 +7,7 @@ import re
 
 from keras_sepvit.detection.coco import read_coco
 from keras_sepvit.detection.yolo import read_yaml, read_yolo
+from keras_sepvit.files import image_files
 from keras_sepvit.training.sources.splits import SPLIT_FOLDERS, listed, some, split_of
 
 _ANNOTATIONS = "annotations"
@@ -72,7 +73,8 @@ class BoxFolder:
                 folder = self.path / name
                 places = (folder, *(folder / images for images in _IMAGES), self.path)
                 files = _json_files(folder) or _json_files(folder / _ANNOTATIONS)
-                found[key] += [CocoFile(file, places) for file in files]
+                if files:
+                    found[key] += [CocoFile(file, places) for file in files]
         return found
 
     def read(self, split):
@@ -110,6 +112,18 @@ class BoxFolder:
             boxes = read_yolo(place, split)
         self._boxes[split] = boxes
         return boxes
+
+    def unread(self, split, photos):
+        """Sentences, one or none, on a split's folders with photos, none of these `PhotoBoxes`."""
+        read = {photos.folder / path for path in photos.paths}
+        names = [
+            name
+            for name in listed(self.path)[0]
+            if split_of(name, split) == split
+            and (files := image_files(self.path / name))
+            and read.isdisjoint(files)
+        ]
+        return [f"not read, as no file of boxes tells of it: {some(names)}"] if names else []
 
     def _places(self, stem, key, split):
         """Folders that may have the photos of a file above them, the likeliest first."""

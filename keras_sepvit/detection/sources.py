@@ -14,6 +14,7 @@ from keras_sepvit.training.sources.scenes import CLASS_NAMES, scenes_of
 from keras_sepvit.training.sources.source import IndexedSource
 from keras_sepvit.training.sources.splits import TENTHS, check_apart, fold_of, tenth_of
 from keras_sepvit.training.tensorflow import tf
+from keras_sepvit.validation import counted
 
 SCENES = "scenes"
 
@@ -286,12 +287,16 @@ def open_splits(name, train_split="train", validation_split="validation", keep_e
         validation = None if validation_split is None else SceneSource(validation_split)
         return SceneSource(train_split), validation
     folder = _folder_of(name)
-    splits = train_split, validation_split
+    splits, unread = (train_split, validation_split), ()
     if splits == ("train", "validation") and "validation" not in folder.splits(""):
         splits = "train-fold0", "validation-fold0"
-    source = _open(folder, splits[0], lambda photos: photos.for_training(keep_empty))
-    if not any(len(source.truth(number)["labels"]) for number in range(source.size)):
-        raise ValueError(f"No photo of {source} has a box to train on. Label some.")
+        unread = ("validation",)
+
+    def choose(photos):
+        notes = [note for split in unread for note in folder.unread(split, photos)]
+        return _to_learn_from(photos.noted(*notes), splits[0], keep_empty)
+
+    source = _open(folder, splits[0], choose)
     if splits[1] is None:
         return source, None
     validation = _open(folder, splits[1], lambda photos: photos.for_evaluation())
@@ -319,3 +324,22 @@ def _open(folder, split, choose):
         numbers, notes = tenth_of(photos.paths, *fold)
         photos, whole = photos.take(numbers).noted(*notes), False
     return BoxFolderSource(folder.name, split, choose(photos), whole)
+
+
+def _to_learn_from(photos, split, keep_empty):
+    """What of photos is trained on; refuses those without a box."""
+    learned = photos.for_training(keep_empty)
+    if len(photos) and not len(learned.labels):
+        remedy = "Label some"
+        if len(photos.for_training(keep_empty=True).labels):
+            remedy = "data.keep_empty=true trains on small photos, too"
+        elif len(photos.labels) and photos.crowd.all():
+            remedy = "Set iscrowd to 0 for boxes around one object"
+        elif len(photos.labels) and photos.boxes.max() <= 1:
+            remedy = "Boxes are in pixels: multiply shares of a photo by its width and height"
+        found = f"{counted(len(photos), 'photo')} and {counted(len(photos.labels), 'box')}"
+        raise ValueError(
+            f"No photo of the split {split!r} has a box to train on: {photos.file} has {found}"
+            f"{'; '.join(['', *learned.notes])}. {remedy}."
+        )
+    return learned

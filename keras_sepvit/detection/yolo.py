@@ -69,7 +69,8 @@ def read_yaml(file):
         file: Its path.
 
     Returns:
-        A `YoloFile`; None for another YAML file, without `names` and `train`, `val` or `test`.
+        A `YoloFile`; None for another YAML file, without `train`, `val` or `test`, or without
+        `names` and `nc` unless it is called data.
 
     Raises:
         ValueError: if it cannot be read, or its names or folders cannot be right.
@@ -92,7 +93,8 @@ def read_yaml(file):
     splits = {}
     if isinstance(content, dict):
         splits = {split_of(key, "train"): key for key in content if split_of(key, "train")}
-    if not splits or not {"names", "nc"} & {*content}:
+    # Other programs' files may have such keys.
+    if not splits or not ({"names", "nc"} & {*content} or file.stem.lower() == "data"):
         return None
     if "kpt_shape" in content:
         raise ValueError(f"{file} has kpt_shape: rows of key points. Expected boxes; {_ROW}.")
@@ -120,9 +122,11 @@ def _names(file, content):
     names = [" ".join(name.split()) for name in names] if right else []
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or "" in names or twice:
-        problem = f"{some(twice)} twice" if twice else repr(content.get("names"))[:80]
+        problem = f"names {some(twice)} twice" if twice else "no names"
+        if "names" in content and not twice:
+            problem = f"names {content['names']!r}"[:80]
         raise ValueError(
-            f"{file} has names {problem}. Expected a list of the classes' names, each another, or "
+            f"{file} has {problem}. Expected a list of the classes' names, each another, or "
             "a mapping of their numbers."
         )
     if count is not None and str(count) != str(len(names)):
@@ -152,6 +156,10 @@ def read_yolo(yolo, split):
     folder, photos = _photos(yolo.file, places)
     sizes, unreadable = upright_sizes(photos)
     notes = []
+    if yolo.root and not (yolo.file.parent / pathlib.Path(yolo.root).expanduser()).is_dir():
+        notes.append(
+            f"read in the folder of {yolo.file.name}, as its path {yolo.root} is not there"
+        )
     if unreadable:
         photos = [photo for photo, size in zip(photos, sizes, strict=True) if size[0]]
         sizes = sizes[sizes[:, 0] > 0]

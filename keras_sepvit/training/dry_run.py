@@ -9,13 +9,14 @@ STEPS = 30
 LONGEST = 60
 
 
-def dry_run(trainer):
+def dry_run(trainer, tell=None):
     """Takes batches through everything, times them, and writes nothing but labelled pictures.
 
     Those are `batch.png` in the run's folder, where the task reads labels of its own.
 
     Args:
         trainer: A new `Trainer`, which has trained after it: make another one for the run.
+        tell: Called with the check of the data, a string, before the steps, which take minutes.
 
     Returns:
         Dict of what a user wants to know before a long run: data, labels, steps, shapes,
@@ -24,6 +25,8 @@ def dry_run(trainer):
         rate (without validation), and memory in bytes.
     """
     checked = trainer.task.check_data()
+    if tell and checked:
+        tell(checked)
     batches = trainer.training_data(0, 0).as_numpy_iterator()
     with trainer.report.raising():
         batch = next(batches)

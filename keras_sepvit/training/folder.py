@@ -14,7 +14,7 @@ from keras_sepvit.training.checkpoint import (
     load_checkpoint,
     read_header,
 )
-from keras_sepvit.training.settings import read_recipe, save_recipe
+from keras_sepvit.training.settings import read_recipe, read_settings, save_recipe
 from keras_sepvit.validation import counted
 
 
@@ -51,23 +51,6 @@ class RunFolder:
     def checkpoint(self):
         """The file with the state to go on from."""
         return self.path / "checkpoint.npz"
-
-    def check_apart(self, *sources):
-        """Refuses a folder inside of that of data, where its pictures would be taken for data.
-
-        Args:
-            sources: `Source`s, or None.
-
-        Raises:
-            ValueError: naming both folders.
-        """
-        for source in sources:
-            data = getattr(source, "folder", None)
-            if data is not None and self.path.resolve().is_relative_to(data.resolve()):
-                raise ValueError(
-                    f"The output folder '{self}' lies among the pictures of '{data}': its own "
-                    "would be taken for data. Give an output folder elsewhere."
-                )
 
     def check_data(self, source):
         """Refuses other data than those of the run that goes on here.
@@ -129,6 +112,12 @@ class RunFolder:
         return progress
 
     def _check_recipe(self):
+        task = read_settings(self.path / "recipe.yaml").get("task", "classification")  # of 0.1.0
+        if task != self.recipe.task:
+            raise ValueError(
+                f"'{self.path}' holds a run of {task}, and this one is of {self.recipe.task}. Go "
+                f"on with that one by --task {task}, or give this run another output folder."
+            )
         old = read_recipe(self.path / "recipe.yaml", type(self.recipe))
         self.recipe = copy.deepcopy(self.recipe)
         for key in self.recipe.AUTOMATIC:
@@ -147,6 +136,25 @@ class RunFolder:
             raise ValueError(
                 f"'{self.path}' holds a run with another recipe; it differs in "
                 f"{', '.join(differing)}. Give this run another output folder, or remove that one."
+            )
+
+
+def check_apart(output, *sources):
+    """Refuses a folder inside of that of data, where its pictures would be taken for data.
+
+    Args:
+        output: Path of the folder that is written to.
+        sources: `Source`s, or None.
+
+    Raises:
+        ValueError: naming both folders.
+    """
+    for source in sources:
+        data = getattr(source, "folder", None)
+        if data is not None and output.resolve().is_relative_to(data.resolve()):
+            raise ValueError(
+                f"The output folder '{output}' lies among the pictures of '{data}': its own would "
+                "be taken for data. Give an output folder elsewhere."
             )
 
 

@@ -11,7 +11,7 @@ from keras_sepvit.training import callbacks as run_callbacks
 from keras_sepvit.training import device
 from keras_sepvit.training.distribution import start_distribution
 from keras_sepvit.training.evaluation import evaluate
-from keras_sepvit.training.folder import RunFolder
+from keras_sepvit.training.folder import RunFolder, check_apart
 from keras_sepvit.training.optimizer import build_optimizer
 from keras_sepvit.training.picture import draw_curves
 from keras_sepvit.training.pipeline import (
@@ -215,7 +215,7 @@ class Trainer:
         # All processes as the first one, whatever memory each has.
         recipe = self.recipe = self.task.recipe = distribution.gather(self.task.recipe)[0]
         self.folder.recipe = recipe
-        self.folder.check_apart(self.source, self.validation_source)
+        check_apart(self.folder.path, self.source, self.validation_source)
         if recipe.patience and self.validation_source is None:
             raise ValueError(
                 f"patience={recipe.patience} waits for a better result on validation data, and "

@@ -71,10 +71,18 @@ def tenth_of(paths, part, fold):
 
     Returns:
         Numbers of the images, from 0; a tuple of what to say of it, which may be empty.
+
+    Raises:
+        ValueError: if there are too few images to hold one out.
     """
     wanted = part == "validation"
     sides = held_out(paths, fold, TENTHS)
     numbers = [number for number, (_, out) in enumerate(sides) if out == wanted]
+    if wanted and paths and not numbers:
+        raise ValueError(
+            f"The split '{part}-fold{fold}' holds no images: of {counted(len(paths), 'image')} "
+            "none is held out. Add images, or set data.validation_split=null."
+        )
     if wanted:
         return numbers, ()
     images = counted(len(paths) - len(numbers), "image")
