@@ -22,7 +22,10 @@ LARGEST_DIFFERENCE = 1e-2
 def test_every_part_runs(tmp_path):
     root = os.path.dirname(os.path.dirname(keras_sepvit.__file__))
     subprocess.run(
-        [sys.executable, gpu.__file__, "--output", tmp_path, "--backends", BACKEND, "--small"],
+        [
+            *(sys.executable, gpu.__file__, "--output", tmp_path, "--backends", BACKEND),
+            *("--small", "--seconds", "1200"),  # beside other tests
+        ],
         env={**os.environ, "PYTHONPATH": root},
         check=True,
     )

@@ -99,10 +99,7 @@ SMALL = Sizes(
     compiled_batches=(2,),
     train_batches=(2,),
     train_precisions=("mixed_bfloat16",),
-    dense={
-        "retinanet": DenseSizes((64, 64), batches=(2,), train_batch=2),
-        "semantic_fpn": DenseSizes((64, 64), batches=(2,), train_batch=2),
-    },
+    dense={"retinanet": DenseSizes((64, 64), batches=(2,), train_batch=2)},
     steps=2,
     product=256,
     swin={"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4},
