@@ -58,10 +58,13 @@ def litert_suppress(boxes, groups, valid, iou_threshold, count):
         side = tf.reduce_max(own) + 1
         own += tf.tile(offsets * side, (1, 2))
         left, top, right, bottom = tf.split(own, 4, axis=-1)
-        beside = tf.range(n, dtype=tf.float32)[:, tf.newaxis] * [-2.0, 0.0, -2.0, 0.0]
-        beside += [-2.0, -1.0, -1.0, 0.0]
-        own = tf.where((right - left) * (bottom - top) > 0, own, beside)
-        ranks = tf.where(own_valid, tf.range(n, 0, -1, dtype=tf.float32), 0.0)
+        has_area = (right - left) * (bottom - top) > 0
+        # Integers that are constants stay so until here: as floats, files of half precision
+        # would keep them in half, where those above 2,048 fall together.
+        beside = tf.range(n)[:, tf.newaxis] * [-2, 0, -2, 0] + [-2, -1, -1, 0]
+        beside = tf.cast(tf.where(has_area, 0, beside), tf.float32)
+        own = tf.where(has_area, own, beside)
+        ranks = tf.cast(tf.where(own_valid, tf.range(n, 0, -1), 0), tf.float32)
         places, found = tf.raw_ops.NonMaxSuppressionV4(
             boxes=own,
             scores=ranks,

@@ -251,6 +251,22 @@ def test_files_decode_by_the_definition(decoding_file, options):
 
 
 @pytest.mark.once
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="involves no backend")
+def test_float16_files_rank_many_candidates(tmp_path):
+    """The best go first among more than the 2,048 integers that half precision has."""
+    layer = Detections(ALONE, candidates=4096)
+    path = tmp_path / "file.tflite"
+    convert(decoding_alone(80, layer), path, batch_size=1, precision="float16")
+    maps = random_maps(ALONE, (64, 64), 80, batch=1, mean=1.0)
+    for name in maps:  # numbers that half precision has
+        maps[name][0] = maps[name][0].astype("float16").astype("float32")
+    maps["classes"][1][:], maps["boxes"][1][:] = -30, 0
+    file = open_model(path)
+    found = file.outputs(np.concatenate([maps["classes"][0], maps["boxes"][0]], axis=-1))
+    assert check_detections(found, maps, ALONE, [(64, 64)], candidates=4096) == 100
+
+
+@pytest.mark.once
 def test_files_keep_boxes_of_other_classes(decoding_file):
     file, classes = decoding_file
     if classes == 1:

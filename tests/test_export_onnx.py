@@ -18,6 +18,7 @@ from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.export import ExportError, to_onnx
 from keras_sepvit.export import onnx as onnx_module
 from keras_sepvit.export.images import default_images
+from keras_sepvit.export.onnx_quantize import to_float16
 from keras_sepvit.export.tensorrt import supported_operators
 from keras_sepvit.record import Record
 
@@ -227,6 +228,35 @@ def test_float16_keeps_pixels_and_probabilities_in_float32(digits, tmp_path):
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm"):
             assert all(types.get(name, 10) == onnx.TensorProto.FLOAT16 for name in node.input[1:])
+
+
+@pytest.mark.once
+def test_float16_keeps_what_is_read_twice_and_constants_in_float32(tmp_path):
+    """A kept node that reads a half tensor twice, and anchors, which the file computes."""
+    path = tmp_path / "tiny.onnx"
+    value = onnx.helper.make_tensor_value_info
+    nodes = [("Relu", ["image"], "map"), ("Sub", ["far", "near"], "anchors")]
+    nodes += [("Mul", ["map", "map"], "squares"), ("Add", ["squares", "anchors"], "sums")]
+    nodes += [("Sub", ["sums", "far"], "boxes")]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(kind, inputs, [name], name) for kind, inputs, name in nodes],
+        "tiny",
+        [value("image", onnx.TensorProto.FLOAT, [2])],
+        [value("boxes", onnx.TensorProto.FLOAT, [2])],
+        [
+            onnx.numpy_helper.from_array(np.float32([number] * 2), name)
+            for name, number in (("far", 2052), ("near", 3))
+        ],
+    )
+    opset = onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+
+    to_float16(path, ["map"])
+
+    onnx.checker.check_model(str(path), full_check=True)
+    session = onnxruntime.InferenceSession(str(path))
+    (boxes,) = session.run(None, {"image": np.float32([3, -1])})
+    assert boxes.tolist() == [6, -3]  # anchors are 2049, which half precision has not
 
 
 @pytest.mark.once

@@ -19,7 +19,8 @@ def to_float16(path, kept_behind=()):
 
     Args:
         path: Path of the file, of float32, or as `to_int8` leaves it.
-        kept_behind: Names of tensors; what is computed of them stays float32, too.
+        kept_behind: Names of tensors; what is computed of them stays float32, too, and what
+            that reads that is computed of constants, such as anchors.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -38,6 +39,7 @@ def to_float16(path, kept_behind=()):
     # Types that an exporter wrote down would stay as they were; they are inferred again.
     del proto.graph.value_info[:]
     proto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+    _merge_casts(proto.graph)
     remove_round_trips(proto.graph)
     model = OnnxModel(proto)
     model.topological_sort()
@@ -94,6 +96,19 @@ def _before_first_convolution(graph):
 
 
 def _behind(graph, tensors):
+    """The nodes that compute something of tensors, and from constants alone what those read."""
+    nodes = _reached_from(graph, tensors)
+    varying = _reached_from(graph, [x.name for x in graph.input])
+    varying = {name for node in varying for name in node.output}
+    read = {name for node in nodes for name in node.input} - varying
+    for node in reversed(graph.node):
+        if read & {*node.output}:
+            nodes.append(node)
+            read.update(node.input)
+    return nodes
+
+
+def _reached_from(graph, tensors):
     """The nodes that compute something of tensors, by way of others too."""
     reached, nodes = {*tensors}, []
     for node in graph.node:  # in the order in which they run
@@ -101,6 +116,15 @@ def _behind(graph, tensors):
             nodes.append(node)
             reached.update(node.output)
     return nodes
+
+
+def _merge_casts(graph):
+    """Keeps one of the casts of a tensor, which the conversion makes for each that reads it."""
+    made = set()
+    for node in list(graph.node):
+        if node.op_type == "Cast" and node.output[0] in made:
+            graph.node.remove(node)  # the first that is equal
+        made.update(node.output)
 
 
 def remove_round_trips(graph):
