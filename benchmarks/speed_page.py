@@ -34,8 +34,6 @@ PARTS = {
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
     "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
     "segmenters": f"{SEGMENTERS} --batch-sizes 1 --rounds 3",
-    "segmenters-train": f"{SEGMENTERS} --task train --batch-sizes 2 --rounds 2",
-    "detectors": f"{DETECTORS} 640 --batch-sizes 1 --rounds 3",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-sizes 1 --rounds 2",
 }
 
@@ -46,8 +44,6 @@ PACKAGES = "keras tensorflow jax torch keras-hub transformers".split()
 MEMORY = {
     "peers": f"{PEERS} --batch-size 8",
     "segmenters": f"{SEGMENTERS} --batch-size 1",
-    "segmenters-train": f"{SEGMENTERS} --task train --batch-size 2",
-    "detectors": f"{DETECTORS} 640 --batch-size 1",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-size 1",
 }
 
