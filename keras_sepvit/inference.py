@@ -130,13 +130,7 @@ class KerasSegmenter(ImageSegmenter):
     """
 
     def __init__(self, model, labels=None):
-        self._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        (_, *image_shape), (*_, classes) = _shapes(model, _SEGMENTER)
-        self.image_shape = tuple(image_shape)
-        self.record = getattr(model, "record", None)
-        if labels is None and self.record is not None:
-            labels = self.record.class_names
-        self.class_names = _class_names(labels, classes)
+        _open_in(self, model, labels, _SEGMENTER)
 
     def segment(self, photo):
         (class_map,) = segment(self._model, [photo])
@@ -166,14 +160,7 @@ class KerasDetector(ImageDetector):
     """
 
     def __init__(self, model, labels=None):
-        self._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        (_, *image_shape), (*_, classes) = _shapes(model, _DETECTOR)
-        self.image_shape = tuple(image_shape)
-        self.record = getattr(model, "record", None)
-        if labels is None and self.record is not None:
-            labels = self.record.class_names
-        numbered = naming.numbered(classes)
-        self.class_names = numbered if labels is None else naming.class_names(labels, classes)
+        _open_in(self, model, labels, _DETECTOR)
 
     def detect(self, photo, threshold=THRESHOLD):
         (found,) = detection.detect(self._model, [photo], threshold, self.class_names)
@@ -187,6 +174,18 @@ class KerasDetector(ImageDetector):
             name: np.concatenate([answer[name] for answer in answers])[: len(images)]
             for name in answers[0]
         }
+
+
+def _open_in(predictor, model, labels, kind):
+    """Gives a predictor of whole photos its model, a Keras model or a path, and attributes."""
+    predictor._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+    (_, *image_shape), (*_, classes) = _shapes(model, kind)
+    predictor.image_shape = tuple(image_shape)
+    predictor.record = getattr(model, "record", None)
+    if labels is None and predictor.record is not None:
+        labels = predictor.record.class_names
+    numbered = naming.numbered(classes)
+    predictor.class_names = numbered if labels is None else naming.class_names(labels, classes)
 
 
 def load_model(path):

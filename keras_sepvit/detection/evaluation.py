@@ -6,7 +6,7 @@ import numpy as np
 from keras_sepvit.detection.detector import is_detector
 from keras_sepvit.detection.prediction import PhotoDetector
 from keras_sepvit.detection.scores import DetectionScores
-from keras_sepvit.training.evaluation import class_order
+from keras_sepvit.training.evaluation import answers_of_photos, check_classes, class_order
 from keras_sepvit.training.report import DataReport
 
 
@@ -56,31 +56,13 @@ def evaluate(
     names = class_names or (record and record.class_names)
     order = class_order(names, source)
     detections, classes, shapes = _predictor(model, sides, batch_size, names)
-    if classes not in (None, source.classes):
-        raise ValueError(
-            f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
-            "on data with the classes that it was trained on."
-        )
+    check_classes(classes, source)
     numbers = np.arange(source.classes) if order is None else np.argsort(order)
     scores = DetectionScores(source.classes) if details is None else details
     report = DataReport() if report is None else report
     known = report.unreadable
-    progress = keras.utils.Progbar(source.size, verbose=verbose)
-    waiting = {}
-
-    def photos():
-        for number in range(source.size):
-            try:
-                name, image, truth = source.read(number)
-            except OSError as error:
-                report.add([str(error)])
-                progress.add(1)
-                continue
-            waiting[number] = name, image, truth
-            yield number, image
-
-    for number, found in detections(photos()):
-        name, image, truth = waiting.pop(number)
+    photos = answers_of_photos(detections, source, report, verbose)
+    for number, name, image, truth, found in photos:
         if found["labels"].max(initial=0) >= source.classes:
             raise ValueError(
                 f"The model has found the class {found['labels'].max()}, and {source} has other "
@@ -88,7 +70,6 @@ def evaluate(
             )
         found = {**found, "labels": numbers[found["labels"]]}
         scores.add(truth, found, image, name, source.image_id(number))
-        progress.add(1)
     counts = scores.counts()
     if not counts["images"]:
         raise ValueError(f"There is nothing to evaluate: {report}.")

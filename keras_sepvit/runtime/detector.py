@@ -4,9 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_sepvit.runtime.canvas import fit_into, read_canvas
-from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images
-from keras_sepvit.runtime.images import read_photo
+from keras_sepvit.runtime.files import ImageFile, OnCanvas, checked_images
 
 # What detectors give, and its types.
 ANSWERS = {
@@ -28,7 +26,7 @@ MEDIAPIPE = {
 THRESHOLD = 0.3
 
 
-class ImageDetector(Hinted):
+class ImageDetector(OnCanvas):
     """What all detectors in images share, whatever runs them.
 
     Attributes:
@@ -57,18 +55,6 @@ class ImageDetector(Hinted):
         """
         return self._answers(checked_images(images, self.image_shape))
 
-    def read_image(self, path):
-        """An image file as `predict` takes it: uint8 array of `image_shape`.
-
-        The photo is upright, as large as fits, in the upper left corner; beside or below it is
-        ImageNet's mean colour.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it cannot be read as an image.
-        """
-        return read_canvas(path, *self.image_shape[:2])
-
     def detect(self, photo, threshold=THRESHOLD):
         """The objects in a photo.
 
@@ -87,9 +73,7 @@ class ImageDetector(Hinted):
             ValueError: for what is no photo.
         """
         threshold = check_threshold(threshold)
-        pixels = read_photo(photo)
-        placement = fit_into(pixels.shape[:2], self.image_shape[:2])
-        answers = self.predict(placement.place(pixels)[np.newaxis])
+        placement, answers = self._placed(photo)
         (answer,) = each(answers)
         return named(in_photo(answer, placement, threshold), self.class_names)
 

@@ -7,6 +7,8 @@ import numpy as np
 from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.record import PIXELS
 from keras_sepvit.runtime import labels as naming
+from keras_sepvit.runtime.canvas import fit_into, read_canvas
+from keras_sepvit.runtime.images import read_photo
 from keras_sepvit.runtime.litert import LiteRTModel
 from keras_sepvit.runtime.onnx import CPU, OnnxModel
 from keras_sepvit.warn import warn
@@ -66,6 +68,31 @@ class Hinted:
         raise AttributeError(
             f"'{type(self).__name__}' has no attribute '{name}'. {self.hint}", name=name, obj=self
         )
+
+
+class OnCanvas(Hinted):
+    """What takes photos whole, as `keras_sepvit.runtime.canvas` places them.
+
+    A subclass has `image_shape` and `predict(images)`.
+    """
+
+    def read_image(self, path):
+        """An image file as `predict` takes it: uint8 array of `image_shape`.
+
+        The photo is upright, as large as fits, in the upper left corner; beside or below it is
+        ImageNet's mean colour.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it cannot be read as an image.
+        """
+        return read_canvas(path, *self.image_shape[:2])
+
+    def _placed(self, photo):
+        """The `Placement` of a photo, and what `predict` gives for it alone."""
+        pixels = read_photo(photo)
+        placement = fit_into(pixels.shape[:2], self.image_shape[:2])
+        return placement, self.predict(placement.place(pixels)[np.newaxis])
 
 
 class ImageFile:

@@ -3,9 +3,7 @@
 import numpy as np
 
 from keras_sepvit.geometry import interpolation
-from keras_sepvit.runtime.canvas import fit_into, read_canvas
-from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images
-from keras_sepvit.runtime.images import read_photo
+from keras_sepvit.runtime.files import ImageFile, OnCanvas, checked_images
 
 _ANSWERS = {
     (3,): "one output (batch, height, width) of class maps",
@@ -13,7 +11,7 @@ _ANSWERS = {
 }
 
 
-class ImageSegmenter(Hinted):
+class ImageSegmenter(OnCanvas):
     """What all segmenters of images share, whatever runs them.
 
     Attributes:
@@ -41,18 +39,6 @@ class ImageSegmenter(Hinted):
         """
         return self._answers(checked_images(images, self.image_shape))
 
-    def read_image(self, path):
-        """An image file as `predict` takes it: uint8 array of `image_shape`.
-
-        The photo is upright, as large as fits, in the upper left corner; beside or below it is
-        ImageNet's mean colour.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it cannot be read as an image.
-        """
-        return read_canvas(path, *self.image_shape[:2])
-
     def segment(self, photo):
         """The classes of a photo's pixels.
 
@@ -69,9 +55,7 @@ class ImageSegmenter(Hinted):
             FileNotFoundError: if there is no such file.
             ValueError: for what is no photo.
         """
-        pixels = read_photo(photo)
-        placement = fit_into(pixels.shape[:2], self.image_shape[:2])
-        (answer,) = self.predict(placement.place(pixels)[np.newaxis])
+        placement, (answer,) = self._placed(photo)
         return placement.class_map(answer)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_sepvit.segmentation.prediction import PhotoSegmenter
 from keras_sepvit.segmentation.scores import SegmentationScores
-from keras_sepvit.training.evaluation import class_order
+from keras_sepvit.training.evaluation import answers_of_photos, check_classes, class_order
 from keras_sepvit.training.report import DataReport
 
 
@@ -57,35 +57,16 @@ def evaluate(
     order = class_order(class_names or (record and record.class_names), source)
     how = {"sides": sides, "scales": scales, "flip": flip, "window": window, "stride": stride}
     class_maps, classes, shapes = _predictor(model, how, batch_size)
-    if classes not in (None, source.classes):
-        raise ValueError(
-            f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
-            "on data with the classes that it was trained on."
-        )
+    check_classes(classes, source)
     if order is not None:
         numbers = np.full(256, 255, "uint8")
         numbers[order] = np.arange(len(order))
     scores = SegmentationScores(source.classes) if details is None else details
     report = DataReport() if report is None else report
     known = report.unreadable
-    progress = keras.utils.Progbar(source.size, verbose=verbose)
-    waiting = {}
-
-    def photos():
-        for number in range(source.size):
-            try:
-                name, image, truth = source.read(number)
-            except OSError as error:
-                report.add([str(error)])
-                progress.add(1)
-                continue
-            waiting[number] = name, image, truth
-            yield number, image
-
-    for number, found in class_maps(photos()):
-        name, image, truth = waiting.pop(number)
+    photos = answers_of_photos(class_maps, source, report, verbose)
+    for _, name, image, truth, found in photos:
         scores.add(truth, found if order is None else numbers[found], image, name)
-        progress.add(1)
     if not scores.images:
         raise ValueError(f"There is nothing to evaluate: {report}.")
     return {

@@ -41,6 +41,45 @@ def evaluate(predict, batches, scores, *, report=None, gather=None, verbose=0):
     return scores.result()
 
 
+def answers_of_photos(predict, source, report, verbose=0):
+    """Photos of a source with what a model finds in them, as they are ready.
+
+    Args:
+        predict: Function from pairs of a key and a photo to pairs of the key and an answer.
+        source: What has `size` and `read(number)`: name, photo, truth.
+        report: A `DataReport` that unreadable photos, which are left out, are added to.
+        verbose: 1 for a progress bar, 0 for none.
+
+    Returns:
+        Generator of number, name, photo, truth and answer.
+    """
+    progress = keras.utils.Progbar(source.size, verbose=verbose)
+    waiting = {}
+
+    def photos():
+        for number in range(source.size):
+            try:
+                waiting[number] = source.read(number)
+            except OSError as error:
+                report.add([str(error)])
+                progress.add(1)
+                continue
+            yield number, waiting[number][1]
+
+    for number, answer in predict(photos()):
+        yield number, *waiting.pop(number), answer
+        progress.add(1)
+
+
+def check_classes(classes, source):
+    """Refuses a model of another number of classes than a source; None where it is not known."""
+    if classes not in (None, source.classes):
+        raise ValueError(
+            f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
+            "on data with the classes that it was trained on."
+        )
+
+
 def _rows(arrays, chosen):
     if chosen.all():
         return arrays
