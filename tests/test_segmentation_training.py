@@ -244,7 +244,7 @@ def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert re.search(r"^folder:.*^training data ", result.stdout, re.M | re.S)
-    counts = re.findall(r"^ +background +(\d+) ", result.stdout, re.M)
+    counts = re.findall(r"^background +(\d+) ", result.stdout, re.M)
     assert counts == ["20", "6"]
     assert re.search(r"outputs of the network +\(None, 64, 64, 11\)", result.stdout)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["batch.png"]
