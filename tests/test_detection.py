@@ -302,6 +302,7 @@ BAD_TARGETS = {
     "label too high": (lambda y: with_row(y, "labels", 10), "0 to 9, .* Received: 10. Renumber"),
     "label below -1": (lambda y: with_row(y, "labels", -2), "0 to 9, .* Received: -2"),
     "float labels": (lambda y: {**y, "labels": y["labels"] * 1.0}, "must be ints.*float64"),
+    "lists": (lambda y: {**y, "boxes": [*y["boxes"]]}, r"a list as 'boxes'.* with -1"),
     "infinite": (lambda y: with_row(y, "boxes", np.inf), "must be finite"),
     "widths": (lambda y: with_row(y, "boxes", (50, 20, 9, 9)), r"\[50.0, 20.*_format='xywh'"),
     "names": (lambda y: {"boxes": y["boxes"], "classes": y["labels"]}, "must be a dict of 'boxes'"),

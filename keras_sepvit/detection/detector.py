@@ -71,6 +71,13 @@ class Detector(TaskModel):
         if not isinstance(targets, (dict, np.ndarray, list, tuple)):
             return  # with the images, in a data set
         _check_shapes(self.name, targets)
+        for name, value in targets.items():
+            if isinstance(value, (list, tuple)):
+                raise ValueError(
+                    f"Targets for `{self.name}` must be arrays. Received a {type(value).__name__} "
+                    f"as {name!r}. Pad the rows of each image with -1 to the same number, and "
+                    "make one array of all."
+                )
         boxes, labels = targets["boxes"], targets["labels"]
         if not (isinstance(boxes, np.ndarray) and isinstance(labels, np.ndarray)):
             return

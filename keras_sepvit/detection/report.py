@@ -144,11 +144,13 @@ class DetectionReport(DetectionScores, Report):
             for title, key, beside, other in _SHOWN
         ]
         precision, recall = (_told(best[key]).strip() for key in ("precision", "recall"))
-        lines += [
-            "",
-            f"  best F1     {_told(best['f1'])} at a threshold of {best['threshold']:.2f}: "
-            f"precision {precision}, recall {recall} (IoU 0.5)",
-        ]
+        told = (
+            f"{_told(best['f1'])} at a threshold of {best['threshold']:.2f}: "
+            f"precision {precision}, recall {recall} (IoU 0.5)"
+        )
+        if not best["f1"]:
+            told = "-: nothing is found at any threshold (IoU 0.5)"
+        lines += ["", f"  best F1     {told}"]
         return "\n".join((*lines, "", rows_as_text(self._rows(), lowest="ap")))
 
     def record(self):

@@ -107,7 +107,11 @@ def predict(detector, files, outputs, threshold=None, classes=None, max_detectio
 
 def _chosen(text, class_names):
     """The names in `"cat,dog"`; refuses those of no class."""
-    names = [text] if text in (class_names or ()) else [name.strip() for name in text.split(",")]
+    if text in (class_names or ()):
+        return [text]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"--classes: expected names, such as cat,dog. Received: {text!r}.")
     unknown = [name for name in names if class_names is not None and name not in class_names]
     if unknown:
         known = ", ".join(map(repr, class_names[:20])) + ", ..." * (len(class_names) > 20)
