@@ -5,7 +5,9 @@ Names are imported at their first use, as in `keras_sepvit.classification`.
 
 from keras_sepvit.lazy import lazy_names
 
-_MODULES = {}
+_MODULES = {
+    "InstanceScores": "scores",
+}
 
 __all__ = [*_MODULES]
 
