@@ -6,7 +6,9 @@ Names are imported at their first use, as in `keras_sepvit.classification`.
 from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
+    "InstanceReport": "report",
     "InstanceScores": "scores",
+    "evaluate": "evaluation",
 }
 
 __all__ = [*_MODULES]
