@@ -6,6 +6,7 @@ Names are imported at their first use, as in `keras_sepvit.classification`.
 from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
+    "InstanceRecipe": "recipes",
     "InstanceReport": "report",
     "InstanceScores": "scores",
     "evaluate": "evaluation",
