@@ -7,6 +7,9 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "InstanceRecipe": "recipes",
+    "InstanceReport": "report",
+    "InstanceScores": "scores",
+    "evaluate": "evaluation",
 }
 
 __all__ = [*_MODULES]
