@@ -13,7 +13,7 @@ import pytest
 from helpers import BACKEND
 from training_data import write_folder, write_rectangles
 
-from keras_sepvit.detection.mask_rcnn_losses import LOSS_NAMES
+from keras_sepvit.detection.rcnn_losses import LOSS_NAMES
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training import checkpoint, distribution, parallel
 from keras_sepvit.training.recipe import Recipe

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from keras_sepvit.cli import app
 from keras_sepvit.detection import task
-from keras_sepvit.detection.mask_rcnn_losses import LOSS_NAMES
+from keras_sepvit.detection.rcnn_losses import LOSS_NAMES
 from keras_sepvit.instances import evaluate
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.record import RUN_RECORD_NAME, Record

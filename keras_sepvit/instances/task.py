@@ -1,7 +1,7 @@
 """Instance segmentation as the engine's task."""
 
 from keras_sepvit.detection.mask_rcnn import MaskRCNN
-from keras_sepvit.detection.mask_rcnn_losses import LOSS_NAMES, mask_rcnn_losses
+from keras_sepvit.detection.rcnn_losses import LOSS_NAMES, mask_rcnn_losses
 from keras_sepvit.detection.task import Detection, ImagesAndBoxes
 from keras_sepvit.instances.report import InstanceReport
 from keras_sepvit.instances.scores import InstanceScores
@@ -53,6 +53,9 @@ class InstanceSegmentation(Detection):
             source.category_ids,
             masks_of=self.validation_source.masks_of,
         )
+
+    def draw_batch(self, path, images, targets):
+        super().draw_batch(path, images["images"], targets)
 
 
 class ImagesWithTargets(ImagesAndBoxes):
