@@ -86,14 +86,15 @@ def roi_align(features, rois, size, strides=(4, 8, 16, 32), sampling_ratio=2):
     rows = _corners(top / stride, bottom / stride, height, size, sampling_ratio)
     columns = _corners(left / stride, right / stride, width, size, sampling_ratio)
 
-    width, total = ops.expand_dims(width, -1), 0
+    width, parts = ops.expand_dims(width, -1), []
     for row, row_share in rows:
         row, row_share = first + ops.expand_dims(row, 3) * width, ops.expand_dims(row_share, 3)
         for column, column_share in columns:
             places = ops.reshape(row + ops.expand_dims(column, 2), (-1,))
-            share = ops.reshape(row_share * ops.expand_dims(column_share, 2), (-1, 1))
-            total += ops.cast(selection.take_rows(table, places), "float32") * share
-    return ops.cast(ops.reshape(total, (-1, size, size, channels)), table.dtype)
+            shares = ops.reshape(row_share * ops.expand_dims(column_share, 2), (-1, 1))
+            parts.append((places, shares))
+    values = ops.reshape(selection.sum_of_rows(table, parts), (-1, size, size, channels))
+    return ops.cast(values, table.dtype)
 
 
 def _corners(start, end, side, size, ratio):
@@ -187,9 +188,7 @@ def mask_targets(masks, boxes, rois, rows, size=28):
         (batch, n, size, size), float32: 1 in cells of which at least half is covered, and 0.
     """
     side, rows = masks.shape[-1], ops.cast(rows, "int32")
-    own, roi = (
-        ops.split(ops.cast(x, "float32"), 4, axis=-1) for x in (rows_of(boxes, rows), rois)
-    )
+    own, roi = (ops.split(ops.cast(x, "float32"), 4, axis=-1) for x in (rows_of(boxes, rows), rois))
     across, down = (_cell_shares(own[axis::2], roi[axis::2], side, size) for axis in (0, 1))
     covered = ops.cast(rows_of(masks, rows), "float32") / 255
     means = ops.matmul(ops.matmul(down, covered), ops.transpose(across, (0, 1, 3, 2)))
