@@ -9,6 +9,7 @@ _MODULES = {
     "InstanceRecipe": "recipes",
     "InstanceReport": "report",
     "InstanceScores": "scores",
+    "InstanceSegmentation": "task",
     "evaluate": "evaluation",
 }
 
