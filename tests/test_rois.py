@@ -11,6 +11,7 @@ from rois_reference import reference_roi_align
 from keras_sepvit.detection.roi_heads import BoxHead, MaskHead, RPNHead
 from keras_sepvit.detection.rois import RoIAlign, mask_targets, roi_align, roi_levels
 from keras_sepvit.runtime.masks import decode, encode, paste, paste_all
+from keras_sepvit.training.masks import cropped
 
 # Of two pictures of 125 x 167: without area, of exactly 112 x 112, far out of the picture, turned
 # around, beside it, tiny, of all levels.
@@ -139,6 +140,23 @@ def test_layers_of_regions():
     np.testing.assert_array_equal(same["masks"], found["masks"])
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantised_heads_load_again(tmp_path):
+    maps = [keras.Input((None, None, 4)) for _ in range(4)]
+    rois = keras.Input((4, 4))
+    model = keras.Model([*maps, rois], BoxHead(3, 6, name="bbox_head")(RoIAlign(2)(maps, rois)))
+    randomize(model)
+    expected = run(model, [*maps_of(), ROIS])
+    model.quantize("int8")
+    assert model.get_layer("bbox_head").fc_cls.quantization_mode == "int8"
+    found = run(model, [*maps_of(), ROIS])
+    model.save(tmp_path / "model.keras")
+    loaded = run(keras.saving.load_model(tmp_path / "model.keras"), [*maps_of(), ROIS])
+    for name, value in expected.items():
+        assert 0 < np.abs(found[name] - value).max() < 0.1 * np.abs(value).max()
+        np.testing.assert_array_equal(loaded[name], found[name])
+
+
 def test_doubling_is_a_transposed_convolution():
     head = MaskHead(3, 5, num_convs=1)
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype("float32")
@@ -174,19 +192,6 @@ def ellipse(box, height, width):
     across = (x + 0.5 - (left + right) / 2) / ((right - left) / 2)
     down = (y + 0.5 - (top + bottom) / 2) / ((bottom - top) / 2)
     return across**2 + down**2 <= 1
-
-
-def cropped(mask, box):
-    """The box's part of a mask as means of 112 x 112 cells, uint8."""
-    rows, columns = (cell_shares(box[axis], box[axis + 2], mask.shape[1 - axis]) for axis in (1, 0))
-    return np.round(255 * (rows @ mask @ columns.T)).astype("uint8")
-
-
-def cell_shares(start, end, side):
-    edges = np.linspace(start, end, 113)[:, np.newaxis]
-    places = np.arange(side)
-    shared = np.minimum(edges[1:], places + 1) - np.maximum(edges[:-1], places)
-    return np.maximum(shared, 0) * 112 / (end - start)
 
 
 def test_mask_targets_of_boxes_without_area():
