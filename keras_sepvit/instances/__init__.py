@@ -7,6 +7,11 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "InstanceRecipe": "recipes",
+    "InstanceReport": "report",
+    "InstanceScores": "scores",
+    "InstanceSegmentation": "task",
+    "MaskAveragePrecision": "callbacks",
+    "evaluate": "evaluation",
 }
 
 __all__ = [*_MODULES]

@@ -86,7 +86,7 @@ class SceneSource(_WithMasks, sources.SceneSource):
 class MaskFolderSource(_WithMasks, sources.BoxFolderSource):
     """Photos in a folder, with the boxes and masks of a file."""
 
-    masks = True
+    with_masks = True
 
     def __init__(self, name, split, photos, whole):
         super().__init__(name, split, photos, whole)
