@@ -19,6 +19,9 @@ from keras_sepvit.validation import counted
 _NUMBER = {int, float}
 _POLYGONS = "polygons, a list of lists x, y, x, y, ... in pixels, or run lengths, size and counts"
 
+# Points further out, in sides of the photo, are moved nearer: outlines cost memory by their length.
+_FAR = 10
+
 
 class Segmentations:
     """Masks of the objects of a file, in the order in which they are added.
@@ -47,8 +50,8 @@ class Segmentations:
             ValueError: for a value that cannot be right, saying what was expected.
         """
         size = [int(side) for side in size]
-        if isinstance(value, dict) and value.get("counts"):
-            mask = _run_lengths(value, size)
+        if isinstance(value, dict) and "counts" in value:
+            mask = _run_lengths(value, size) if value["counts"] else None
         elif not value:  # null, or an empty list, text or object
             mask = None
         elif isinstance(value, list):
@@ -69,7 +72,8 @@ class Segmentations:
     @property
     def notes(self):
         """Sentences, one or none, on what was repaired."""
-        parts = [f"{counted(count, 'mask')} {what}" for what, count in self._repaired.items()]
+        repaired = +self._repaired  # those that are above 0
+        parts = [f"{counted(count, 'mask')} {what}" for what, count in repaired.items()]
         return [f"repaired: {', '.join(parts)}"] if parts else []
 
     def _polygons(self, value, size):
@@ -83,9 +87,8 @@ class Segmentations:
         whole = [points for points in polygons if len(points) > 2]
         lost = len(polygons) - len(whole)
         self._repaired["without its parts of less than three points"] += bool(whole and lost)
-        # What is far outside is not needed, and would cost memory.
-        far = np.array(size[::-1])
-        return tuple(np.clip(points, -far, 2 * far) for points in whole) or None
+        far = _FAR * np.array(size[::-1])
+        return tuple(np.clip(points, -far, far) for points in whole) or None
 
 
 def compressed(mask, size):
