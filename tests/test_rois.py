@@ -139,6 +139,23 @@ def test_layers_of_regions():
     np.testing.assert_array_equal(same["masks"], found["masks"])
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantised_heads_load_again(tmp_path):
+    maps = [keras.Input((None, None, 4)) for _ in range(4)]
+    rois = keras.Input((4, 4))
+    model = keras.Model([*maps, rois], BoxHead(3, 6, name="bbox_head")(RoIAlign(2)(maps, rois)))
+    randomize(model)
+    expected = run(model, [*maps_of(), ROIS])
+    model.quantize("int8")
+    assert model.get_layer("bbox_head").fc_cls.quantization_mode == "int8"
+    found = run(model, [*maps_of(), ROIS])
+    model.save(tmp_path / "model.keras")
+    loaded = run(keras.saving.load_model(tmp_path / "model.keras"), [*maps_of(), ROIS])
+    for name, value in expected.items():
+        assert 0 < np.abs(found[name] - value).max() < 0.1 * np.abs(value).max()
+        np.testing.assert_array_equal(loaded[name], found[name])
+
+
 def test_doubling_is_a_transposed_convolution():
     head = MaskHead(3, 5, num_convs=1)
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype("float32")

@@ -62,7 +62,8 @@ ALLOWED = {
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {
-        *(*BESIDE, "detection.detector", "segmentation.segmenter", "runtime", "benchmark"),
+        *(*BESIDE, "detection.detector", "detection.mask_rcnn", "segmentation.segmenter"),
+        *("runtime", "benchmark"),
     },
 }
 WITHOUT_KERAS = {
