@@ -210,3 +210,14 @@ def test_refuses_other_masks(labels, masks, found, message):
     answer = instance([[0, 0, 4, 4]], [0], np.ones((found, 8, 9), bool), [0.5])
     with pytest.raises(ValueError, match=message):
         InstanceScores(1).add(truth, answer, photo_size=(8, 9))
+
+
+def test_no_detection_scores_nothing():
+    boxes = [[0, 0, 20, 20], [20, 20, 70, 70], [80, 20, 130, 70], [80, 80, 130, 130]]
+    truth = instance(boxes, [0, 1, 1, 1], [encode(m) for m in ellipses(boxes)])
+    scores = InstanceScores(2)
+    assert {*scores.result().values()} == {None}
+    scores.add(truth, instance([], [], np.zeros((0, *SIZE), bool), []), photo_size=SIZE)
+    result = scores.result()
+    assert result["mask_ap"] == result["mask_ap_small"] == result["mask_ar_100"] == 0
+    assert result["mask_ap_large"] is None
