@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+ONNX_DOMAIN = "keras_sepvit"
+
 
 def argmax(x):
     """Where the last axis of a float tensor is highest: int32 of shape `x.shape[:-1]`."""
@@ -36,8 +38,27 @@ def top_k(x, k):
     return values, ops.cast(places, "int32")
 
 
-def litert_suppress(boxes, groups, valid, iou_threshold, count):
-    """`detection.decoding.suppress` by LiteRT's own operator, of pictures whose number is fixed.
+def onnx_suppress(boxes, groups, valid, iou_threshold, count):
+    """`detection.decoding.suppress` as one node of a graph that PyTorch exports to ONNX.
+
+    Its inputs are the tensors, its attributes the numbers, with that of the boxes as `number`.
+    `export.onnx_suppression` puts nodes of the standard into its place.
+    """
+    import torch
+
+    return torch.onnx.ops.symbolic(
+        f"{ONNX_DOMAIN}::Suppress",
+        (boxes, groups, valid),
+        {"iou_threshold": float(iou_threshold), "count": count, "number": boxes.shape[1]},
+        dtype=torch.int32,
+        shape=(boxes.shape[0], count),
+        version=1,
+    )
+
+
+def tensorflow_suppress(boxes, groups, valid, iou_threshold, count):
+    """`detection.decoding.suppress` by an operator of TensorFlow that LiteRT and ONNX have too, of
+    pictures whose number is fixed.
 
     The operator knows no groups: boxes are moved apart by them, in rows and columns, so that
     the numbers stay small and their last digits there. Of equal scores it takes any first, so

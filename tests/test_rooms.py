@@ -53,8 +53,8 @@ ALLOWED = {
     "export": {
         *DATA,
         *BESIDE,
-        *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
-        *("detection", "runtime", "export"),
+        *("functional", "selection", "layers", "classification.classifier"),
+        *("segmentation.segmenter", "detection", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {

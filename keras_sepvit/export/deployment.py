@@ -92,14 +92,11 @@ class DetectionsDeployment(Deployment):
     """A detector that gives boxes.
 
     Attributes:
-        candidates: Model of the same weights from images to the candidates of `suppression`,
-            `"candidate_boxes"`, `"candidate_scores"` and `"candidate_labels"`; and to the raw
-            maps that they are made of, by name.
-        suppression: The `score_threshold`, `iou_threshold` and `max_detections`.
+        traced: Model of the same weights from images to the outputs and, by names of their own,
+            to what heads give: what is computed of it is float32 in files of half precision.
     """
 
-    candidates: keras.Model = None
-    suppression: dict = None
+    traced: keras.Model = None
 
     tolerances = DETECTION_TOLERANCES
 

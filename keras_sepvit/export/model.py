@@ -5,7 +5,7 @@ import math
 import keras
 
 from keras_sepvit.classification.classifier import SepViTClassifier
-from keras_sepvit.detection.decoding import Candidates, Detections, MediaPipeLayout
+from keras_sepvit.detection.decoding import Detections, MediaPipeLayout
 from keras_sepvit.detection.detector import Detector
 from keras_sepvit.detection.prediction import image_size as detector_image_size
 from keras_sepvit.export.deployment import (
@@ -130,9 +130,7 @@ def prepare(
                 suppression = {n: v for n, v in suppression.items() if v is not None}
                 suppression = {**model.decoding, **suppression}
                 outputs = _detections(model.anchors, found, (height, width), suppression, layout)
-                candidates = _candidates(model.anchors, found, (height, width))
-                fields["candidates"] = keras.Model(image, {**candidates, **maps})
-                fields["suppression"] = suppression
+                fields["traced"] = keras.Model(image, {**outputs, **maps})
         elif is_segmenter(model):
             head_logits, pixel_logits = _logits_of_pixels(network, x, activation)
             task, activation, classes = "segmentation", None, pixel_logits.shape[-1]
@@ -156,7 +154,7 @@ def prepare(
         }
         if "class_map" in outputs:
             return ClassMapDeployment(**fields, pixel_logits=keras.Model(image, pixel_logits))
-    if "candidates" in fields:
+    if "traced" in fields:
         return DetectionsDeployment(**fields)
     return Deployment(**fields)
 
@@ -228,13 +226,6 @@ def _detections(anchors, found, image_size, suppression, layout):
     if check_choice("layout", layout, LAYOUTS) is None:
         return answers
     return MediaPipeLayout()(answers, image_size=image_size)
-
-
-def _candidates(anchors, found, image_size):
-    """What detections are chosen from, by name."""
-    tensors = Candidates(anchors)(found, image_size=image_size)
-    names = ("candidate_boxes", "candidate_scores", "candidate_labels")
-    return dict(zip(names, tensors, strict=True))
 
 
 def _outputs(model, x, probabilities, activation):

@@ -127,15 +127,42 @@ def _merge_casts(graph):
         made.update(node.output)
 
 
+def keep_outputs(path, names):
+    """Takes outputs of other names out of a file, and nodes out of which nothing comes then."""
+    import onnx
+
+    proto = onnx.load(path)
+    graph = proto.graph
+    outputs = {output.name: output for output in graph.output}
+    del graph.output[:]
+    graph.output.extend(outputs[name] for name in names)
+    remove_round_trips(graph)  # outputs were cast on the way
+    used = {*names}
+    for node in reversed(list(graph.node)):
+        if used & {*node.output}:
+            used.update(node.input)
+        else:
+            graph.node.remove(node)
+    onnx.save(proto, path)
+
+
 def remove_round_trips(graph):
     """Reads float32 tensors where they are, not from a cast to float16 and back."""
     producers = {name: node for node in graph.node for name in node.output}
+
+    def source(name):
+        back = producers.get(name)
+        there = producers.get(back.input[0]) if _casts_to(back, "FLOAT") else None
+        return there.input[0] if _casts_to(there, "FLOAT16") else name
+
+    named = {}
+    for output in graph.output:
+        if source(output.name) in producers.keys() - {output.name}:
+            named[source(output.name)] = output.name
+            producers[output.name].output[0] += "_cast"
     for node in graph.node:
-        for index, name in enumerate(node.input):
-            back = producers.get(name)
-            there = producers.get(back.input[0]) if _casts_to(back, "FLOAT") else None
-            if _casts_to(there, "FLOAT16"):
-                node.input[index] = there.input[0]
+        node.input[:] = [named.get(name, name) for name in map(source, node.input)]
+        node.output[:] = [named.get(name, name) for name in node.output]
     outputs = {output.name for output in graph.output}
     used = collections.Counter(name for node in graph.node for name in node.input)
     for node in reversed(list(graph.node)):
