@@ -39,22 +39,26 @@ ALLOWED = {
     "runtime": {"configs", "geometry", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
-        *("segmentation.segmenter", "detection", "detection.detector"),
+        *("segmentation.segmenter", "detection", "detection.detector", "instances"),
     },
     "palette": {"validation"},
     "visualize": {"files", "fonts", "palette", "validation", "visualize"},
     "detection": {
         *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
     },
+    "instances": {
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
+        "instances",
+    },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification", "detection", "segmentation"},
+    "recipes": {"training", "classification", "detection", "segmentation", "instances"},
     "export": {
         *DATA,
         *BESIDE,
         *("functional", "selection", "layers", "classification.classifier"),
-        *("segmentation.segmenter", "detection", "runtime", "export"),
+        *("segmentation.segmenter", "detection", "instances", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {

@@ -45,6 +45,8 @@ class Detection(Task):
         recipe: A `DetectionRecipe`.
     """
 
+    _open_splits = staticmethod(open_splits)
+
     loss_names = ("class_loss", "box_loss")
     best = "ap"
     curves = ("ap", "ap50", "ap75")
@@ -52,7 +54,7 @@ class Detection(Task):
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
         data = self.recipe.data
-        self.source, self.validation_source = open_splits(
+        self.source, self.validation_source = self._open_splits(
             data.name, data.train_split, data.validation_split, keep_empty=data.keep_empty
         )
         if not self._square:
@@ -170,7 +172,7 @@ class Detection(Task):
     def _record(self):
         """How `deployed` is evaluated."""
         return Record(
-            task="detection",
+            task=self.recipe.task,
             image_size=self._image_size,
             channels=3,
             pixels="0..255",
