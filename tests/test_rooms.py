@@ -36,7 +36,7 @@ ALLOWED = {
         *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },
     "conversion": {*WEIGHTS, *NETWORK, "detection", "segmentation"},
-    "runtime": {"configs", "geometry", "record", "warn", "runtime"},
+    "runtime": {"configs", "geometry", "lazy", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
         *("segmentation.segmenter", "detection", "detection.detector", "instances"),
