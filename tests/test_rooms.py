@@ -83,6 +83,8 @@ WITHOUT_KERAS = {
         "lazy",
         "detection.scores",
         "detection.report",
+        "instances.scores",
+        "instances.report",
         "training.sources.digits",
         "training.sources.scenes",
     ),

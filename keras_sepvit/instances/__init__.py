@@ -7,6 +7,7 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "InstanceRecipe": "recipes",
+    "InstanceScores": "scores",
 }
 
 __all__ = [*_MODULES]
