@@ -264,13 +264,47 @@ def rows_of(x, places):
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class Detections(layers.Layer):
-    """`retinanet_detections` as a layer of no weights: detections from the maps of a RetinaNet.
+class Candidates(layers.Layer):
+    """`retinanet_candidates` as a layer of no weights.
 
     Args:
         anchors: The `Anchors` of the levels, or a dict of their attributes.
-        score_threshold, iou_threshold, max_detections, candidates: As there.
+        candidates: As there.
         **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
+
+    Call arguments:
+        outputs, image_size, sizes: As there.
+    """
+
+    def __init__(self, anchors: Anchors | dict, candidates: int = 1000, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if isinstance(anchors, dict):  # of a file, whose JSON has no tuples
+            values = {n: tuple(v) if isinstance(v, list) else v for n, v in anchors.items()}
+            anchors = Anchors(**values)
+        self.anchors = anchors
+        self.settings = {"candidates": positive_int("candidates", candidates)}
+
+    def build(self, input_shape):
+        pass
+
+    def call(self, outputs, image_size, sizes=None):
+        return retinanet_candidates(outputs, self.anchors, image_size, sizes, **self.settings)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "anchors": dataclasses.asdict(self.anchors),
+            **self.settings,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class Detections(Candidates):
+    """`retinanet_detections` as a layer of no weights: detections from the maps of a RetinaNet.
+
+    Args:
+        anchors, candidates, **kwargs: As for `Candidates`.
+        score_threshold, iou_threshold, max_detections: As there.
 
     Call arguments:
         outputs, image_size, sizes: As there.
@@ -285,22 +319,14 @@ class Detections(layers.Layer):
         candidates: int = 1000,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        if isinstance(anchors, dict):  # of a file, whose JSON has no tuples
-            values = {n: tuple(v) if isinstance(v, list) else v for n, v in anchors.items()}
-            anchors = Anchors(**values)
-        self.anchors = anchors
+        super().__init__(anchors, candidates, **kwargs)
         check_range("score_threshold", score_threshold, 0, 1)
         check_range("iou_threshold", iou_threshold, 0, 1)
-        self.settings = {
+        self.settings |= {
             "score_threshold": float(score_threshold),
             "iou_threshold": float(iou_threshold),
             "max_detections": positive_int("max_detections", max_detections),
-            "candidates": positive_int("candidates", candidates),
         }
-
-    def build(self, input_shape):
-        pass
 
     def call(self, outputs, image_size, sizes=None):
         return retinanet_detections(outputs, self.anchors, image_size, sizes, **self.settings)
@@ -312,13 +338,6 @@ class Detections(layers.Layer):
             "labels": keras.KerasTensor(shape, "int32"),
             "confidence": keras.KerasTensor(shape, "float32"),
             "num_detections": keras.KerasTensor(shape[:1], "int32"),
-        }
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "anchors": dataclasses.asdict(self.anchors),
-            **self.settings,
         }
 
 
