@@ -223,7 +223,10 @@ CONVERTERS = {"litert": convert, "torch": write_with_torch, "tf2onnx": write_wit
 
 @pytest.fixture(scope="module", params=[(kind, n) for kind in CONVERTERS for n in (1, 80)], ids=str)
 def decoding_file(request, tmp_path_factory):
-    """A file of so many classes that gives detections from maps as its image; their number."""
+    """A file of so many classes that gives detections from maps as its image; their number.
+
+    That of one class takes batches of any size.
+    """
     if BACKEND != "tensorflow":
         pytest.skip("involves no backend")
     kind, classes = request.param
@@ -231,7 +234,8 @@ def decoding_file(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("decoding") / f"file{suffix}"
     model = decoding_alone(classes, Detections(ALONE))
     backend = "torch" if kind == "torch" else "tensorflow"
-    convert_on(backend, CONVERTERS[kind], model, path, batch_size=1, **form)
+    batch_size = None if classes == 1 else 1
+    convert_on(backend, CONVERTERS[kind], model, path, batch_size=batch_size, **form)
     return open_model(path), classes
 
 

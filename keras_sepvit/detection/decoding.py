@@ -161,7 +161,7 @@ def suppress(boxes, groups, valid, iou_threshold, count):
     converter = functional.converter()
     if converter == "torch":
         return selection.onnx_suppress(boxes, groups, valid, iou_threshold, count)
-    if converter and boxes.shape[0] is not None:
+    if converter:
         return selection.tensorflow_suppress(boxes, groups, valid, iou_threshold, count)
     n = boxes.shape[1]
     side = min(n, _TILE)

@@ -192,7 +192,9 @@ def frozen_graph(model, batch_size):
 
     image = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")
     function = tf.function(named, input_signature=[image]).get_concrete_function()
-    graph = convert_variables_to_constants_v2(function).graph.as_graph_def()
+    # Loops stay functions, which tf2onnx knows best.
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    graph = frozen.graph.as_graph_def()
     values = {
         inner.op.name: outer
         for outer, inner in function.graph.captures
