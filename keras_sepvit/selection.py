@@ -111,3 +111,48 @@ def take_rows(x, places):
     if keras.config.backend() == "torch":
         return x[places.long()]  # Keras's form is written into ONNX wrongly for vectors
     return ops.take(x, places, axis=0)
+
+
+def sum_of_rows(table, parts):
+    """The sum of rows of a table, each times its share.
+
+    The gradient is added up in one array of the table's size. The backends' own has one for each
+    part, or rows of all parts, at the same time.
+
+    Args:
+        table: Float tensor (rows, channels).
+        parts: List of places, int (n,), not negative, and their shares, float32 (n, 1), which have
+            no gradient.
+
+    Returns:
+        float32 (n, channels).
+    """
+
+    @ops.custom_gradient
+    def summed(table):
+        total = 0
+        for places, shares in parts:
+            total = total + ops.cast(take_rows(table, places), "float32") * shares
+
+        def gradient(*upstream, **keywords):  # torch's has its name
+            (upstream,) = [*upstream, *keywords.values()][-1:]
+            sums = ops.zeros_like(table, dtype="float32")
+            for places, shares in parts:
+                sums = _add_to_rows(sums, places, upstream * shares)
+            return ops.cast(sums, table.dtype)
+
+        return total, gradient
+
+    return summed(table)
+
+
+def _add_to_rows(x, places, rows):
+    """`x`, to which rows are added at places, equal ones too. On torch `x` itself is changed."""
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.tensor_scatter_nd_add(x, tf.expand_dims(places, 1), rows)
+    if backend == "torch":
+        return x.index_add_(0, places, rows)
+    return x.at[places].add(rows)

@@ -17,9 +17,6 @@ from keras_sepvit.validation import positive_int
 # `finest_scale`).
 _FINEST_SCALE = 56
 
-# Windows of a mask's cell along a side, at most.
-_WINDOWS = 4
-
 
 def roi_levels(rois, count=4):
     """The level of a pyramid that each box is of (FPN, arXiv 1612.03144, section 4.2).
@@ -89,14 +86,15 @@ def roi_align(features, rois, size, strides=(4, 8, 16, 32), sampling_ratio=2):
     rows = _corners(top / stride, bottom / stride, height, size, sampling_ratio)
     columns = _corners(left / stride, right / stride, width, size, sampling_ratio)
 
-    width, total = ops.expand_dims(width, -1), 0
+    width, parts = ops.expand_dims(width, -1), []
     for row, row_share in rows:
         row, row_share = first + ops.expand_dims(row, 3) * width, ops.expand_dims(row_share, 3)
         for column, column_share in columns:
             places = ops.reshape(row + ops.expand_dims(column, 2), (-1,))
-            share = ops.reshape(row_share * ops.expand_dims(column_share, 2), (-1, 1))
-            total += ops.cast(selection.take_rows(table, places), "float32") * share
-    return ops.cast(ops.reshape(total, (-1, size, size, channels)), table.dtype)
+            shares = ops.reshape(row_share * ops.expand_dims(column_share, 2), (-1, 1))
+            parts.append((places, shares))
+    values = ops.reshape(selection.sum_of_rows(table, parts), (-1, size, size, channels))
+    return ops.cast(values, table.dtype)
 
 
 def _corners(start, end, side, size, ratio):
@@ -175,9 +173,9 @@ class RoIAlign(layers.Layer):
 def mask_targets(masks, boxes, rois, rows, size=28):
     """What boxes cut out of the masks of objects, as mmdetection's `BitmapMasks` do it.
 
-    There a cell is the mean of samples a pixel or less apart, interpolated between pixels, which
-    is to say that each is the mean of the pixel around it. Here each is the mean of a window of
-    the mask that is as large.
+    There a cell is the mean of samples a pixel or less apart, each interpolated between pixels,
+    which makes it the mean of the pixel around it. Here a cell is the mean of all that is covered
+    of it, or of the pixel around its centre where that is larger.
 
     Args:
         masks: (batch, m, side, side), 0..255: what objects cover of their own boxes.
@@ -189,18 +187,15 @@ def mask_targets(masks, boxes, rois, rows, size=28):
     Returns:
         (batch, n, size, size), float32: 1 in cells of which at least half is covered, and 0.
     """
-    side = masks.shape[-1]
-    x, y = {}, {}
-    for name, values in (("own", rows_of(boxes, rows)), ("roi", rois)):
-        values = ops.split(ops.cast(values, "float32"), 4, axis=-1)
-        x[name], y[name] = values[::2], values[1::2]
-    across, down = (_window_shares(s["own"], s["roi"], side, size) for s in (x, y))
+    side, rows = masks.shape[-1], ops.cast(rows, "int32")
+    own, roi = (ops.split(ops.cast(x, "float32"), 4, axis=-1) for x in (rows_of(boxes, rows), rois))
+    across, down = (_cell_shares(own[axis::2], roi[axis::2], side, size) for axis in (0, 1))
     covered = ops.cast(rows_of(masks, rows), "float32") / 255
     means = ops.matmul(ops.matmul(down, covered), ops.transpose(across, (0, 1, 3, 2)))
     return ops.cast(means >= 0.5, "float32")
 
 
-def _window_shares(own, roi, side, size):
+def _cell_shares(own, roi, side, size):
     """How much places of a mask count in cells: (batch, n, size, side), with sums of at most 1.
 
     Args:
@@ -209,15 +204,9 @@ def _window_shares(own, roi, side, size):
     """
     scale = side / ops.maximum(own[1] - own[0], 1e-6)  # places of a pixel
     cell = (roi[1] - roi[0]) / size
-    count = ops.minimum(ops.maximum(ops.ceil(cell), 1.0), float(_WINDOWS))
-    half = ops.maximum(cell / count, 1.0) / 2
+    middle = roi[0] - own[0] + (ops.arange(size, dtype="float32") + 0.5) * cell
+    half = ops.maximum(cell, 1.0) / 2
+    start, end = (ops.expand_dims(x * scale, -1) for x in (middle - half, middle + half))
     places = ops.arange(side, dtype="float32")
-    shares = 0
-    for window in range(_WINDOWS):
-        cells = ops.arange(size, dtype="float32") + (window + 0.5) / count
-        middle = roi[0] - own[0] + cells * cell
-        first, last = (ops.expand_dims(at * scale, -1) for at in (middle - half, middle + half))
-        shared = ops.minimum(last, places + 1) - ops.maximum(first, places)
-        part = ops.maximum(shared, 0.0) / (last - first)
-        shares += ops.where(ops.expand_dims(count > window, -1), part, 0.0)
-    return shares / ops.expand_dims(count, -1)
+    shared = ops.minimum(end, places + 1) - ops.maximum(start, places)
+    return ops.maximum(shared, 0.0) / ops.expand_dims(2 * half * scale, -1)
