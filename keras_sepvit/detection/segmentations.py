@@ -11,6 +11,8 @@ import collections
 
 import numpy as np
 
+from keras_sepvit.lazy import require
+from keras_sepvit.runtime.masks import decode
 from keras_sepvit.training.masks import cropped
 from keras_sepvit.validation import counted
 
@@ -104,12 +106,6 @@ def compressed(mask, size):
     return _as_text(library.merge(parts) if len(parts) > 1 else parts[0])
 
 
-def encoded(bitmap):
-    """A bitmap, bool (height, width), in COCO's compressed form."""
-    pixels = np.asfortranarray(bitmap, "uint8")[..., np.newaxis]
-    return _as_text(_library().encode(np.asfortranarray(pixels))[0])
-
-
 def crop_of(mask, size, box):
     """A mask of `Segmentations` cropped to a box, as `keras_sepvit.training.masks.cropped` does.
 
@@ -126,8 +122,7 @@ def crop_of(mask, size, box):
         if (end <= corner).any():
             return cropped(np.zeros((1, 1), bool), (0, 0, 0, 0))
         mask, size = tuple(points - corner for points in mask), (end - corner)[::-1]
-    bitmap = _library().decode([compressed(mask, size)])[..., 0]
-    return cropped(bitmap, np.subtract(box, np.tile(corner, 2)))
+    return cropped(decode(compressed(mask, size)), np.subtract(box, np.tile(corner, 2)))
 
 
 def is_rectangle(mask):
@@ -191,11 +186,4 @@ def _as_text(rle):
 
 
 def _library():
-    """faster-coco-eval's functions of masks."""
-    try:
-        from faster_coco_eval import mask_api_new_cpp
-    except ImportError as error:
-        raise ImportError(
-            'Masks of COCO are read with faster-coco-eval: pip install "keras-sepvit[detection]".'
-        ) from error
-    return mask_api_new_cpp
+    return require("faster_coco_eval.mask_api_new_cpp", "detection", "COCO's form of masks")

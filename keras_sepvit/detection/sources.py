@@ -167,10 +167,10 @@ class BoxFolderSource(BoxSource):
         folder: The folder of the photos.
         paths: Their files as paths from there; the examples' names.
         file: The file of the boxes, or that tells where they are.
-        masks: Whether it needs photos whose masks have been read.
+        with_masks: Whether it needs photos whose masks have been read.
     """
 
-    masks = False
+    with_masks = False
 
     def __init__(self, name, split, photos, whole):
         self.folder = photos.folder
@@ -335,7 +335,7 @@ def _folder_of(name, kind):
             f"There is no folder '{path}' (looked for in '{path.absolute().parent}'). Photos with "
             f"boxes are {SCENES!r}, or a folder in COCO's or YOLO's form."
         )
-    return BoxFolder(path, kind.masks)
+    return BoxFolder(path, kind.with_masks)
 
 
 def _open(folder, split, kind, choose):

@@ -46,6 +46,8 @@ class Detection(Task):
     """
 
     _open_splits = staticmethod(open_splits)
+    _network_class = RetinaNet
+    _network_settings = ("drop_path_rate", "anchor_scale", "channels", "num_convs")
 
     loss_names = ("class_loss", "box_loss")
     best = "ap"
@@ -189,16 +191,13 @@ class Detection(Task):
 
     def _network(self, dtype, weights):
         settings = self.recipe.model
-        return RetinaNet(
+        return self._network_class(
             SCENES_128_CONFIG if settings.variant == SCENES_VARIANT else settings.variant,
             num_classes=self.source.classes,
             image_shape=(*self._image_size, 3) if self._square else None,
             weights=weights,
-            drop_path_rate=settings.drop_path_rate,
-            anchor_scale=settings.anchor_scale,
-            channels=settings.channels,
-            num_convs=settings.num_convs,
             dtype=dtype,
+            **{name: getattr(settings, name) for name in self._network_settings},
         )
 
 

@@ -7,7 +7,10 @@ from keras_sepvit.lazy import lazy_names
 
 _MODULES = {
     "InstanceRecipe": "recipes",
+    "InstanceReport": "report",
     "InstanceScores": "scores",
+    "InstanceSegmentation": "task",
+    "evaluate": "evaluation",
 }
 
 __all__ = [*_MODULES]

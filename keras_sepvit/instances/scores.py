@@ -66,6 +66,8 @@ class InstanceScores(DetectionScores):
         rows = np.full(len(kept), None)
         rows[kept] = _objects(shown)
         truth = {**truth, "masks": rows, "masked": masked}
+        if "masks" not in found:
+            raise ValueError("`found` must have masks: those of an instance segmenter.")
         found = {**found, "masks": _objects([encode(mask) for mask in found["masks"]])}
         sizes = [mask["size"] for mask in found["masks"]]
         _check_masks("found", len(sizes), len(found["labels"]), sizes, size)

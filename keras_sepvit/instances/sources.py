@@ -3,7 +3,8 @@
 import numpy as np
 
 from keras_sepvit.detection import sources
-from keras_sepvit.detection.segmentations import compressed, crop_of, encoded
+from keras_sepvit.detection.segmentations import compressed, crop_of
+from keras_sepvit.runtime.masks import encode
 from keras_sepvit.training.masks import MASK_SIZE
 from keras_sepvit.training.tensorflow import tf
 
@@ -71,7 +72,7 @@ class SceneSource(_WithMasks, sources.SceneSource):
 
     def _make(self, number):
         scene = self._scenes[number]
-        self._encoded[int(number)] = [*map(encoded, scene.masks)]
+        self._encoded[int(number)] = [*map(encode, scene.masks)]
         return self._columns(scene)
 
     def _masks(self, number):
@@ -85,7 +86,7 @@ class SceneSource(_WithMasks, sources.SceneSource):
 class MaskFolderSource(_WithMasks, sources.BoxFolderSource):
     """Photos in a folder, with the boxes and masks of a file."""
 
-    masks = True
+    with_masks = True
 
     def __init__(self, name, split, photos, whole):
         super().__init__(name, split, photos, whole)

@@ -174,7 +174,14 @@ def in_photo(answer, placement, threshold=0.0):
 
 
 def named(found, class_names=None):
-    """Detections with the names of their classes, or `"class 0"` and so on."""
+    """What `in_photo` gives, as users get it: with the names of the classes, and masks as arrays.
+
+    Args:
+        found: The detections.
+        class_names: Names of all classes; without, they are `"class 0"` and so on.
+    """
+    if "masks" in found:
+        found = {**found, "masks": found["masks"].pasted()}
     known = [] if class_names is None else class_names
     names = [
         known[label] if label < len(known) else f"class {label}"

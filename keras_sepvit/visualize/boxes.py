@@ -183,4 +183,5 @@ def detections_beside_truth(images, detections, truths, class_names, threshold=0
 def sure(found, threshold):
     """Of the dict of a picture's detections those with a confidence above `threshold`."""
     kept = np.asarray(found["confidence"]) > threshold
-    return {key: np.asarray(found[key])[kept] for key in ("boxes", "labels", "confidence")}
+    keys = (key for key in ("boxes", "labels", "confidence", "masks") if key in found)
+    return {key: np.asarray(found[key])[kept] for key in keys}
