@@ -59,7 +59,7 @@ class InstanceRecipe(DetectionRecipe):
 
     def check(self):
         super().check()
-        for name, least in (("units", 1), ("proposals", 1), ("samples", 4)):
+        for name, least in (("num_convs", 1), ("units", 1), ("proposals", 1), ("samples", 4)):
             value = getattr(self.model, name)
             check(f"model.{name}", value, value >= least, f"at least {least}")
 
@@ -80,7 +80,7 @@ _INSTANCES_DIGITS = InstanceRecipe(
         units=256,
         anchor_scale=4.0,
         proposals=100,
-        samples=64,
+        samples=32,
         drop_path_rate=0.0,
     ),
     data=DataRecipe(name="scenes"),
@@ -92,7 +92,7 @@ _INSTANCES_DIGITS = InstanceRecipe(
         weight_decay=0.01,
         clip_norm=1.0,
     ),
-    epochs=8,
+    epochs=4,
     batch_size=8,
     ema_decay=0.99,
     checkpoint_steps=0,
