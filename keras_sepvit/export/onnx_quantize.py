@@ -19,8 +19,8 @@ def to_float16(path, kept_behind=()):
 
     Args:
         path: Path of the file, of float32, or as `to_int8` leaves it.
-        kept_behind: Names of tensors; what is computed of them stays float32, too, and what
-            that reads that is computed of constants, such as anchors.
+        kept_behind: Names of tensors; what is computed of them alone stays float32, too, and
+            what that reads that is computed of constants, such as anchors.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -96,10 +96,15 @@ def _before_first_convolution(graph):
 
 
 def _behind(graph, tensors):
-    """The nodes that compute something of tensors, and from constants alone what those read."""
-    nodes = _reached_from(graph, tensors)
-    varying = _reached_from(graph, [x.name for x in graph.input])
-    varying = {name for node in varying for name in node.output}
+    """The nodes that compute something of tensors, and from constants alone what those read.
+
+    Not those that compute it of what there is without the tensors, too: what is taken of maps, at
+    places that boxes tell, is of the maps.
+    """
+    inputs = [x.name for x in graph.input]
+    others = _outputs_of(_reached_from(graph, inputs, {*tensors}))
+    nodes = _reached_from(graph, tensors, others)
+    varying = _outputs_of(_reached_from(graph, inputs))
     read = {name for node in nodes for name in node.input} - varying
     for node in reversed(graph.node):
         if read & {*node.output}:
@@ -108,14 +113,20 @@ def _behind(graph, tensors):
     return nodes
 
 
-def _reached_from(graph, tensors):
-    """The nodes that compute something of tensors, by way of others too."""
+def _reached_from(graph, tensors, barred=frozenset()):
+    """The nodes that compute something of tensors' values, by way of others too; of those that
+    give barred tensors, none."""
     reached, nodes = {*tensors}, []
     for node in graph.node:  # in the order in which they run
-        if reached & {*node.input}:
+        read = reached & {*node.input} and node.op_type != "Shape"
+        if read and not barred & {*node.output}:
             nodes.append(node)
             reached.update(node.output)
     return nodes
+
+
+def _outputs_of(nodes):
+    return {name for node in nodes for name in node.output}
 
 
 def _merge_casts(graph):
