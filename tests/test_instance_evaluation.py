@@ -11,8 +11,9 @@ from PIL import Image
 from test_cli import assert_refused, run, run_json
 
 from keras_sepvit.detection import MaskRCNN, RetinaNet, detect
+from keras_sepvit.detection.detector import convert_boxes
 from keras_sepvit.inference import KerasInstanceSegmenter, attach_record
-from keras_sepvit.instances import InstanceReport, evaluate, sources
+from keras_sepvit.instances import InstanceReport, MaskAveragePrecision, evaluate, sources
 from keras_sepvit.record import attach
 from keras_sepvit.runtime import ImageInstanceSegmenter
 from keras_sepvit.runtime.canvas import fit_into
@@ -158,6 +159,45 @@ def test_masks_lie_in_the_photos_pixels(box_format):
     assert max(differing) < 1e-3 and found["masks"].any() and not found["masks"].all()
     (few,) = detect(model, [photo], threshold=0, max_detections=2)
     np.testing.assert_array_equal(few["masks"], found["masks"][:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("box_format", ["xyxy", "rel_yxyx"])
+def test_average_precision_by_masks_in_the_logs_of_fit(box_format):
+    """What is found is true, but of one object, which has no mask, and one with an empty half."""
+    model = segmenter(bounding_box_format=box_format)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *SHAPE)).astype("float32")
+    found = {name: np.array(rows) for name, rows in model.predict(images, verbose=0).items()}
+    labels = np.where(found["confidence"] > 0, found["labels"], -1)
+    masks = np.uint8(255 * np.round(found["masks"]))
+    targets = {"boxes": found["boxes"], "labels": labels, "masks": masks}
+    assert (labels[:, :4] >= 0).all() and masks[0].any()
+    expected = InstanceReport(3)
+    pixels = keras.ops.convert_to_numpy(
+        convert_boxes(found["boxes"], box_format, "xyxy", *SHAPE[:2])
+    )
+    masks[0, 0] = 0
+    for number in range(2):
+        rows = labels[number] >= 0
+        boxes = pixels[number][rows]
+        shapes, true = (
+            [paste(mask, box, SHAPE[:2]) for mask, box in zip(part[rows], boxes, strict=True)]
+            for part in (found["masks"][number], masks[number] / 255)
+        )
+        rles = [
+            encode(mask) if crop.any() else None
+            for mask, crop in zip(true, masks[number][rows], strict=True)
+        ]
+        truth = {"boxes": boxes, "labels": labels[number][rows]}
+        answer = {**truth, "masks": shapes, "confidence": found["confidence"][number][rows]}
+        expected.add({**truth, "masks": rles}, answer, photo_size=SHAPE[:2])
+    callback, logs = MaskAveragePrecision((images, targets), batch_size=1), {}
+    callback.set_model(model)
+    callback.on_epoch_end(0, logs)
+    result = expected.result()
+    assert logs["val_AP"] == pytest.approx(100, abs=0.1) and 0 < logs["val_mask_AP"] < 100
+    for name, key in (("val_mask_AP", "mask_ap"), ("val_mask_AP50", "mask_ap50")):
+        assert logs[name] == pytest.approx(result[key], abs=0.1)
 
 
 # The commands

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import shlex
 import signal
 import subprocess
@@ -139,17 +138,6 @@ def test_a_batch_without_objects_trains_what_tells_them_from_the_ground(data, tm
     losses = trainer.model.train_on_batch(batch, return_dict=True)
     assert losses["box_loss"] == losses["rpn_box_loss"] == losses["mask_loss"] == 0
     assert 0 < losses["rpn_class_loss"] < np.inf and 0 < losses["class_loss"] < np.inf
-
-
-@pytest.mark.once
-def test_a_dry_run_checks_and_draws_the_labels(data, tmp_path):
-    command = ["train", str(data), "--task", "instances", "--dry-run", *SHORT]
-    command += ["model.variant=sepvit_scenes", "--output", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
-    assert re.search(r"^folder:.*^training data ", result.stdout, re.M | re.S)
-    assert re.search(r"^labelled pictures +.*batch\.png$", result.stdout, re.M)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["batch.png"]
 
 
 @pytest.mark.once

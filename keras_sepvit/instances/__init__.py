@@ -10,6 +10,7 @@ _MODULES = {
     "InstanceReport": "report",
     "InstanceScores": "scores",
     "InstanceSegmentation": "task",
+    "MaskAveragePrecision": "callbacks",
     "evaluate": "evaluation",
 }
 
