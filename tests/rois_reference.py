@@ -1,11 +1,14 @@
-"""RoIAlign as mmdetection has it by default, with as many samples as a box has places: NumPy."""
+"""RoIAlign from its definition: NumPy."""
 
 import numpy as np
 
 
-def adaptive_roi_align(maps, rois, size, strides=(4, 8, 16, 32)):
+def reference_roi_align(maps, rois, size, strides=(4, 8, 16, 32), ratio=0):
     """Values of boxes (n, 4) of one picture in its maps (height, width, channels): (n, size, size,
-    channels), float32. A box without area is 0.
+    channels), float32.
+
+    A cell has `ratio` samples along a side; with 0, mmdetection's default, as many as a box has
+    places in it, and a box without area is 0.
     """
     rois = np.float32(rois)
     sides = np.maximum(rois[:, 2:] - rois[:, :2], 0)
@@ -15,16 +18,16 @@ def adaptive_roi_align(maps, rois, size, strides=(4, 8, 16, 32)):
     for roi, level in zip(rois, levels.astype(int), strict=True):
         left, top, right, bottom = roi / strides[level] - 0.5
         height, width, _ = maps[level].shape
-        rows = _shares(top, bottom, height, size)
-        columns = _shares(left, right, width, size)
+        rows = _shares(top, bottom, height, size, ratio)
+        columns = _shares(left, right, width, size, ratio)
         x = np.tensordot(rows, maps[level], axes=(1, 0))
         regions.append(np.tensordot(columns, x, axes=(1, 1)).swapaxes(0, 1))
     return np.stack(regions).astype("float32")
 
 
-def _shares(start, end, side, size):
+def _shares(start, end, side, size, ratio):
     """What each place of a side counts in each cell: (size, side)."""
-    ratio = int(np.ceil((end - start) / size))
+    ratio = ratio or int(np.ceil((end - start) / size))
     shares = np.zeros((size, side), "float32")
     for cell in range(size):
         for sample in range(ratio):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from helpers import run, to_numpy
 from reference import detection_batch, load_expected, sample_level, task_state_dict
-from rois_reference import adaptive_roi_align
-from safetensors.numpy import save_file
+from rois_reference import reference_roi_align
+from safetensors.numpy import load_file, save_file
 
-from keras_sepvit import SepViTBackbone, load_weights
+from keras_sepvit import SepViTBackbone, load_weights, save_pytorch
 from keras_sepvit.detection import MaskRCNN, mask_rcnn_losses
 from keras_sepvit.detection.assignment import NEGATIVE, NEUTRAL, assign
 from keras_sepvit.detection.proposals import masks_of_labels, roi_detections, rpn_proposals
+from keras_sepvit.detection.rois import roi_levels
 from keras_sepvit.detection.sampling import sample_anchors, sample_rois
 
 SIZES = ("96x160", "125x167")
@@ -30,8 +31,10 @@ def assert_close(actual, expected, name, tolerance=1e-4):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
+    """A Mask R-CNN of any size with mmdet's seeded weights, which it also writes."""
     path = tmp_path_factory.mktemp("checkpoints") / "mmdet.safetensors"
-    save_file(task_state_dict("mask_rcnn"), path)
+    state_dict = task_state_dict("mask_rcnn")
+    save_file(state_dict, path)
     backbone = SepViTBackbone.from_variant(
         "sepvit_t", (None, None, 3), dense=True, drop_path_rate=0.0
     )
@@ -39,6 +42,12 @@ def model(tmp_path_factory):
     report = load_weights(model, path)
     assert not report.new and all(name.startswith(UNUSED) for name in report.unused)
     assert model.count_params() == 53_929_296
+    save_pytorch(model, path)
+    written = load_file(path)
+    assert {k: v.shape for k, v in written.items()} == {k: v.shape for k, v in state_dict.items()}
+    for key, value in state_dict.items():
+        if not key.startswith(UNUSED):
+            np.testing.assert_array_equal(written[key], value, err_msg=key)
     return model
 
 
@@ -69,7 +78,7 @@ def first_stage(model, images):
 def second_stage(model, maps, rois, head):
     """What a head gives of boxes of one picture, cut out as mmdet does by default."""
     align, head = model.get_layer(f"{head}_roi_extractor"), model.get_layer(f"{head}_head")
-    return run(head, adaptive_roi_align(maps, rois, align.size))
+    return run(head, reference_roi_align(maps, rois, align.size))
 
 
 def own_padding(model):
@@ -121,6 +130,39 @@ def test_first_stage(found, model):
         positive = np.flatnonzero(rows[i] >= 0)
         np.testing.assert_array_equal(positive, expected[f"rpn_assign{i}_anchor"])
         np.testing.assert_array_equal(rows[i][positive], expected[f"rpn_assign{i}_gt"])
+
+
+@pytest.mark.slow
+def test_regions(found, model):
+    """RoIAlign with two samples a side, and the heads on what mmdet cuts out by default."""
+    expected, _, maps = found
+    maps, rois = maps["maps"][:4], expected["rois"]
+    images = rois[:, 0].astype(int)
+    levels = roi_levels(rois[:, 1:])
+    np.testing.assert_array_equal(to_numpy(levels), expected["roi_levels"])
+    own = [[level[image] for level in maps] for image in images]
+    for head in ("bbox", "mask"):
+        align = model.get_layer(f"{head}_roi_extractor")
+        # All boxes on each picture.
+        regions = run(lambda x: align(*x), (maps, np.tile(rois[:, 1:], (3, 1, 1))))  # noqa: B023
+        regions = regions.reshape(3, len(rois), *regions.shape[1:])[images, range(len(rois))]
+        rows = slice(10 if head == "mask" else None)
+        step, key = (2 if head == "mask" else 1), f"roi{align.size}_sampling2"
+        assert_close(regions[rows, ::step, ::step, ::32], expected[key], key)
+        assert_close(regions.mean(axis=(1, 2, 3)), expected[f"{key}_box_means"], key)
+        adaptive = np.concatenate(
+            [
+                reference_roi_align(levels, box[np.newaxis], align.size)
+                for levels, box in zip(own, rois[:, 1:], strict=True)
+            ]
+        )
+        answers = run(model.get_layer(f"{head}_head"), adaptive)
+        if head == "bbox":
+            assert_close(answers["classes"], expected["roi_cls"], "classes")
+            assert_close(answers["boxes"][:, ::8], expected["roi_box"], "boxes")
+        else:
+            assert_close(answers[rows, ::4, ::4, ::5], expected["roi_mask"], "masks")
+            assert_close(answers.mean(axis=(1, 2, 3)), expected["roi_mask_box_means"], "means")
 
 
 @pytest.mark.slow
@@ -190,7 +232,7 @@ def test_losses(found, model):
         outputs["masks"][i, :own] = masks.transpose(0, 3, 1, 2)[of_label]
         for place, row in zip(order, expected[f"rcnn_pos{i}_gt"], strict=True):
             bitmap = full_size_ellipse(expected[f"gt{i}_boxes"][row], size)
-            cells = adaptive_roi_align([bitmap], rois[i, place : place + 1], 28, strides=(1,))
+            cells = reference_roi_align([bitmap], rois[i, place : place + 1], 28, strides=(1,))
             exact[i, place] = cells[0, ..., 0] >= 0.5
         bits.append(exact[i, order])
     bits = np.concatenate(bits)

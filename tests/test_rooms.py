@@ -39,26 +39,31 @@ ALLOWED = {
     "runtime": {"configs", "geometry", "lazy", "record", "warn", "runtime"},
     "inference": {
         *(*WEIGHTS, *BESIDE, "classification.classifier", "runtime", "segmentation.prediction"),
-        *("segmentation.segmenter", "detection", "detection.detector"),
+        *("segmentation.segmenter", "detection", "detection.detector", "instances"),
     },
     "palette": {"validation"},
     "visualize": {"files", "fonts", "palette", "validation", "visualize"},
     "detection": {
         *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
     },
+    "instances": {
+        *(*WEIGHTS, *NETWORK, "scores", "runtime", "palette", "visualize", "training", "detection"),
+        "instances",
+    },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
     "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
-    "recipes": {"training", "classification", "detection", "segmentation"},
+    "recipes": {"training", "classification", "detection", "segmentation", "instances"},
     "export": {
         *DATA,
         *BESIDE,
         *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
-        *("detection", "runtime", "export"),
+        *("detection", "instances", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {
-        *(*BESIDE, "detection.detector", "segmentation.segmenter", "runtime", "benchmark"),
+        *(*BESIDE, "detection.detector", "detection.mask_rcnn", "segmentation.segmenter"),
+        *("runtime", "benchmark"),
     },
 }
 WITHOUT_KERAS = {
@@ -79,6 +84,8 @@ WITHOUT_KERAS = {
         "lazy",
         "detection.scores",
         "detection.report",
+        "instances.scores",
+        "instances.report",
         "training.sources.digits",
         "training.sources.scenes",
     ),

@@ -45,6 +45,10 @@ class Detection(Task):
         recipe: A `DetectionRecipe`.
     """
 
+    _open_splits = staticmethod(open_splits)
+    _network_class = RetinaNet
+    _network_settings = ("drop_path_rate", "anchor_scale", "channels", "num_convs")
+
     loss_names = ("class_loss", "box_loss")
     best = "ap"
     curves = ("ap", "ap50", "ap75")
@@ -52,7 +56,7 @@ class Detection(Task):
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
         data = self.recipe.data
-        self.source, self.validation_source = open_splits(
+        self.source, self.validation_source = self._open_splits(
             data.name, data.train_split, data.validation_split, keep_empty=data.keep_empty
         )
         if not self._square:
@@ -170,7 +174,7 @@ class Detection(Task):
     def _record(self):
         """How `deployed` is evaluated."""
         return Record(
-            task="detection",
+            task=self.recipe.task,
             image_size=self._image_size,
             channels=3,
             pixels="0..255",
@@ -187,16 +191,13 @@ class Detection(Task):
 
     def _network(self, dtype, weights):
         settings = self.recipe.model
-        return RetinaNet(
+        return self._network_class(
             SCENES_128_CONFIG if settings.variant == SCENES_VARIANT else settings.variant,
             num_classes=self.source.classes,
             image_shape=(*self._image_size, 3) if self._square else None,
             weights=weights,
-            drop_path_rate=settings.drop_path_rate,
-            anchor_scale=settings.anchor_scale,
-            channels=settings.channels,
-            num_convs=settings.num_convs,
             dtype=dtype,
+            **{name: getattr(settings, name) for name in self._network_settings},
         )
 
 

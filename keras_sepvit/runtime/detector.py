@@ -5,6 +5,7 @@ import numbers
 import numpy as np
 
 from keras_sepvit.runtime.files import ImageFile, OnCanvas, checked_images
+from keras_sepvit.runtime.object_masks import ObjectMasks
 
 # What detectors give, and its types.
 ANSWERS = {
@@ -149,25 +150,38 @@ def in_photo(answer, placement, threshold=0.0):
 
     Args:
         answer: Dict of `"boxes"` (most, 4), `"labels"` and `"confidence"` (most,), -1 behind
-            the last.
+            the last; of instance segmenters `"masks"` (most, side, side) of 0..1 too, each over
+            its own box.
         placement: The photo's `Placement` on the image.
         threshold: Detections with a score above it are taken.
 
     Returns:
-        Dict of the same names without rows of -1, nor boxes that lie beside the photo.
+        Dict of the same names without rows of -1, nor boxes that lie beside the photo; the masks
+        are `ObjectMasks`.
     """
     boxes = placement.to_photo(answer["boxes"])
     taken = (answer["labels"] >= 0) & (answer["confidence"] > threshold)
     taken &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return {
+    found = {
         "boxes": boxes[taken],
         "labels": np.asarray(answer["labels"], "int32")[taken],
         "confidence": np.asarray(answer["confidence"], "float32")[taken],
     }
+    if "masks" in answer:  # over the whole of boxes that reach into the padding
+        whole = placement.to_photo(answer["boxes"][taken], inside=False)
+        found["masks"] = ObjectMasks(answer["masks"][taken], whole, placement.photo_size)
+    return found
 
 
 def named(found, class_names=None):
-    """Detections with the names of their classes, or `"class 0"` and so on."""
+    """What `in_photo` gives, as users get it: with the names of the classes, and masks as arrays.
+
+    Args:
+        found: The detections.
+        class_names: Names of all classes; without, they are `"class 0"` and so on.
+    """
+    if "masks" in found:
+        found = {**found, "masks": found["masks"].pasted()}
     known = [] if class_names is None else class_names
     names = [
         known[label] if label < len(known) else f"class {label}"
