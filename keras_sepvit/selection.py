@@ -114,45 +114,57 @@ def take_rows(x, places):
 
 
 def sum_of_rows(table, parts):
-    """The sum of rows of a table, each times its share.
+    """Of each picture the sum of rows of its table, each times its share.
 
     The gradient is added up in one array of the table's size. The backends' own has one for each
     part, or rows of all parts, at the same time.
 
     Args:
-        table: Float tensor (rows, channels).
-        parts: List of places, int (n,), not negative, and their shares, float32 (n, 1), which have
-            no gradient.
+        table: Float tensor (batch, rows, channels).
+        parts: List of places, int32 (batch, n), not negative, and their shares, float32 (batch, n,
+            1), which have no gradient.
 
     Returns:
-        float32 (n, channels).
+        float32 (batch * n, channels).
     """
+    batch, count, channels = ops.shape(table)
+    if keras.config.backend() == "jax":
+        import jax
+
+        # Flat ones would cross pictures: devices that share a batch would send tables around.
+        take = jax.vmap(lambda x, places: x[places])
+        add = jax.vmap(lambda x, places, rows: x.at[places].add(rows))
+    else:
+        first = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
+        table = ops.reshape(table, (-1, channels))
+        parts = [
+            (ops.reshape(places + first, (-1,)), ops.reshape(shares, (-1, 1)))
+            for places, shares in parts
+        ]
+        take, add = take_rows, _add_to_rows
 
     @ops.custom_gradient
     def summed(table):
         total = 0
         for places, shares in parts:
-            total = total + ops.cast(take_rows(table, places), "float32") * shares
+            total = total + ops.cast(take(table, places), "float32") * shares
 
         def gradient(*upstream, **keywords):  # torch's has its name
             (upstream,) = [*upstream, *keywords.values()][-1:]
             sums = ops.zeros_like(table, dtype="float32")
             for places, shares in parts:
-                sums = _add_to_rows(sums, places, upstream * shares)
+                sums = add(sums, places, upstream * shares)
             return ops.cast(sums, table.dtype)
 
         return total, gradient
 
-    return summed(table)
+    return ops.reshape(summed(table), (-1, channels))
 
 
 def _add_to_rows(x, places, rows):
     """`x`, to which rows are added at places, equal ones too. On torch `x` itself is changed."""
-    backend = keras.config.backend()
-    if backend == "tensorflow":
+    if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
         return tf.tensor_scatter_nd_add(x, tf.expand_dims(places, 1), rows)
-    if backend == "torch":
-        return x.index_add_(0, places, rows)
-    return x.at[places].add(rows)
+    return x.index_add_(0, places, rows)
