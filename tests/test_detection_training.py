@@ -232,6 +232,8 @@ def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp
     assert re.search(r"^folder:.*^training data ", result.stdout, re.M | re.S)
     assert re.search(r"^labelled pictures +.*batch\.png$", result.stdout, re.M)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["batch.png"]
+    with Image.open(tmp_path / "run" / "batch.png") as page:  # 16 pictures, of batches of 4
+        assert sorted(page.size) == [4 * (2 * 64 + 4) - 4, 4 * (2 * 96 + 4) - 4]
 
 
 @pytest.mark.once
