@@ -27,6 +27,7 @@ FIGURES = {
     "benchmark-family": ("speed_page.py --parts family", 4),
     "benchmark-segmenters": ("speed_page.py --parts segmenters", 5),
     "benchmark-detectors-train": ("speed_page.py --parts detectors-train", 4),
+    "benchmark-mask-rcnn-train": ("speed_page.py --parts mask-rcnn-train", 4),
     "training-pipeline": ("input_pipeline.py --page", 1),
     "export-digits": ("export.py --tables digits", 2),
     "export-speed": ("export.py --tables speed", 5),

@@ -25,6 +25,7 @@ PEERS = "sepvit_t swin_t resnet50 hf_swin_t hf_pvt_v2_b2 --backends tensorflow,j
 SEGMENTERS = "semantic_fpn_t upernet_t hf_upernet_swin_t segformer_b2 deeplab_v3_plus "
 SEGMENTERS += "--image-size 512 --backends torch"
 DETECTORS = "retinanet_t retinanet_resnet50 --backends torch --image-size"
+STAGES = "mask_rcnn_t retinanet_t --backends torch --image-size 800x1344 --task train"
 PARTS = {
     "peers": f"{PEERS} --batch-sizes 1,8 --rounds 3 --processes 3",
     "precisions": "sepvit_t hf_swin_t --backends torch --precision float32,bfloat16 "
@@ -35,6 +36,7 @@ PARTS = {
     "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
     "segmenters": f"{SEGMENTERS} --batch-sizes 1 --rounds 3",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-sizes 1 --rounds 2",
+    "mask-rcnn-train": f"{STAGES} --batch-sizes 1 --rounds 2",
 }
 
 # Whose versions README tells.
@@ -45,6 +47,7 @@ MEMORY = {
     "peers": f"{PEERS} --batch-size 8",
     "segmenters": f"{SEGMENTERS} --batch-size 1",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-size 1",
+    "mask-rcnn-train": f"{STAGES} --batch-size 1",
 }
 
 

@@ -58,8 +58,8 @@ _MODULES = {
 }
 
 _PACKAGES = (
-    *("complexity", "detection", "export", "hub", "runtime", "segmentation", "training"),
-    "weights",
+    *("complexity", "detection", "export", "hub", "instances", "runtime", "segmentation"),
+    *("training", "weights"),
 )
 
 __all__ = [*_MODULES]

@@ -10,6 +10,7 @@ from keras_sepvit.backbone import SepViTBackbone
 from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.configs import SepViTConfig
 from keras_sepvit.detection.anchors import Anchors
+from keras_sepvit.detection.mask_rcnn import MaskRCNN
 from keras_sepvit.detection.retinanet import RetinaNet
 from keras_sepvit.files import replacing
 from keras_sepvit.record import attach, read_record
@@ -21,9 +22,10 @@ from keras_sepvit.weights.load import LoadReport, assign_weights, open_weights
 from keras_sepvit.weights.matching import WeightsSummary
 from keras_sepvit.weights.pytorch import save_pytorch
 
-# Which all segmenters have, and all RetinaNets.
+# Which all segmenters have, all RetinaNets and all Mask R-CNNs.
 _SEG_KERNEL = "decode_head/conv_seg/kernel"
 _DET_KERNEL = "bbox_head/retina_cls/kernel"
+_MASK_KERNEL = "mask_head/conv_logits/kernel"
 
 
 def convert(
@@ -88,6 +90,8 @@ def _load(source, variant, image_size, classes, dense, partial):
             model = _segmenter(variant, arrays, image_size, classes)
         elif dense is None and _DET_KERNEL in arrays:
             model = _detector(variant, arrays, image_size, classes)
+        elif dense is None and _MASK_KERNEL in arrays:
+            model = _mask_rcnn(variant, arrays, image_size, classes)
         elif dense or (dense is None and summary is not None and summary.dense):
             model = _dense_model(variant, image_size, classes)
         else:
@@ -140,13 +144,30 @@ def _detector(variant, arrays, image_size, classes):
     """A RetinaNet of the classes, channels and depth that a file's arrays give away."""
     _check_any_size("Detectors", image_size)
     channels, values = arrays[_DET_KERNEL].shape[-2:]
-    convs = [path for path in arrays if path.startswith("bbox_head/cls_convs_")]
     return RetinaNet(
         variant,
         classes or values // Anchors().per_place,
         channels=channels,
-        num_convs=len({path.split("/")[1] for path in convs}),
+        num_convs=_count(arrays, "bbox_head/cls_convs_"),
     )
+
+
+def _mask_rcnn(variant, arrays, image_size, classes):
+    """A Mask R-CNN of the classes, channels, units and depth that a file's arrays give away."""
+    _check_any_size("Detectors", image_size)
+    channels, file_classes = arrays[_MASK_KERNEL].shape[-2:]
+    return MaskRCNN(
+        variant,
+        classes or file_classes,
+        channels=channels,
+        units=arrays["bbox_head/fc_cls/kernel"].shape[0],
+        num_convs=_count(arrays, "mask_head/convs_"),
+    )
+
+
+def _count(arrays, prefix):
+    """How many layers there are whose path begins so."""
+    return len({path.split("/")[1] for path in arrays if path.startswith(prefix)})
 
 
 def _check_any_size(models, image_size):

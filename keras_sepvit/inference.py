@@ -11,6 +11,8 @@ import keras_sepvit.classification.classifier as classifier
 from keras_sepvit import __version__, scores
 from keras_sepvit.detection import prediction as detection
 from keras_sepvit.detection.detector import Detector, is_detector
+from keras_sepvit.detection.mask_rcnn import MaskRCNN
+from keras_sepvit.instances.segmenter import is_instance_segmenter
 from keras_sepvit.record import (
     RUN_RECORD_NAME,
     Record,
@@ -19,7 +21,12 @@ from keras_sepvit.record import (
     check_interpolation,
     read_record,
 )
-from keras_sepvit.runtime import ImageClassifier, ImageDetector, ImageSegmenter
+from keras_sepvit.runtime import (
+    ImageClassifier,
+    ImageDetector,
+    ImageInstanceSegmenter,
+    ImageSegmenter,
+)
 from keras_sepvit.runtime import labels as naming
 from keras_sepvit.runtime.detector import THRESHOLD
 from keras_sepvit.segmentation.prediction import segment
@@ -28,10 +35,12 @@ from keras_sepvit.validation import positive_int, window_pair
 from keras_sepvit.weights.files import check_file
 
 _CLASSIFIER, _SEGMENTER, _DETECTOR = "image classifier", "segmenter", "detector"
+_INSTANCE_SEGMENTER = "instance segmenter"
 _TASKS = {
     _CLASSIFIER: "classification",
     _SEGMENTER: "segmentation",
     _DETECTOR: "detection",
+    _INSTANCE_SEGMENTER: "instances",
 }
 _MOST_CLASSES = 255  # of class maps
 _OUTPUTS = {
@@ -176,6 +185,22 @@ class KerasDetector(ImageDetector):
         }
 
 
+class KerasInstanceSegmenter(ImageInstanceSegmenter, KerasDetector):
+    """An instance segmenter of Keras, with the methods of what `keras_sepvit.runtime.Predictor`
+    makes of one.
+
+    Args:
+        model: A `MaskRCNN`, or the path of its `.keras` file; as for `KerasDetector`.
+        labels: As for `KerasDetector`.
+
+    Attributes, Raises:
+        As `KerasDetector`.
+    """
+
+    def __init__(self, model, labels=None):
+        _open_in(self, model, labels, _INSTANCE_SEGMENTER)
+
+
 def _open_in(predictor, model, labels, kind):
     """Gives a predictor of whole photos its model, a Keras model or a path, and attributes."""
     predictor._model = model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
@@ -209,14 +234,14 @@ def load_model(path):
 
 
 def attach_record(model, class_names=None, *, crop=None, interpolation=None, activation=None):
-    """Gives a classifier, segmenter or detector of Keras a record of how it is evaluated, for its
-    `.keras` files.
+    """Gives a model of Keras, of any task, a record of how it is evaluated, for its `.keras` files.
 
     Predictions, evaluations and exports of the model, and of the files that it is saved to from
     then on, follow it. The models of a training run have theirs.
 
     Args:
-        model: As for `KerasPredictor`, `KerasSegmenter` or `KerasDetector`, but no path.
+        model: As for `KerasPredictor`, `KerasSegmenter`, `KerasDetector` or
+            `KerasInstanceSegmenter`, but no path.
         class_names: The names of the classes, in order: as `labels` there.
         crop, interpolation: As for `KerasPredictor`; by default not known. As the next, of
             classifiers only.
@@ -237,7 +262,7 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
     ```
     """
     maps = [len(tensor.shape) for tensor in model.outputs] == [4]
-    kind = _DETECTOR if is_detector(model) else _SEGMENTER if maps else _CLASSIFIER
+    kind = _kind_of(model, maps)
     (_, *size, channels), (*_, classes) = _shapes(model, kind)
     if class_names is not None:
         class_names = tuple(naming.class_names(class_names, classes))
@@ -294,8 +319,8 @@ def image_shape(model, image_size=None):
     Raises:
         ValueError: if the model is none of them, or takes images of another size.
     """
-    kind = _DETECTOR if is_detector(model) else _SEGMENTER if is_segmenter(model) else _CLASSIFIER
-    if kind == _DETECTOR and image_size is None:
+    kind = _kind_of(model, is_segmenter(model))
+    if is_detector(model) and image_size is None:
         image_size = detection.image_size(model)
     (_, height, width, channels), _ = _shapes(model, kind)
     if channels not in (1, 3):
@@ -312,6 +337,12 @@ def image_shape(model, image_size=None):
     return height, width, channels
 
 
+def _kind_of(model, gives_maps):
+    if is_instance_segmenter(model):
+        return _INSTANCE_SEGMENTER
+    return _DETECTOR if is_detector(model) else _SEGMENTER if gives_maps else _CLASSIFIER
+
+
 def _shapes(model, kind):
     """Shapes of the one input and the one output of a model of a kind; refuses others.
 
@@ -319,10 +350,12 @@ def _shapes(model, kind):
     """
     inputs = [tensor.shape for tensor in model.inputs]
     outputs = [tensor.shape for tensor in model.outputs]
-    if kind == _DETECTOR:
-        if not isinstance(model, Detector):
+    if kind in (_DETECTOR, _INSTANCE_SEGMENTER):
+        expected = Detector if kind == _DETECTOR else MaskRCNN
+        if not isinstance(model, expected):
+            example = "RetinaNet" if kind == _DETECTOR else "MaskRCNN"
             raise ValueError(
-                "The model is no detector of keras_sepvit, such as a `RetinaNet`. Received: "
+                f"The model is no {kind} of keras_sepvit, such as a `{example}`. Received: "
                 f"`{getattr(model, 'name', type(model).__name__)}`."
             )
         return inputs[0], (None, model.num_classes)

@@ -24,14 +24,18 @@ class CompositeLayer(layers.Layer):
         dtype = dtype or self.dtype_policy
         return layer_class(*args, dtype=dtype, trainable=self.trainable, **kwargs)
 
-    def dense(self, units, name):
-        """A `Dense` layer with the authors' initialisation, to be made in `build`."""
+    def dense(self, units, name, initializer=None):
+        """A `Dense` layer, to be made in `build`; by default with the authors' initialisation."""
         policy = self.dtype_policy
         if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
             # Its own alone: Keras cannot save a quantised layer that has the map.
             policy = policy[f"{self.path}/{name}"]
         return self.part(
-            layers.Dense, units, kernel_initializer=TruncatedNormal(), dtype=policy, name=name
+            layers.Dense,
+            units,
+            kernel_initializer=initializer or TruncatedNormal(),
+            dtype=policy,
+            name=name,
         )
 
     def get_config(self):

@@ -21,7 +21,7 @@ _PATTERNS = {
 
 # Necks and heads of task models. Their weights have the names of mmsegmentation and mmdetection,
 # by a rule: `decode_head/scale_heads_2_0/bn/gamma` is `decode_head.scale_heads.2.0.bn.weight`.
-TASK_PARTS = ("neck", "decode_head", "auxiliary_head", "bbox_head")
+TASK_PARTS = ("neck", "decode_head", "auxiliary_head", "rpn_head", "bbox_head", "mask_head")
 
 # In files of Keras: (rows, columns) of a block's windows, beside the tokens of the windows.
 WINDOW_GRID = "window_grid"

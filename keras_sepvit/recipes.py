@@ -8,12 +8,18 @@ import types
 
 from keras_sepvit.classification import recipes as classification
 from keras_sepvit.detection import recipes as detection
+from keras_sepvit.instances import recipes as instances
 from keras_sepvit.segmentation import recipes as segmentation
 from keras_sepvit.training.recipe import Recipe, check_choice
 from keras_sepvit.training.settings import changed_recipe, read_settings
 
 RECIPES = types.MappingProxyType(
-    {**classification.RECIPES, **segmentation.RECIPES, **detection.RECIPES}
+    {
+        **classification.RECIPES,
+        **segmentation.RECIPES,
+        **detection.RECIPES,
+        **instances.RECIPES,
+    }
 )
 
 # By the key `task`, which files of version 0.1.0 lack.
@@ -21,6 +27,7 @@ _CLASSES = {
     "classification": classification.ClassificationRecipe,
     "segmentation": segmentation.SegmentationRecipe,
     "detection": detection.DetectionRecipe,
+    "instances": instances.InstanceRecipe,
 }
 
 # The recipe of a folder that takes a recipe's place, by task.
@@ -28,6 +35,7 @@ _OF_FOLDERS = {
     "classification": "photos",
     "segmentation": "finetune_segmenter",
     "detection": "finetune_detector",
+    "instances": "finetune_instances",
 }
 
 
@@ -37,12 +45,13 @@ def load_recipe(source, overrides=(), task=None):
     Args:
         source: A name in `RECIPES`, also with hyphens; the path of a YAML file whose keys are
             those of the task's recipe, and which may start from a named recipe with the key
-            `recipe`; a folder, for the recipe `photos`, `finetune_segmenter` or
-            `finetune_detector` of it; or a `Recipe`.
+            `recipe`; a folder, for the recipe `photos`, `finetune_segmenter`, `finetune_detector`
+            or `finetune_instances` of it; or a `Recipe`.
         overrides: Changes as `"key=value"`, such as `"optimizer.learning_rate=5e-4"`.
         task: What a folder is for: `"classification"`, by default, of class folders, or
-            `"segmentation"` of `images/` and `masks/`, or `"detection"` of pictures and boxes in
-            COCO's or YOLO's form. That of any other `source`, if given.
+            `"segmentation"` of `images/` and `masks/`, `"detection"` of pictures and boxes in
+            COCO's or YOLO's form, or `"instances"` of those with polygons or masks. That of any
+            other `source`, if given.
 
     Returns:
         A new `Recipe` of its task, checked.

@@ -28,8 +28,8 @@ class Record:
     """How pictures go into a file, and what comes out.
 
     Attributes:
-        task: `"classification"`, `"segmentation"`, `"detection"`, or `"features"` for any other
-            network.
+        task: `"classification"`, `"segmentation"`, `"detection"`, `"instances"`, or `"features"`
+            for any other network.
         image_size: (height, width) of the pictures; None in a `.keras` file of a segmenter or
             detector for any. Their photos are fitted into it: see `keras_sepvit.runtime.canvas`.
             In a `.keras` file of a detector for any size, what it was trained on; photos that

@@ -86,6 +86,14 @@ def seeded_and_restored():
     keras.config.set_image_data_format("channels_last")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_not_collected():
+    """Leaves what a module leaves behind, such as TensorFlow's graphs, out of collection, too."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A random classifier and its `.weights.h5` file."""

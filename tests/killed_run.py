@@ -16,6 +16,7 @@ from keras_sepvit.classification import task as classification
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.detection import task as detection
 from keras_sepvit.detection.scores import DetectionScores
+from keras_sepvit.instances.scores import InstanceScores
 from keras_sepvit.segmentation import task as segmentation
 from keras_sepvit.segmentation.scores import SegmentationScores
 from keras_sepvit.training import Trainer, callbacks, checkpoint, load_recipe
@@ -64,7 +65,7 @@ def kill_in_evaluation():
 
         return update_and_kill
 
-    for scores in (ClassificationScores, DetectionScores, SegmentationScores):
+    for scores in (ClassificationScores, DetectionScores, InstanceScores, SegmentationScores):
         scores.update = killing(scores.update)
 
 

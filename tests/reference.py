@@ -33,6 +33,18 @@ neutral), `assigni_anchor` and `assigni_gt`, the positive ones and their objects
 `loss_normaliser`; `loss_image0` and `loss_image1` of these pictures alone. `candidates` above the
 score of 0.05 by picture and level; `deti` (boxes and scores) and `deti_labels`; `rescaledi`, the
 first 20 in original pixels. `gradient_norms` of the total loss in `gradient_keys`.
+
+`official_mask_rcnn_tiny_{96x160,125x167}.npz` likewise; nothing is random there, as its samplers
+keep all. `neck2` to `neck6`, `rpn_cls2`, `rpn_box2` and so on; `rpn_assigni_...`,
+`rpn_targeti_...`, `loss_rpn_...` by `rpn_loss_normaliser`; `proposalsi` (100), their `_count` and
+`_sum`, of training `train_proposalsi_...`. `rois` (24, 5), images and boxes: the first without
+area, the second of a scale of exactly 112; `roi_levels`; `roi7_sampling0` (adaptive, what the
+heads' outputs are of) and `roi7_sampling2`, [..., ::32], and `roi14_...`, [:10, ::2, ::2, ::32],
+with `_box_means`; `roi_cls`, `roi_box`, [:, ::8], `roi_mask`, [:10, ::4, ::4, ::5], with
+`roi_mask_box_means`. `rcnn_positives`, `rcnn_negatives`, `rcnn_posi_boxes`, `rcnn_posi_gt`;
+`rcnn_target_labels`, `rcnn_target_deltas`; `rcnn_loss_...`. Of ellipses in the true boxes:
+`gti_mask_areas`, `mask_targets_sums`, and the first 20 as bits. `deti`, `rescaledi`;
+`maski_logits` of the first 4, `maski_bits` of the first 12, pasted, `rescaled_maski_...`.
 """
 
 import functools
@@ -72,7 +84,7 @@ def task_state_dict(name):
     """The seeded weights of a network on the tiny backbone, as mmseg's or mmdet's.
 
     Args:
-        name: `"semantic_fpn"`, `"upernet"` or `"retinanet"`.
+        name: `"semantic_fpn"`, `"upernet"`, `"retinanet"` or `"mask_rcnn"`.
     """
     shapes = json.loads((DATA / "state_dict_shapes_tasks.json").read_text())[name]
     backbone = {f"backbone.{key}": v for key, v in state_dict("dense", "tiny").items()}
@@ -80,6 +92,10 @@ def task_state_dict(name):
     if name == "retinanet":  # so that there are few detections
         heads["bbox_head.retina_cls.weight"] *= 6
         heads["bbox_head.retina_cls.bias"] -= 8
+    if name == "mask_rcnn":  # so that few are not the background, and masks have edges
+        heads["roi_head.bbox_head.fc_cls.weight"] *= 3
+        heads["roi_head.bbox_head.fc_cls.bias"][80] += 12
+        heads["roi_head.mask_head.conv_logits.weight"] *= 4
     return {**backbone, **heads}
 
 

@@ -27,7 +27,7 @@ from keras_sepvit.benchmark.timing import (
 )
 from keras_sepvit.cli import app
 from keras_sepvit.configs import VARIANTS
-from keras_sepvit.detection import RetinaNet
+from keras_sepvit.detection import MaskRCNN, RetinaNet
 from keras_sepvit.segmentation import SemanticFPN
 
 JOB = {
@@ -179,8 +179,9 @@ def test_a_segmenter_takes_a_training_step():
     assert not np.array_equal(before, keras.ops.convert_to_numpy(model.trainable_variables[0]))
 
 
-def test_a_detector_takes_a_training_step():
-    model = RetinaNet(SMALL, 3, image_shape=(32, 64, 3), channels=8, num_convs=1)
+@pytest.mark.parametrize("network, options", [(RetinaNet, {}), (MaskRCNN, {"samples": 8})])
+def test_a_detector_takes_a_training_step(network, options):
+    model = network(SMALL, 3, image_shape=(32, 64, 3), channels=8, num_convs=1, **options)
     before = keras.ops.convert_to_numpy(model.trainable_variables[0])
     batch = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(2, 32, 64, 3)))
     step = programs.training_step(model, batch, MODES[BACKEND][0])

@@ -61,11 +61,16 @@ def test_segmenters_of_the_paper(network, variant):
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    ("variant", "parameters", "macs"),
-    [("sepvit_t", 44_593_492, 242.66), ("sepvit_s", 61_160_788, 302.19)],
+    ("network", "variant", "parameters", "macs"),
+    [
+        ("retinanet", "sepvit_t", 44_593_492, 242.66),
+        ("retinanet", "sepvit_s", 61_160_788, 302.19),
+        ("mask_rcnn", "sepvit_t", 53_929_296, 261.63),
+        ("mask_rcnn", "sepvit_s", 70_496_592, 321.15),
+    ],
 )
-def test_detectors_of_the_paper(variant, parameters, macs):
-    cost = complexity.retinanet(variant, (800, 1280), num_classes=80).cost
+def test_detectors_of_the_paper(network, variant, parameters, macs):
+    cost = getattr(complexity, network)(variant, (800, 1280), num_classes=80).cost
     assert cost.parameters == parameters
     assert cost.macs / 1e9 == pytest.approx(macs, rel=0.002)
 

@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from keras_sepvit import SepViT, SepViTBackbone, complexity
 from keras_sepvit.complexity.graph import traced_macs
-from keras_sepvit.detection import RetinaNet
+from keras_sepvit.detection import MaskRCNN, RetinaNet
 from keras_sepvit.segmentation import SemanticFPN, UPerNet
 
 ON_TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="a graph of TensorFlow")
@@ -54,9 +54,17 @@ def test_segmenters(network):
     assert result.cost.parameters == weights
 
 
-def test_detector():
-    model = RetinaNet(TINY, 5, image_shape=(70, 111, 3), channels=12, num_convs=2)
-    result = complexity.retinanet(TINY, (70, 111), 5, channels=12, num_convs=2)
+@pytest.mark.parametrize(
+    "network, formula, options",
+    [
+        (RetinaNet, complexity.retinanet, {}),
+        (MaskRCNN, complexity.mask_rcnn, {"units": 10, "proposals": 30, "max_detections": 7}),
+    ],
+)
+def test_detectors(network, formula, options):
+    options = {"channels": 12, "num_convs": 2, **options}
+    model = network(TINY, 5, image_shape=(70, 111, 3), **options)
+    result = formula(TINY, (70, 111), 5, **options)
     assert traced_macs(model, (70, 111, 3)) == products(result)
     assert result.cost.parameters == model.count_params()
 

@@ -12,9 +12,10 @@ from PIL import Image
 tf = pytest.importorskip("tensorflow")
 
 from keras_sepvit.detection.check import check_boxes  # noqa: E402
-from keras_sepvit.detection.images import EvalTransform, TrainTransform  # noqa: E402
+from keras_sepvit.detection.images import TrainTransform  # noqa: E402
 from keras_sepvit.detection.picture import draw_labelled  # noqa: E402
 from keras_sepvit.detection.sources import open_source, open_splits  # noqa: E402
+from keras_sepvit.training.canvas import place  # noqa: E402
 from keras_sepvit.training.pipeline import evaluation_batches, training_stream  # noqa: E402
 from keras_sepvit.training.sources.scenes import DigitScenes  # noqa: E402
 from keras_sepvit.visualize import palette  # noqa: E402
@@ -774,7 +775,7 @@ def test_batches_of_a_folder(tmp_path):
     (tmp_path / "4.png").write_bytes(b"")
 
     def call(example):
-        image, size = EvalTransform((48, 48))(example["image"])
+        image, size = place(example["image"], (48, 48))
         return {"image": image, "size": size, "id": example["id"]}
 
     (batch,) = evaluation_batches(source, call, batch_size=6)

@@ -379,14 +379,23 @@ def test_commands_with_an_exported_file(folder, source, exported):
         ),
         ("predict MODEL PHOTO --image-size 32", ["64 x 96", "32 x 32"]),
         ("predict MODEL DATA/*.jpg", ["No image file matches", "*.jpg"]),
-        ("predict CLASSIFIER PHOTO --threshold 0.5", ["--threshold is for detectors"]),
+        (
+            "predict CLASSIFIER PHOTO --threshold 0.5",
+            ["--threshold is for instance segmenters and detectors"],
+        ),
         ("predict CLASSIFIER PHOTO --classes nut", ["whole model"]),
-        ("predict CLASSIFIER PHOTO --output out", ["--output is for segmenters and detectors"]),
+        (
+            "predict CLASSIFIER PHOTO --output out",
+            ["--output is for segmenters, instance segmenters and detectors"],
+        ),
         ("predict digits PHOTO --classes nut", ["--classes of weights must be their number"]),
         ("evaluate MODEL", ["model.keras is not in the folder of its training", "--data FOLDER"]),
         ("evaluate MODEL --data DATA --flip", ["--flip is for segmenters", "is a detector"]),
         ("evaluate MODEL --data DATA --split train --sides 32", ["--sides is for models of any"]),
-        ("evaluate CLASSIFIER --data DATA --sides 32", ["--sides is for segmenters and detectors"]),
+        (
+            "evaluate CLASSIFIER --data DATA --sides 32",
+            ["--sides is for segmenters, instance segmenters and detectors"],
+        ),
     ],
 )
 def test_bad_input_is_told_in_one_line(arguments, messages, folder, model_file):

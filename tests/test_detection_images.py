@@ -7,9 +7,9 @@ from reference import DATA
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_sepvit.detection.images import EvalTransform, TrainTransform, inside  # noqa: E402
+from keras_sepvit.detection.images import TrainTransform, inside  # noqa: E402
 from keras_sepvit.runtime.canvas import MEAN_COLOUR, fit_into, fit_sides  # noqa: E402
-from keras_sepvit.training.canvas import fitted_into  # noqa: E402
+from keras_sepvit.training.canvas import fitted_into, place  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -74,7 +74,7 @@ def test_evaluation_places_photos_as_the_runtime_does(canvas):
 
 @pytest.mark.parametrize("size", [(101, 35), (35, 101), (64, 64)])
 def test_evaluation_photos(size):
-    image, placed = EvalTransform((48, 80))(photo(*size))
+    image, placed = place(photo(*size), (48, 80))
     placement = fit_into(size, (48, 80))
     assert tuple(placed.numpy()) == placement.size
     difference = np.abs(image.numpy().astype(int) - placement.place(photo(*size)))

@@ -160,6 +160,7 @@ def test_nothing_to_tell(tmp_path):
         text, (best, matrix) = report.text(), report.at_best()
         assert ("  AP               -      AR, 1 box           -\n" in text) == (missing != set())
         assert best["threshold"] == 0.3 and best["f1"] == (0 if missing == set() else None)
+        assert "-: nothing is found at any threshold" in text
         assert matrix.sum() == len(truth["labels"]) + len(found["labels"])
         report.write(tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == FILES - missing

@@ -13,6 +13,7 @@ import pytest
 from helpers import BACKEND
 from training_data import write_folder, write_rectangles
 
+from keras_sepvit.detection.rcnn_losses import LOSS_NAMES
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training import checkpoint, distribution, parallel
 from keras_sepvit.training.recipe import Recipe
@@ -229,25 +230,42 @@ def test_a_segmenter_on_two_devices_equals_one_device(tmp_path):
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
+DETECTORS = {
+    # Batches of two shapes; losses over all anchors with an object, unlike many in each part.
+    "detect_digits": (
+        ("train", (64, 80), (3, 0, 1, 2)),
+        ("train", (80, 64), (1, 0, 0, 2)),
+        ("valid", (64, 80), (2,)),
+        ("valid", (80, 64), (1, 1)),
+        ("model.image_size=[64,96]", "class_loss", "box_loss", "val_ar_100"),
+    ),
+    # So few anchors that all are trained on, and nothing is drawn.
+    "instances_digits": (
+        ("train", (32, 32), (3, 1, 1, 2, 2, 1, 1, 1)),
+        ("valid", (32, 32), (2, 1, 1)),
+        ("model.image_size=[32,32]", *LOSS_NAMES, "val_ar_100", "val_mask_ar_100"),
+    ),
+}
+
+
 @pytest.mark.slow
-def test_a_detector_on_two_devices_equals_one_device(tmp_path):
-    """Batches of two shapes; losses over all anchors with an object, unlike many in each part."""
-    for split, lying, standing in (
-        ("train", (3, 0, 1, 2), (1, 0, 0, 2)),
-        ("valid", (2,), (1,) * 2),
-    ):
-        write_rectangles(tmp_path / "data", split, (64, 80), lying)
-        write_rectangles(tmp_path / "data", split, (80, 64), standing)
+@pytest.mark.parametrize("recipe", DETECTORS)
+def test_a_detector_on_two_devices_equals_one_device(recipe, tmp_path):
+    *splits, (size, *results) = DETECTORS[recipe]
+    for split in splits:
+        write_rectangles(tmp_path / "data", *split)
     changes = (
-        *("model.image_size=[64,96]", "model.channels=8", "model.num_convs=1", "batch_size=4"),
+        *(size, "model.channels=8", "model.num_convs=1", "batch_size=4"),
         *("augmentation.short_sides=null", "data.keep_empty=true", "ema_decay=null", "epochs=2"),
         *("optimizer.reference_batch=null", "optimizer.warmup_epochs=0", "precision=float32"),
         *("optimizer.learning_rate=1e-4", "deterministic=true"),
     )
-    one, two = on_one_and_two_devices(Runs(tmp_path, recipe="detect_digits", changes=changes))
+    if recipe == "instances_digits":
+        changes += ("model.units=16", "model.samples=512")
+    one, two = on_one_and_two_devices(Runs(tmp_path, recipe=recipe, changes=changes))
     assert one["best"] == pytest.approx(two["best"])
     for epoch, other in zip(*(json.loads(str(run["history"])) for run in (one, two)), strict=True):
-        for key in ("loss", "class_loss", "box_loss", "val_ar_100"):
+        for key in ("loss", *results):
             assert other[key] == pytest.approx(epoch[key], rel=1e-5), key
     for name, value in one.items():
         if name[0].isdigit() and "seed_generator" not in name:

@@ -119,8 +119,8 @@ def test_public_names():
         name: f"keras_sepvit.{module}" for name, module in keras_sepvit._MODULES.items()
     }
     assert set(keras_sepvit.__all__) == set(imported)
-    packages = {"complexity", "detection", "export", "hub", "runtime", "segmentation"}
-    packages |= {"training", "weights"}
+    packages = {"complexity", "detection", "export", "hub", "instances"}
+    packages |= {"runtime", "segmentation", "training", "weights"}
     assert set(dir(keras_sepvit)) == {*keras_sepvit.__all__, *packages, "__version__"}
     for name, module in imported.items():
         assert getattr(keras_sepvit, name) is getattr(importlib.import_module(module), name)

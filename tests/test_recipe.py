@@ -61,6 +61,7 @@ def test_ade20k_recipes_are_the_papers(head, variant, drop_path, decay):
     assert (augmentation.largest_share, augmentation.flip) == (0.75, 0.5)
 
 
+@pytest.mark.parametrize("network, rate_1x", [("retinanet", 1e-4), ("mask-rcnn", 2e-4)])
 @pytest.mark.parametrize(
     "name, drop_path, decay, spared",
     [
@@ -70,13 +71,19 @@ def test_ade20k_recipes_are_the_papers(head, variant, drop_path, decay):
         ("s_3x", 0.3, 0.1, ("norm", "peg")),
     ],
 )
-def test_coco_recipes_are_the_papers(name, drop_path, decay, spared):
-    recipe = load_recipe(f"coco-retinanet-{name}", ["data.name=folder:coco"])
+def test_coco_recipes_are_the_papers(network, rate_1x, name, drop_path, decay, spared):
+    recipe = load_recipe(f"coco-{network}-{name}", ["data.name=folder:coco"])
     model, optimizer, augmentation = recipe.model, recipe.optimizer, recipe.augmentation
     assert (model.variant, model.drop_path_rate) == (f"sepvit_{name[0]}", drop_path)
     assert (model.image_size, model.channels, model.num_convs) == ((800, 1344), 256, 4)
-    assert (model.anchor_scale, model.weights, model.frozen_stages) == (4.0, None, 0)
+    assert (model.weights, model.frozen_stages) == (None, 0)
+    if network == "retinanet":
+        assert (recipe.task, model.anchor_scale) == ("detection", 4.0)
+    else:
+        assert (recipe.task, model.anchor_scale) == ("instances", 8.0)
+        assert (model.units, model.proposals, model.samples) == (1024, 1000, 512)
     # Rates and schedules: tests/test_optimizer.py.
+    assert recipe.peak_learning_rate() == (rate_1x if name.endswith("1x") else 1e-4)
     assert (optimizer.weight_decay, optimizer.spared, optimizer.clip_norm) == (decay, spared, None)
     assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 1e-8)
     assert (optimizer.layer_decay, optimizer.backbone_rate) == (1, 1)
@@ -200,9 +207,11 @@ def test_a_folder_has_a_recipe_by_task(tmp_path):
     recipe = load_recipe(tmp_path, task="segmentation")
     assert (recipe.task, recipe.data.name) == ("segmentation", f"folder:{tmp_path}")
     assert load_recipe(tmp_path).task == "classification"
-    recipe = load_recipe(tmp_path, ["model.num_convs=2"], task="detection")
-    assert (recipe.task, recipe.data.name) == ("detection", f"folder:{tmp_path}")
-    with pytest.raises(ValueError, match="one of classification, segmentation, detection"):
+    for task in ("detection", "instances"):
+        recipe = load_recipe(tmp_path, ["model.num_convs=2"], task=task)
+        assert (recipe.task, recipe.data.name) == (task, f"folder:{tmp_path}")
+    message = "one of classification, segmentation, detection, instances"
+    with pytest.raises(ValueError, match=message):
         load_recipe(tmp_path, task="boxes")
     with pytest.raises(ValueError, match="as in: keras-sepvit train --task detection FOLDER"):
         load_recipe("finetune_detector")
@@ -251,6 +260,20 @@ def test_refused_changes_of_segmentation(change, message):
 def test_refused_changes_of_detection(change, message):
     with pytest.raises(ValueError, match=message):
         load_recipe("coco_retinanet_t_1x", ["data.name=folder:coco", change])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("model.anchor_scale=0", "anchor_scale must be above 0"),
+        ("model.units=0", "units must be at least 1"),
+        ("model.proposals=0", "proposals must be at least 1"),
+        ("model.samples=3", "samples must be at least 4"),
+    ],
+)
+def test_refused_changes_of_instance_segmentation(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe("instances_digits", [change])
 
 
 def test_what_a_recipe_leaves_to_the_user_is_asked_for():

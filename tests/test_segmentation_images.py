@@ -12,8 +12,8 @@ tf = pytest.importorskip("tensorflow")
 
 from keras_sepvit.runtime.canvas import MEAN_COLOUR, fit_into, fit_sides  # noqa: E402
 from keras_sepvit.segmentation import images  # noqa: E402
-from keras_sepvit.segmentation.images import EvalTransform, TrainTransform  # noqa: E402
-from keras_sepvit.training.canvas import fitted  # noqa: E402
+from keras_sepvit.segmentation.images import TrainTransform  # noqa: E402
+from keras_sepvit.training.canvas import fitted, place  # noqa: E402
 from keras_sepvit.training.distortion import distort, draw_distortion  # noqa: E402
 from keras_sepvit.training.images import resize  # noqa: E402
 
@@ -85,7 +85,7 @@ def test_evaluation_places_photos_as_the_runtime_does(size, encoded):
         Image.fromarray(pixels).save(file, "PNG")
         image = file.getvalue()
     placement = fit_into(size, canvas)
-    result = EvalTransform(canvas)(image).numpy()
+    result = place(image, canvas)[0].numpy()
     expected = placement.place(pixels)
     difference = np.abs(result.astype(int) - expected)  # both axes are rounded
     assert difference.max() <= 2 and (difference > 0).mean() < 0.02

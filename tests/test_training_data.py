@@ -16,6 +16,7 @@ from keras_sepvit.training import images
 from keras_sepvit.training.pipeline import (
     batch_names,
     evaluation_batches,
+    first_batches,
     steps_per_epoch,
     training_stream,
 )
@@ -460,3 +461,17 @@ def test_arguments_out_of_range(image_folder):
         Shard(2, 2)
     with pytest.raises(ValueError, match="shapes known beforehand. Received: 'image' of shape"):
         batches(source, 1, lambda image, seed: images.decode(image))
+
+
+@pytest.mark.once
+def test_first_batches_are_of_one_shape():
+    """As many as hold so many images."""
+
+    def stream():
+        for number, side in enumerate((4, 6, 4, 4, 6, 4)):
+            yield {"image": np.zeros((3, side, side, 3)), "number": np.int64(number)}
+
+    spec = {"image": tf.TensorSpec((3, None, None, 3)), "number": tf.TensorSpec((), tf.int64)}
+    stream = tf.data.Dataset.from_generator(stream, output_signature=spec)
+    for count, expected in ((1, [0]), (3, [0]), (4, [0, 2]), (12, [0, 2, 3, 5])):
+        assert [batch["number"] for batch in first_batches(stream, count)] == expected

@@ -1,4 +1,4 @@
-"""Pictures of boxes and class maps."""
+"""Pictures of boxes, masks and class maps."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from keras_sepvit.visualize import (
     detections_beside_truth,
     draw_boxes,
     draw_class_map,
+    draw_instances,
     draw_window_attention,
     in_rows,
     palette,
@@ -34,6 +35,35 @@ def test_boxes_are_drawn_where_they_are():
     rows, columns = np.nonzero(outside)  # the name's ground, upon the box
     assert columns.min() == 20 and columns.max() < 40 and 20 < rows.min() and rows.max() == 39
     assert (picture[41:69, 21:99] == 128).all()  # the inside of the box stays
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_masks_are_drawn_where_they_are(scale):
+    """Two that overlap, one at the picture's corner, an empty one, none, a row of padding."""
+    grey = np.full((120, 180, 3), 128, "uint8")
+    masks = np.zeros((5, 120, 180), bool)
+    masks[0, 60:90, 60:120] = masks[1, 75:114, 90:150] = masks[2, 100:, :27] = masks[4] = True
+    boxes = [[60, 60, 120, 90], [90, 75, 150, 114], [0, 100, 27, 120], [0, 0, 9, 9], [9, 9, 29, 29]]
+    labels, confidence = [1, 0, 2, 2, -1], [0.4, 0.9, 0.5, 0.5, 0.5]
+    how = {"confidence": confidence, "class_names": "abc", "scale": scale}
+    alone = draw_boxes(grey, boxes, labels, **how)
+    given = [*masks[:3], None, masks[4]]
+    picture = draw_instances(grey, boxes, labels, given, **how)
+    assert np.array_equal(picture, draw_instances(grey, boxes, labels, masks, **how))
+    assert picture.size == alone.size == (180 * scale, 120 * scale)
+    same = (np.asarray(picture) == np.asarray(alone)).all(axis=-1)
+    large = masks.repeat(scale, 1).repeat(scale, 2)
+    assert same[~large[:3].any(axis=0)].all()
+    names = (np.asarray(alone) != 128).any(axis=-1)  # and the boxes, which lie above the masks
+    expected = np.full((*same.shape, 3), 128)
+    for number in (2, 0, 1):  # the surest lies above
+        expected[large[number]] = np.rint((128 + palette(3)[labels[number]].astype(int)) / 2)
+    for number in (2, 0, 1):  # and all outlines above all areas
+        inner = np.pad(large[number], 1)
+        near = inner[2:, 1:-1] & inner[:-2, 1:-1] & inner[1:-1, 2:] & inner[1:-1, :-2]
+        expected[large[number] & ~near] = palette(3)[labels[number]]
+    assert (large[0] & large[1] & ~names).any() and (large[2] & ~names).any()
+    np.testing.assert_array_equal(np.asarray(picture)[~names], expected[~names])
 
 
 @pytest.mark.parametrize("size", [(96, 128), (33, 700), (700, 33)])
@@ -203,6 +233,14 @@ ROW = [Image.new("RGB", (9, 9))]
         "nan": (
             lambda: draw_boxes(GREY, [[0, np.nan, 1, 1]], [1], class_names="ab"),
             "`boxes` must be finite",
+        ),
+        "masks": (
+            lambda: draw_instances(GREY, [[0, 0, 1, 1]], [1], []),
+            "`masks` must have one for each.*0 for 1",
+        ),
+        "mask": (
+            lambda: draw_instances(GREY, [[0, 0, 1, 1]], [1], [MAP]),
+            r"`masks` must be bool .*\(40, 60\).*uint8 \(40, 60\)",
         ),
         "confidence": (
             lambda: draw_boxes(GREY, [[0, 0, 1, 1]], [1], class_names="ab", confidence=[]),

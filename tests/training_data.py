@@ -190,7 +190,7 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 230)}
 
 
 def write_rectangles(folder, split, size, counts):
-    """Adds grey photos with so many rectangles each to a folder in COCO's form."""
+    """Adds grey photos with so many rectangles each to a folder in COCO's form, with polygons."""
     (folder / split).mkdir(parents=True, exist_ok=True)
     file = folder / split / "_annotations.coco.json"
     content = {"images": [], "annotations": []}
@@ -211,6 +211,8 @@ def write_rectangles(folder, split, size, counts):
             photo[top : top + height, left : left + width] = [*COLOURS.values()][label]
             row = {"id": len(content["annotations"]), "image_id": number, "iscrowd": 0}
             row |= {"category_id": 10 + label, "bbox": [left, top, width, height]}
+            right, bottom = left + width, top + height
+            row["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
             content["annotations"].append({**row, "area": width * height})
         Image.fromarray(photo).save(folder / split / f"{number}.png")
     file.write_text(json.dumps(content))

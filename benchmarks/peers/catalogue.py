@@ -20,6 +20,7 @@ SEPVIT_ADE20K = "arXiv 2203.15380v4, table 3; count of the authors' code without
 SWIN_ADE20K = "Swin-Transformer-Semantic-Segmentation, README"
 SEGFORMER = "arXiv 2105.15203, table 1"
 SEPVIT_COCO = "arXiv 2203.15380v4, table 4; count of the authors' code without unused weights"
+SEPVIT_MASKS = "arXiv 2203.15380v4, table 5; count of the authors' code without unused weights"
 RETINANET = "KerasHub's preset retinanet_resnet50_fpn_coco, with 91 classes"
 DEEPLAB = "KerasHub's preset deeplab_v3_plus_resnet50_pascalvoc"
 
@@ -208,6 +209,16 @@ CATALOGUE = {
         44_593_492,
         243,
         SEPVIT_COCO,
+        image_size=(800, 1280),
+        backbone="sepvit_t",
+    ),
+    "mask_rcnn_t": _detector(
+        "Mask R-CNN, SepViT-T",
+        "keras_sepvit",
+        "MaskRCNN",
+        53_929_296,
+        261,
+        SEPVIT_MASKS,
         image_size=(800, 1280),
         backbone="sepvit_t",
     ),

@@ -51,18 +51,22 @@ def torch_forward(module, function, batch, mode):
 def training_step(model, batch, mode):
     """As `forward`, a function that trains a classifier, a segmenter or a detector by a step.
 
-    It returns the loss. Labels and boxes are random; what the model was compiled with is lost.
+    It returns the loss. Labels and boxes are random, masks fill their boxes; what the model was
+    compiled with is lost.
 
     Raises:
         ValueError: for another model.
     """
     from keras_sepvit.detection.detector import Detector
+    from keras_sepvit.detection.mask_rcnn import MaskRCNN
     from keras_sepvit.segmentation.segmenter import Segmenter
 
     rng = np.random.default_rng(1)
     options = {"metrics": []}  # instead of those that KerasHub gives its models
     if isinstance(model, Detector):  # which has its own loss, as segmenters have
         targets = random_boxes(rng, batch.shape, model.num_classes)
+        if isinstance(model, MaskRCNN):
+            targets["masks"] = np.full((*targets["labels"].shape, 112, 112), 255, "uint8")
     else:
         shape, *others = (output.shape for output in model.outputs)  # Sequential has no `output`
         if others or len(shape) not in (2, 4):

@@ -1,4 +1,4 @@
-"""`keras-sepvit evaluate`: how good a classifier, segmenter or detector is on a data set."""
+"""`keras-sepvit evaluate`: how good a model of any task is on a data set."""
 
 import contextlib
 import json
@@ -33,8 +33,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="A folder of class folders, digits, or the name of a TFDS data set; of "
-            "segmenters a folder of images and masks, of detectors one in COCO's or YOLO's form, "
-            "or scenes.",
+            "segmenters a folder of images and masks, of detectors and instance segmenters one in "
+            "COCO's or YOLO's form, or scenes.",
             show_default="the validation data of a model in its training folder, else imagenet2012",
         ),
     ] = None,
@@ -104,14 +104,15 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ):
-    """Measure a classifier's accuracy, a segmenter's mean IoU or a detector's AP; also of exports.
+    """Measure accuracy, mean IoU, or AP of boxes and masks; also of exported files.
 
     On a validation set: ImageNet's (imagenet2012), ImageNet V2
     (imagenet_v2/matched-frequency with --split test), ReaL labels
     (imagenet2012_real, where a prediction is right if it is among an image's
     labels), or a folder. Images that cannot be read are counted and left out. Crop and
     interpolation are the model's where its file tells: one that `export` or `train`
-    wrote. Segmenters and detectors are measured at the photos' own sizes. Classes are matched by
+    wrote. Segmenters and detectors are measured at the photos' own sizes, instance segmenters by
+    boxes and by masks. Classes are matched by
     name where both the data and the model, or --labels, have names. Prints a table by class;
     --output draws the confusion matrix and the surest mistakes, or the worst photos, and of
     detectors precision by recall.

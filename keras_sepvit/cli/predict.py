@@ -106,8 +106,9 @@ def predict(
     photo_mask.png, with a palette, whose pixels are the classes, and photo_overlay.png;
     those of a folder's photos lie in the same folders as these. A detector gets the whole photo,
     too; printed are its objects, the surest first, with left, top, width x height in the photo's
-    pixels, and --output gets photo_overlay.png. Where a file is there already, nothing is computed
-    without --overwrite.
+    pixels, and --output gets photo_overlay.png. Of an instance segmenter that picture has the
+    objects' masks, and --json has them as COCO's run lengths. Where a file is there already,
+    nothing is computed without --overwrite.
     Images that cannot be read are told at the end, with exit code 1.
     """
     if top is not None and top < 1:
@@ -158,7 +159,7 @@ def predict(
 def _open(weights, variant, size, labels, pixels, given):
     """What predicts, the module of its task, and the options that are given of that task."""
     from keras_sepvit import runtime
-    from keras_sepvit.cli.tasks import detection, own_options, task_of
+    from keras_sepvit.cli.tasks import own_options, task_of
 
     exported = weights.lower().endswith(runtime.SUFFIXES)
     whole = exported or weights.lower().endswith(".keras")
@@ -178,7 +179,7 @@ def _open(weights, variant, size, labels, pixels, given):
     task = task_of(model)
     if not whole:
         given = {**given, "classes": None}
-    elif given["classes"] is not None and task is not detection:
+    elif given["classes"] is not None and "classes" not in task.PREDICTION_OPTIONS:
         raise whole_model_error(weights)
     options = own_options(task, "PREDICTION", given, weights)
     if exported:

@@ -20,10 +20,12 @@ def train(
             help="digits, imagenet_lite, imagenet_t, imagenet_s, imagenet_b, finetune_384, "
             "finetune, frozen_backbone, photos; segment_digits, ade20k_fpn_t, ade20k_upernet_t "
             "(also _s and _b), finetune_segmenter; detect_digits, coco_retinanet_t_1x (also _s and "
-            "_3x), finetune_detector; or a YAML file; a folder with one folder of "
-            "photos a class is trained on by photos, with --task segmentation one of pictures and "
-            "masks by finetune_segmenter, with --task detection one of pictures and boxes by "
-            "finetune_detector.",
+            "_3x), finetune_detector; instances_digits, coco_mask_rcnn_t_1x (also _s and _3x), "
+            "finetune_instances; or a YAML file; a folder with one folder of photos a class is "
+            "trained on by photos, with --task segmentation one of pictures and masks by "
+            "finetune_segmenter, with --task detection one of pictures and boxes by "
+            "finetune_detector, with --task instances one of pictures and polygons by "
+            "finetune_instances.",
         ),
     ] = "digits",
     changes: Annotated[
@@ -44,7 +46,7 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="What a folder is for: classification, segmentation or detection.",
+            help="What a folder is for: classification, segmentation, detection or instances.",
             show_default="classification",
         ),
     ] = None,

@@ -32,7 +32,7 @@ from keras_sepvit.complexity.costs import (
     mlp,
     patch_embedding,
 )
-from keras_sepvit.complexity.detection import retinanet
+from keras_sepvit.complexity.detection import mask_rcnn, retinanet
 from keras_sepvit.complexity.models import sepvit
 from keras_sepvit.complexity.segmentation import semantic_fpn, upernet
 
@@ -45,6 +45,7 @@ __all__ = [
     "gsa",
     "layer_norm",
     "linear",
+    "mask_rcnn",
     "mlp",
     "patch_embedding",
     "psa",

@@ -13,9 +13,11 @@ _MODULES = {
     "DetectionReport": "report",
     "DetectionScores": "scores",
     "Detections": "decoding",
+    "MaskRCNN": "mask_rcnn",
     "RetinaNet": "retinanet",
     "detect": "prediction",
     "evaluate": "evaluation",
+    "mask_rcnn_losses": "rcnn_losses",
     "retinanet_losses": "losses",
 }
 

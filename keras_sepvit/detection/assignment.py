@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_sepvit.detection.boxes import overlap, with_area
+from keras_sepvit.detection.boxes import clip, overlap, with_area
 
 NEGATIVE = -1  # an anchor that is to find nothing
 NEUTRAL = -2  # one that no loss counts
@@ -56,3 +56,28 @@ def assign(anchors, valid, boxes, labels, positive=0.5, negative=0.4, least=0.0)
     rows = ops.where(highest >= positive, nearest, unsure)
     rows = ops.where(taken >= 0, taken, rows)
     return ops.where(valid, rows, NEUTRAL)
+
+
+def visible_objects(targets, canvas_size):
+    """The objects of a batch that can be found.
+
+    Args:
+        targets: As for `retinanet_losses`.
+        canvas_size: (height, width) of the images, ints or scalar tensors: the size of each
+            picture where the targets have no sizes.
+
+    Returns:
+        Boxes (batch, boxes + 1, 4), float32: there may be none at all, so there is a row of padding
+        more. Labels (batch, boxes + 1), int32, -1 also for boxes of which nothing is in their
+        picture, or that have no area: coarse anchors reach out of pictures, and would take them.
+        Sizes (batch, 2) of the pictures.
+    """
+    boxes = ops.pad(ops.cast(targets["boxes"], "float32"), ((0, 0), (0, 1), (0, 0)))
+    labels = ops.pad(ops.cast(targets["labels"], "int32"), ((0, 0), (0, 1)), constant_values=-1)
+    sizes = targets.get("sizes")
+    if sizes is None:
+        sizes = ops.expand_dims(ops.stack([canvas_size[0], canvas_size[1]]), 0)
+        sizes = ops.tile(sizes, (ops.shape(labels)[0], 1))
+    inside = clip(boxes, sizes)
+    visible = ops.all(inside[..., 2:] > inside[..., :2], axis=-1)
+    return boxes, ops.where(visible, labels, -1), sizes

@@ -28,6 +28,10 @@ class CocoFile:
 class BoxFolder:
     """A folder of photos with boxes.
 
+    Args:
+        path: Its path.
+        masks: Whether the objects' masks are read, too.
+
     Attributes:
         name: As `open_source` takes it.
         path: The folder that has the files, or the folders of splits.
@@ -36,9 +40,10 @@ class BoxFolder:
         ValueError: if it has none of the layouts.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, masks=False):
         self.name = f"folder:{path}"
         self.path = path
+        self._masks = masks
         self._boxes = {}
         while not self.splits(""):
             inner, files = listed(self.path)
@@ -107,9 +112,9 @@ class BoxFolder:
             others = [file for key in splits if key != split for file in splits[key]]
             train = self._read("train", splits) if split != "train" and "train" in splits else None
             shared = {folder for file in others for folder in file.folders}
-            boxes = read_coco(place.file, place.folders, train, shared)
+            boxes = read_coco(place.file, place.folders, train, shared, self._masks)
         else:
-            boxes = read_yolo(place, split)
+            boxes = read_yolo(place, split, self._masks)
         self._boxes[split] = boxes
         return boxes
 

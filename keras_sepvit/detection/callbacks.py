@@ -13,8 +13,9 @@ from keras_sepvit.training.held_out import HeldOut
 class AveragePrecision(keras.callbacks.Callback):
     """Adds COCO's `val_AP` and `val_AP50`, in percent, to the logs of each epoch.
 
-    The other ten numbers are those of `keras_sepvit.detection.evaluate`. NaN where the data have
-    no object. Other callbacks that watch these, such as
+    The other ten numbers are those of `keras_sepvit.detection.evaluate`; masks are measured by
+    `keras_sepvit.instances.MaskAveragePrecision`. NaN where the data have no object. Other
+    callbacks that watch these, such as
     `keras.callbacks.ModelCheckpoint(path, monitor="val_AP", mode="max")`, stand behind it.
 
     Args:
@@ -37,28 +38,34 @@ class AveragePrecision(keras.callbacks.Callback):
     ```
     """
 
+    _logged = {"val_AP": "ap", "val_AP50": "ap50"}
+    _new_scores = DetectionScores
+
     def __init__(self, data, batch_size=16):
         super().__init__()
-        DetectionScores(1)  # refuses before the first epoch
+        self._new_scores(1)  # refuses before the first epoch
         self._batches = HeldOut(data, batch_size)
 
     def on_epoch_end(self, epoch, logs=None):
-        scores = DetectionScores(self.model.num_classes)
+        scores = self._new_scores(self.model.num_classes)
         for images, targets in self._batches:
             found = self.model.predict_on_batch(images)
             parts = [
                 {**part, "boxes": self._in_pixels(part["boxes"], images)}
-                for part in ({key: targets[key] for key in ("boxes", "labels")}, found)
+                for part in (targets, found)
             ]
             for number in range(len(images)):
                 truth, answer = (
                     {key: np.asarray(values[number]) for key, values in part.items()}
                     for part in parts
                 )
-                scores.add(truth, answer)
+                self._add(scores, truth, answer, images.shape[1:3])
         result = scores.result()
-        for name, key in (("val_AP", "ap"), ("val_AP50", "ap50")):
+        for name, key in self._logged.items():
             logs[name] = math.nan if result[key] is None else result[key]
+
+    def _add(self, scores, truth, found, image_size):
+        scores.add({key: truth[key] for key in ("boxes", "labels")}, found)
 
     def _in_pixels(self, boxes, images):
         height, width = images.shape[1:3]

@@ -16,8 +16,8 @@ def check_boxes(source):
 
     Returns:
         Lines for a terminal: the data and what was left out or clipped, sizes of the photos, how
-        many have no boxes, and by class the photos that have it and its boxes. Photos that cannot
-        be read are told: training leaves them out.
+        many have no boxes, and by class the photos that have it, its boxes and, of a source with
+        masks, these. Photos that cannot be read are told: training leaves them out.
 
     Raises:
         ValueError: if a photo has another size than the file of the boxes says, naming both; if
@@ -29,28 +29,35 @@ def check_boxes(source):
             size = source.photo_size(number)
         except OSError as error:
             return error
-        return size, np.bincount(source.truth(number)["labels"], minlength=source.classes)
+        truth = source.truth(number)
+        labels = truth["labels"]
+        kinds = [labels]
+        if "masks" in truth:
+            kinds.append(labels[[mask is not None for mask in truth["masks"]]])
+        return size, [np.bincount(kind, minlength=source.classes) for kind in kinds]
 
-    boxes, photos = np.zeros((2, source.classes), "int64")
+    counts, photos = 0, np.zeros(source.classes, "int64")
     sizes, unreadable, empty = [], [], 0
     with contextlib.closing(in_threads(read, range(source.size))) as results:
         for result in results:
             if isinstance(result, OSError):
                 unreadable.append(result)
                 continue
-            size, counts = result
+            size, (boxes, *masks) = result
             sizes.append(size)
-            boxes += counts
-            photos += counts > 0
-            empty += not counts.any()
+            counts += np.stack([boxes, *masks])
+            photos += boxes > 0
+            empty += not boxes.any()
     if not sizes:
         raise ValueError(f"None of the photos of {source} can be read: {unreadable[0]}")
     lines = [str(source), *size_lines(sizes, unreadable)]
     if empty:
         lines.append(f"{counted(empty, 'photo')} without boxes")
     width = max(map(len, [*source.class_names, "all"]))
-    lines.append(f"{'class':{width}} {'photos':>8} {'boxes':>9}")
-    rows = [*zip(source.class_names, photos, boxes, strict=True)]
-    for name, count, number in [*rows, ("all", len(sizes) - empty, boxes.sum())]:
-        lines.append(f"{name:{width}} {count:>8,} {number:>9,}")
+    columns = ("photos", "boxes", "masks")[: 1 + len(counts)]
+    rows = [*zip(source.class_names, photos, *counts, strict=True)]
+    rows.append(("all", len(sizes) - empty, *counts.sum(axis=1)))
+    lines.append(f"{'class':{width}} {' '.join(f'{name:>9}' for name in columns)}")
+    for name, *numbers in rows:
+        lines.append(f"{name:{width}} {' '.join(f'{number:>9,}' for number in numbers)}")
     return "\n".join(lines)

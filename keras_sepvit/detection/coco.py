@@ -12,6 +12,7 @@ import unicodedata
 import numpy as np
 
 from keras_sepvit.detection.photo_boxes import PhotoBoxes, in_order
+from keras_sepvit.detection.segmentations import Segmentations
 from keras_sepvit.files import image_files
 from keras_sepvit.training.sources.photos import upright_sizes
 from keras_sepvit.training.sources.splits import some
@@ -21,7 +22,7 @@ _NUMBER = {int, float}
 _NO_PARENT = (None, "", "none")
 
 
-def read_coco(file, folders, train=None, shared=()):
+def read_coco(file, folders, train=None, shared=(), masks=False):
     """Reads a file in COCO's form.
 
     Classes are the categories by ascending id. A category that others name as their
@@ -34,6 +35,7 @@ def read_coco(file, folders, train=None, shared=()):
         train: `PhotoBoxes` of the split whose classes these are; the file's own without. They are
             found by their names; one that the file lacks keeps its id.
         shared: Folders with other files' photos. Of others it is told what the file does not name.
+        masks: Whether the objects' masks are read, too.
 
     Returns:
         `PhotoBoxes`.
@@ -41,6 +43,7 @@ def read_coco(file, folders, train=None, shared=()):
     Raises:
         ValueError: for what cannot be right, naming the file, the object, its value and what to do;
             if photos are missing.
+        ImportError: for masks without faster-coco-eval.
     """
     file = pathlib.Path(file)
     images, annotations, categories = _contents(file)
@@ -74,6 +77,11 @@ def read_coco(file, folders, train=None, shared=()):
     labels.check(~given | (np.isfinite(area) & (area >= 0)), "area", "a number of at least 0")
     crowd = labels.column("iscrowd", {int, bool}, "0 or 1", default=0)
     labels.check(np.isin(crowd, (0, 1)), "iscrowd", "0 or 1")
+    photo_of = [number_of[key] for key in image_of]
+    columns = {}
+    if masks:
+        columns, repaired = _masks(labels, sizes[photo_of])
+        notes += repaired
     result = PhotoBoxes(
         file=file,
         folder=folder,
@@ -84,8 +92,9 @@ def read_coco(file, folders, train=None, shared=()):
         category_ids=tuple(classes.values()),
         notes=tuple(notes),
         **in_order(
-            [number_of[key] for key in image_of],
+            photo_of,
             len(paths),
+            **columns,
             boxes=(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0)))).astype("float32"),
             labels=np.array([label_of[key] for key in category_of], "int32"),
             crowd=np.array(crowd, bool),
@@ -211,6 +220,17 @@ def _boxes(labels):
         right = [len(box) == 4 and {*map(type, box)} <= _NUMBER for box in boxes]
     labels.check(right, "bbox", expected)
     return boxes
+
+
+def _masks(labels, sizes):
+    """Columns of the objects' masks in photos of these sizes, and what to say of them."""
+    masks = Segmentations()
+    for number, (row, size) in enumerate(zip(labels.rows, sizes, strict=True)):
+        try:
+            masks.add(row.get("segmentation"), size)
+        except ValueError as error:
+            labels.refuse(number, "segmentation", str(error))
+    return masks.columns(), masks.notes
 
 
 def _located(file, names, folders):

@@ -8,7 +8,7 @@ from keras_sepvit.visualize.arguments import colour_of
 _CLASSES = 20  # that can be told apart
 
 
-def draw_precision(path, precision, class_names):
+def draw_precision(path, precision, class_names, what="precision by recall"):
     """Draws precision by recall for each class, and the mean of all.
 
     Of many classes those with the lowest average precision are shown, and the title says so.
@@ -18,6 +18,7 @@ def draw_precision(path, precision, class_names):
         precision: Array (101, classes) of 0..1, by recall from 0 to 1; -1 for classes without
             objects, one at least has some.
         class_names: Names of the classes.
+        what: The title's beginning.
     """
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
@@ -26,7 +27,7 @@ def draw_precision(path, precision, class_names):
     known = np.flatnonzero(precision.min(axis=0) >= 0)
     average = 100 * precision.mean(axis=0)
     shown = known[np.argsort(average[known], kind="stable")]
-    title = "precision by recall, IoU 0.5"
+    title = f"{what}, IoU 0.5"
     if len(shown) > _CLASSES:
         title += f": the {_CLASSES} of {len(shown):,} classes with the lowest AP50"
         shown = shown[:_CLASSES]

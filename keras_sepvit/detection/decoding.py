@@ -64,6 +64,21 @@ def retinanet_candidates(outputs, anchors, image_size, sizes=None, candidates=10
     Returns:
         Boxes (batch, n, 4), float32; their scores, float32, and labels, int32, (batch, n).
     """
+    levels = level_candidates(outputs, anchors, image_size, sizes, candidates)
+    boxes, logits, labels = in_order(levels)
+    return boxes, ops.sigmoid(logits), labels
+
+
+def level_candidates(outputs, anchors, image_size, sizes=None, candidates=1000):
+    """The boxes of `retinanet_candidates` by level, not yet in order.
+
+    Args:
+        outputs, anchors, image_size, sizes, candidates: As there.
+
+    Returns:
+        Of each level boxes (batch, n, 4), float32; their logits, float32, and labels, int32,
+        (batch, n).
+    """
     if sizes is None:
         sizes = ops.expand_dims(ops.stack([image_size[0], image_size[1]]), 0)
     classes, deltas = (
@@ -76,11 +91,17 @@ def retinanet_candidates(outputs, anchors, image_size, sizes=None, candidates=10
         boxes = clip(decode(own, ops.reshape(x, (-1, count, 4))), sizes)
         logits = ops.reshape(logits, (-1, count, logits.shape[-1] // anchors.per_place))
         levels.append(_best_pairs(logits, boxes, candidates))
+    return levels
+
+
+def in_order(levels):
+    """Boxes, logits and labels of all levels, the best first.
+
+    By logits: rounding makes equal scores of unequal ones, in another way on each backend.
+    """
     boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
-    # By logits: rounding makes equal scores of unequal ones, in another way on each backend.
     logits, order = selection.top_k(logits, logits.shape[1])
-    boxes, labels = rows_of(boxes, order), rows_of(labels, order)
-    return boxes, ops.sigmoid(logits), ops.cast(labels, "int32")
+    return rows_of(boxes, order), logits, ops.cast(rows_of(labels, order), "int32")
 
 
 def _best_pairs(classes, boxes, candidates):
@@ -158,8 +179,11 @@ def suppress(boxes, groups, valid, iou_threshold, count):
     Returns:
         int32 (batch, count): places of the boxes, ascending, with -1 behind the last.
     """
-    if functional.is_traced_for_litert() and boxes.shape[0] is not None:
-        return selection.litert_suppress(boxes, groups, valid, iou_threshold, count)
+    converter = functional.converter()
+    if converter == "torch":
+        return selection.onnx_suppress(boxes, groups, valid, iou_threshold, count)
+    if converter:
+        return selection.tensorflow_suppress(boxes, groups, valid, iou_threshold, count)
     n = boxes.shape[1]
     side = min(n, _TILE)
     tiles = -(-n // side)

@@ -21,8 +21,8 @@ _FARTHEST = 5
 class Detector(TaskModel):
     """A functional model from images to raw outputs, with its losses and its decoding.
 
-    A subclass has `losses_of(targets, outputs)` and `detections(outputs, image_size, sizes)`, in
-    pixels and corners.
+    A subclass has `losses_of(targets, outputs)` and, where outputs are raw, `detections(outputs,
+    image_size, sizes)`, in pixels and corners.
 
     Args:
         backbone: A model with `pyramid_outputs`.
@@ -39,6 +39,14 @@ class Detector(TaskModel):
         "of classes and boxes. Leave out {what}; pictures without objects have rows of padding "
         "alone, of label -1, and `keras_sepvit.detection.AveragePrecision` measures."
     )
+
+    # The shapes of targets; words are sides that they share.
+    _target_shapes: dict[str, tuple[int | str, ...]] = {
+        "boxes": ("images", "boxes", 4),
+        "labels": ("images", "boxes"),
+        "sizes": ("images", 2),
+    }
+    _targets_in_words = "'boxes' (images, boxes, 4) and 'labels' (images, boxes), padded with -1"
 
     def __init__(self, backbone, outputs, anchors, weights, policy, config, **kwargs):
         super().__init__(backbone, outputs, policy, config, **kwargs)
@@ -70,7 +78,14 @@ class Detector(TaskModel):
         """Refuses arrays that are no boxes with labels of the model's classes."""
         if not isinstance(targets, (dict, np.ndarray, list, tuple)):
             return  # with the images, in a data set
-        _check_shapes(self.name, targets)
+        self._check_shapes(targets)
+        for name, value in targets.items():
+            if isinstance(value, (list, tuple)):
+                raise ValueError(
+                    f"Targets for `{self.name}` must be arrays. Received a {type(value).__name__} "
+                    f"as {name!r}. Pad the rows of each image with -1 to the same number, and "
+                    "make one array of all."
+                )
         boxes, labels = targets["boxes"], targets["labels"]
         if not (isinstance(boxes, np.ndarray) and isinstance(labels, np.ndarray)):
             return
@@ -90,6 +105,20 @@ class Detector(TaskModel):
         if not np.isfinite(rows).all():
             raise ValueError(f"Boxes for `{self.name}` must be finite. Received NaN or infinity.")
         self._check_boxes(rows)
+
+    def _check_shapes(self, targets):
+        """Refuses targets, whose shapes may be unknown in part, of other names or shapes."""
+        shapes, expected = None, self._target_shapes
+        if isinstance(targets, dict):
+            shapes = {name: _known_shape(value) for name, value in targets.items()}
+            needed = {*expected} - {"sizes"}
+            if needed <= {*shapes} <= {*expected} and _fit(shapes, expected):
+                return
+        raise ValueError(
+            f"Targets for `{self.name}` must be a dict of {self._targets_in_words}, and maybe "
+            "'sizes' (images, 2), (height, width) of each picture. "
+            f"Received: {shapes}."
+        )
 
     def _check_boxes(self, rows):
         """Refuses boxes (n, 4) of another format than the model's, as far as they tell."""
@@ -120,10 +149,15 @@ class Detector(TaskModel):
             )
 
     def _loss_pairs(self, x, y, y_pred):
-        _check_shapes(self.name, y)
-        height, width = ops.shape(x)[1:3]
-        boxes = convert_boxes(y["boxes"], self.bounding_box_format, "xyxy", height, width)
-        return self.losses_of({**y, "boxes": boxes}, y_pred)
+        return self.losses_of(self._in_pixels(y, x), y_pred)
+
+    def _in_pixels(self, targets, images):
+        """Targets with boxes in pixels and corners."""
+        self._check_shapes(targets)
+        height, width = ops.shape(images)[1:3]
+        boxes = targets["boxes"]
+        boxes = convert_boxes(boxes, self.bounding_box_format, "xyxy", height, width)
+        return {**targets, "boxes": boxes}
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return self.get_metrics_result()
@@ -139,7 +173,10 @@ class Detector(TaskModel):
 
     def _answers(self, outputs, images):
         height, width = ops.shape(images)[1:3]
-        found = self.detections(outputs, (height, width))
+        return self._in_own_format(self.detections(outputs, (height, width)), height, width)
+
+    def _in_own_format(self, found, height, width):
+        """Detections with boxes of the model's format, -1 past the last."""
         boxes = convert_boxes(found["boxes"], "xyxy", self.bounding_box_format, height, width)
         is_detection = (found["labels"] >= 0)[..., None]
         return {**found, "boxes": ops.where(is_detection, boxes, -1.0)}
@@ -176,33 +213,22 @@ def check_arguments(detector, weights, others, config):
     positive_int("max_detections", config["max_detections"])
 
 
-# The last axis of each of the targets, and how many there are.
-_LAST_SIDES = {"boxes": (4, 3), "labels": (None, 2), "sizes": (2, 2)}
-
-
-def _check_shapes(model, targets):
-    """Refuses targets that are not (n, m, 4) boxes, (n, m) labels and maybe (n, 2) sizes.
+def _fit(shapes, expected):
+    """Whether shapes, None or with None where they are not known, have the sides of others.
 
     Args:
-        model: Name of the model.
-        targets: Arrays or tensors, whose shapes may be unknown in part.
+        shapes: Tuples of ints by name.
+        expected: The same; strings stand for sides that are everywhere equal.
     """
-    shapes = None
-    if isinstance(targets, dict):
-        shapes = {name: _known_shape(value) for name, value in targets.items()}
-    if shapes is not None and {"boxes", "labels"} <= {*shapes} <= {*_LAST_SIDES}:
-        fits = all(
-            shape is None or (len(shape) == rank and last in (None, shape[-1] or last))
-            for shape, (last, rank) in ((shapes[name], _LAST_SIDES[name]) for name in shapes)
-        )
-        pairs = zip(shapes["boxes"] or (), shapes["labels"] or (), strict=False)
-        if fits and all(None in pair or pair[0] == pair[1] for pair in pairs):
-            return
-    raise ValueError(
-        f"Targets for `{model}` must be a dict of 'boxes' (images, boxes, 4), 'labels' (images, "
-        "boxes), padded with -1, and maybe 'sizes' (images, 2), (height, width) of each picture. "
-        f"Received: {shapes}."
-    )
+    shared = {}
+    for name, shape in shapes.items():
+        if shape is not None and len(shape) != len(expected[name]):
+            return False
+        for side, wanted in zip(shape or (), expected[name], strict=False):
+            wanted = shared.setdefault(wanted, side) if isinstance(wanted, str) else wanted
+            if None not in (side, wanted) and side != wanted:
+                return False
+    return True
 
 
 def _known_shape(value):

@@ -52,13 +52,18 @@ def evaluate(
             "`source` must be photos with boxes, as `open_source` of "
             f"`keras_sepvit.detection.sources` gives. Received: {source}."
         )
+    scores = DetectionScores(source.classes) if details is None else details
+    return measure(model, source, scores, batch_size, sides, class_names, report, verbose)
+
+
+def measure(model, source, scores, batch_size, sides, class_names, report, verbose):
+    """As `evaluate`, by new `DetectionScores` of the source's classes, or others of their form."""
     record = getattr(model, "record", None)
     names = class_names or (record and record.class_names)
     order = class_order(names, source)
     detections, classes, shapes = _predictor(model, sides, batch_size, names)
     check_classes(classes, source)
     numbers = np.arange(source.classes) if order is None else np.argsort(order)
-    scores = DetectionScores(source.classes) if details is None else details
     report = DataReport() if report is None else report
     known = report.unreadable
     photos = answers_of_photos(detections, source, report, verbose)

@@ -1,4 +1,4 @@
-"""Photos with boxes in `tf.data`: the augmentation of COCO's training, and evaluation.
+"""Photos with boxes in `tf.data`: the augmentation of COCO's training.
 
 The augmentation is that of mmdetection, with which SepViT's authors trained: DETR's. Three things
 are finer here: photos are resized as in evaluation, antialiased where they become smaller; a crop
@@ -11,7 +11,7 @@ https://github.com/facebookresearch/detr, `datasets/coco.py`.
 
 import dataclasses
 
-from keras_sepvit.training.canvas import fitted, on_canvas, place, scaled
+from keras_sepvit.training.canvas import fitted, on_canvas, scaled
 from keras_sepvit.training.distortion import distort, draw_distortion
 from keras_sepvit.training.images import decode, resize_and_crop
 from keras_sepvit.training.tensorflow import tf
@@ -74,7 +74,7 @@ class TrainTransform:
         return self.image_size[::-1] if self.turned else self.image_size
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, image, boxes, labels, seed):
+    def __call__(self, image, boxes, labels, seed, masks=None):
         """Transforms a photo and its boxes.
 
         Args:
@@ -82,11 +82,14 @@ class TrainTransform:
             boxes: float32 tensor (most, 4), (left, top, right, bottom) in the photo's pixels.
             labels: int32 tensor (most,); rows below 0 are padding.
             seed: Integer tensor of shape (2,), as `tf.random.stateless_uniform` takes.
+            masks: Optional uint8 tensor (most, side, side), shares of 255 of each box that its
+                object covers.
 
         Returns:
             Functions of the arguments alone: uint8 (*canvas_size, 3), with the mean colour right of
             the photo and below; the boxes of it, float32 (most, 4), and labels, int32 (most,),
-            padded with -1; int32 (2,), its height and width on the canvas.
+            padded with -1; int32 (2,), its height and width on the canvas. With `masks` these, too,
+            of the boxes' visible parts, padded with 0.
 
         Raises:
             ValueError: if the image has another type or shape.
@@ -105,7 +108,7 @@ class TrainTransform:
         flip = draws[7] < self.flip
 
         boxes = boxes * _by_side(_factors(whole, photo_size)) - _by_side(corner)
-        boxes, labels = inside(boxes, labels, part, self.visible)
+        boxes, labels, *shown = inside(boxes, labels, part, self.visible, masks)
         boxes = tf.minimum(boxes * _by_side(_factors(size, part)), _by_side(size))
         boxes = tf.where(flip, _flipped(boxes, size[1]), boxes)
         boxes = tf.where(labels[:, tf.newaxis] < 0, -1.0, boxes)
@@ -121,7 +124,9 @@ class TrainTransform:
         )
         if self.distortion:
             image = distort(image, **draw_distortion(colour_seed))
-        return on_canvas(image, self.canvas_size), boxes, labels, size
+        flipped_axes = tf.boolean_mask([2], [flip])
+        shown = [tf.reverse(masks, flipped_axes) for masks in shown]
+        return on_canvas(image, self.canvas_size), boxes, labels, size, *shown
 
     def _crop(self, photo_size, draws):
         """The size of a photo, and corner and size of a part of that; int32 (2,) each."""
@@ -140,29 +145,7 @@ class TrainTransform:
         return scaled(sides, tf.minimum(scale, tf.reduce_min(canvas / sides)))
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalTransform:
-    """A photo as large as a canvas allows, in its upper left corner; `runtime.canvas.fit_into`.
-
-    Attributes:
-        image_size: (height, width) of the canvas, or one number for both.
-
-    Raises:
-        ValueError: if it is none.
-    """
-
-    image_size: tuple
-
-    def __post_init__(self):
-        object.__setattr__(self, "image_size", window_pair("image_size", self.image_size))
-
-    @tf.autograph.experimental.do_not_convert
-    def __call__(self, image):
-        """The canvas and the photo's size on it; see `keras_sepvit.training.canvas.place`."""
-        return place(image, self.image_size)
-
-
-def inside(boxes, labels, size, visible=0.0):
+def inside(boxes, labels, size, visible=0.0, masks=None):
     """The part of boxes that is inside of a picture.
 
     Args:
@@ -170,9 +153,11 @@ def inside(boxes, labels, size, visible=0.0):
         labels: int32 tensor (most,); rows below 0 are padding.
         size: int32 tensor (height, width).
         visible: The least share of a box's area that must be inside.
+        masks: Optional uint8 tensor (most, side, side), shares of 255 of the boxes.
 
     Returns:
-        Both, of the same shapes: clipped boxes of those that are left, in their order, then -1.
+        Boxes and labels, of the same shapes: clipped boxes of those that are left, in their order,
+        then -1. With `masks` these, too, of the clipped boxes, then 0.
     """
     sides = _by_side(size)
     clipped = tf.clip_by_value(boxes, 0.0, sides)
@@ -181,7 +166,34 @@ def inside(boxes, labels, size, visible=0.0):
     stays = (labels >= 0) & (width > 0) & (height > 0) & (width * height >= visible * area)
     shown = tf.where(stays[:, tf.newaxis], clipped, -1.0)
     order = tf.argsort(tf.cast(~stays, tf.int32), stable=True)
-    return tf.gather(shown, order), tf.gather(tf.where(stays, labels, -1), order)
+    result = tf.gather(shown, order), tf.gather(tf.where(stays, labels, -1), order)
+    if masks is None:
+        return result
+    cut = tf.where(stays & tf.reduce_any(clipped != boxes, axis=1))
+    parts = _part_of(tf.gather_nd(masks, cut), tf.gather_nd(boxes, cut), tf.gather_nd(clipped, cut))
+    masks = tf.tensor_scatter_nd_update(masks, cut, parts)
+    masks = tf.where(stays[:, tf.newaxis, tf.newaxis], masks, tf.zeros((), tf.uint8))
+    return *result, tf.gather(masks, order)
+
+
+def _part_of(masks, boxes, parts):
+    """Masks (n, side, side) of `boxes` (n, 4), of the `parts` (n, 4) of these."""
+    side = masks.shape[-1]
+    edges = tf.range(side + 1, dtype=tf.float32)
+
+    def weights(axis):
+        """(n, side, side): shares of a part's rows or columns, one each, in those of the box."""
+        begin, end = boxes[:, axis, tf.newaxis], boxes[:, 2 + axis, tf.newaxis]
+        low, high = parts[:, axis, tf.newaxis], parts[:, 2 + axis, tf.newaxis]
+        step = (high - low) / (end - begin)
+        places = ((low - begin) / (end - begin) * side + step * edges)[..., tf.newaxis]
+        upper = tf.minimum(places[:, 1:], edges[1:])
+        lower = tf.maximum(places[:, :-1], edges[:-1])
+        return tf.maximum(upper - lower, 0) / step[..., tf.newaxis]
+
+    means = tf.matmul(weights(1), tf.cast(masks, tf.float32))
+    means = tf.matmul(means, weights(0), transpose_b=True)
+    return tf.cast(tf.clip_by_value(tf.round(means), 0, 255), tf.uint8)
 
 
 def _sides(name, value):

@@ -2,8 +2,8 @@
 
 from keras import ops
 
-from keras_sepvit.detection.assignment import NEUTRAL, assign
-from keras_sepvit.detection.boxes import clip, encode
+from keras_sepvit.detection.assignment import NEUTRAL, assign, visible_objects
+from keras_sepvit.detection.boxes import encode
 
 # Of the focal loss (arXiv 1708.02002, section 5.1): the weight of positives, and the power.
 _ALPHA, _GAMMA = 0.25, 2
@@ -28,16 +28,16 @@ def retinanet_losses(targets, outputs, anchors):
     """
     levels, weight = level_losses(targets, outputs, anchors)
     class_total, box_total = map(sum, zip(*levels, strict=True))
-    class_total = class_total + _nan_if_wrong(targets, outputs, anchors)
+    classes = outputs["classes"][0].shape[-1] // anchors.per_place
+    class_total = class_total + nan_if_wrong(targets, classes)
     return {"class_loss": (class_total, weight), "box_loss": (box_total, weight)}
 
 
-def _nan_if_wrong(targets, outputs, anchors):
+def nan_if_wrong(targets, classes):
     """0; NaN for labels that there are not, and boxes that are not finite.
 
     Compiled steps can raise no error, and would learn something else.
     """
-    classes = outputs["classes"][0].shape[-1] // anchors.per_place
     labels = ops.cast(targets["labels"], "int32")
     known = ops.all((labels >= -1) & (labels < classes))
     finite = ops.all(ops.isfinite(ops.cast(targets["boxes"], "float32")), axis=-1)
@@ -67,18 +67,10 @@ def level_losses(targets, outputs, anchors):
 
 def _targets(targets, anchors, settings, map_sizes):
     """The label of each anchor, `NEGATIVE` or `NEUTRAL`; and its deltas, where it has a label."""
-    # A row of padding more: there may be none at all.
-    boxes = ops.pad(ops.cast(targets["boxes"], "float32"), ((0, 0), (0, 1), (0, 0)))
-    labels = ops.pad(ops.cast(targets["labels"], "int32"), ((0, 0), (0, 1)), constant_values=-1)
-    sizes = targets.get("sizes")
-    if sizes is None:  # those of the canvas: all anchors are inside
-        sizes = ops.stack([side * settings.strides[0] for side in map_sizes[0]])
-        sizes = ops.tile(ops.expand_dims(sizes, 0), (ops.shape(labels)[0], 1))
-    valid = settings.inside(map_sizes, sizes)
-    # Coarse anchors reach out of pictures, and would take boxes that are not in them.
-    inside = clip(boxes, sizes)
-    visible = ops.all(inside[..., 2:] > inside[..., :2], axis=-1)
-    rows = assign(anchors, valid, boxes, ops.where(visible, labels, -1))
+    # The whole map's, where sizes are not told: all anchors are inside.
+    canvas = [side * settings.strides[0] for side in map_sizes[0]]
+    boxes, labels, sizes = visible_objects(targets, canvas)
+    rows = assign(anchors, settings.inside(map_sizes, sizes), boxes, labels)
     found, row = rows >= 0, ops.maximum(rows, 0)
     labels = ops.where(found, ops.take_along_axis(labels, row, axis=1), rows)
     boxes = ops.take_along_axis(boxes, row[..., None], axis=1)

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from keras_sepvit.detection.segmentations import is_rectangle
 from keras_sepvit.validation import counted
 
 # Photos with a shorter side are not trained on, nor boxes with a shorter one (mmdetection).
@@ -13,6 +14,9 @@ LEAST_BOX = 1
 
 # What boxes may reach out of their photos without a word, in pixels: files have two digits.
 _ROUNDING = 0.01
+
+_COLUMNS = ("boxes", "labels", "crowd", "area")
+_OF_MASKS = ("masks", "mask_boxes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,9 @@ class PhotoBoxes:
         class_names: Names of the classes by label.
         category_ids: What the file calls them, ints.
         notes: What to say of them; a tuple of sentences.
+        masks: Object (boxes,), as `segmentations.Segmentations` has them; None where they have not
+            been read.
+        mask_boxes: float32 (boxes, 4), the box around each mask, NaN without one; None likewise.
     """
 
     file: pathlib.Path
@@ -49,6 +56,8 @@ class PhotoBoxes:
     class_names: tuple
     category_ids: tuple
     notes: tuple = ()
+    masks: np.ndarray = None
+    mask_boxes: np.ndarray = None
 
     def __len__(self):
         return len(self.paths)
@@ -66,7 +75,11 @@ class PhotoBoxes:
     def of(self, number):
         """Dict of the `"boxes"`, `"labels"`, `"crowd"` and `"area"` of a photo."""
         own = slice(self.starts[number], self.starts[number + 1])
-        return {key: getattr(self, key)[own] for key in ("boxes", "labels", "crowd", "area")}
+        return {key: getattr(self, key)[own] for key in _COLUMNS}
+
+    def masks_of(self, number):
+        """The masks of a photo's boxes."""
+        return self.masks[self.starts[number] : self.starts[number + 1]]
 
     def take(self, numbers):
         """The photos of these numbers, in rising order, with their boxes."""
@@ -92,7 +105,7 @@ class PhotoBoxes:
             _count(self._reaching_out, "box", "reaching out of the photo"),
             _count(flat, "box", "without area, which nothing can find"),
         )
-        return self.noted(_sentence("as in the file", *odd))
+        return self.noted(_sentence("as in the file", *odd), self._of_masks())
 
     def for_training(self, keep_empty=False):
         """What can be learned from, with notes on what is left out and clipped.
@@ -114,6 +127,9 @@ class PhotoBoxes:
         ]
         reaching = _count(self._reaching_out & kept, "box", "to the photo")
         result = dataclasses.replace(self, boxes=clipped.astype("float32"))
+        if self.masks is not None:
+            masks = np.where(self._with_mask, self.masks, None)
+            result = dataclasses.replace(result, masks=masks)
         result = dataclasses.replace(result, **result._of_boxes(kept))
         if not keep_empty:
             empty = np.diff(self.starts) == 0
@@ -123,7 +139,9 @@ class PhotoBoxes:
                 _count(tiny, "photo", f"with a side under {LEAST_PHOTO} pixels"),
             ]
             result = result.take(np.flatnonzero(~empty & ~tiny))
-        return result.noted(_sentence("left out", *left_out), _sentence("clipped", reaching))
+        return result.noted(
+            _sentence("left out", *left_out), _sentence("clipped", reaching), result._of_masks()
+        )
 
     @property
     def _sides(self):
@@ -135,10 +153,36 @@ class PhotoBoxes:
         low, high = self.boxes[:, :2].min(axis=1), (self.boxes - self._sides)[:, 2:].max(axis=1)
         return (low < -_ROUNDING) | (high > _ROUNDING)
 
+    @property
+    def _with_mask(self):
+        """Which boxes have a mask that shows something inside of them; bool (boxes,)."""
+        boxes = np.clip(self.boxes, 0, self._sides)
+        low = np.maximum(boxes[:, :2], self.mask_boxes[:, :2])
+        high = np.minimum(boxes[:, 2:], self.mask_boxes[:, 2:])
+        return (high > low).all(axis=1)  # not where they are NaN
+
+    def _of_masks(self):
+        """A sentence on the masks, or none."""
+        if self.masks is None:
+            return ""
+        none = np.isnan(self.mask_boxes[:, 0])
+        reaching = (self.mask_boxes[:, :2].min(axis=1) < -1) | (
+            (self.mask_boxes - self._sides)[:, 2:].max(axis=1) > 1
+        )
+        rectangles = [*map(is_rectangle, self.masks)]
+        return _sentence(
+            "masks",
+            _count(none, "object", "without one"),
+            _count(~none & ~self._with_mask, "object", "whose mask shows nothing in its box"),
+            _count(reaching, "mask", "reaching out of the photo"),
+            _count(rectangles, "mask", "in the shape of a box"),
+        )
+
     def _of_boxes(self, kept):
         """Attributes of the boxes that `kept`, bool (boxes,), tells."""
         counts = np.bincount(self.photos[kept], minlength=len(self))
-        values = {key: getattr(self, key)[kept] for key in ("boxes", "labels", "crowd", "area")}
+        columns = _COLUMNS if self.masks is None else _COLUMNS + _OF_MASKS
+        values = {key: getattr(self, key)[kept] for key in columns}
         return {**values, "starts": np.append(0, np.cumsum(counts))}
 
 

@@ -41,8 +41,9 @@ def detect(
     32: compiled anew for each size, on TensorFlow and JAX.
 
     Args:
-        model: A detector of this package, such as a `RetinaNet`. Without a Normalization or
-            Rescaling layer it gets images normalised with ImageNet's mean and deviation.
+        model: A detector of this package, such as a `RetinaNet` or `MaskRCNN`. Without a
+            Normalization or Rescaling layer it gets images normalised with ImageNet's mean and
+            deviation.
         photos: Image files of any kind that Pillow reads, or uint8 arrays (height, width, 3); of
             grey (height, width) or (height, width, 1); with transparency, which is dropped,
             (height, width, 4).
@@ -58,7 +59,8 @@ def detect(
     Returns:
         For each photo a dict of `"boxes"` (n, 4), float32 (left, top, right, bottom) in pixels of
         the upright photo; `"labels"` (n,), int32; `"confidence"` (n,), float32 of 0..1,
-        descending; `"names"`, a list of n strings.
+        descending; `"names"`, a list of n strings; and of a `MaskRCNN` `"masks"`, bool (n, height,
+        width): the objects' pixels in the upright photo.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -126,8 +128,8 @@ class PhotoDetector:
 
         Returns:
             Generator of pairs of a key and a dict of `"boxes"`, `"labels"` and `"confidence"`, as
-            `detect` gives them, in the order in which they are ready: that of the photos for a
-            `batch_size` of 1.
+            `detect` gives them, and of a `MaskRCNN` `"masks"`, `ObjectMasks`; in the order in
+            which they are ready: that of the photos for a `batch_size` of 1.
         """
         waiting = {}  # batches by the shape of their images
         for key, photo in photos:

@@ -153,20 +153,18 @@ class DetectionRecipe(Recipe):
         check_rate("augmentation.visible", augmentation.visible)
 
 
-def _coco(variant, epochs, milestones, weight_decay, spared, drop_path_rate, augmentation):
-    return DetectionRecipe(
-        model=ModelRecipe(variant=variant, image_size=(800, 1344), drop_path_rate=drop_path_rate),
+def _coco(recipe_class, model, learning_rate, optimizer, augmentation, epochs):
+    return recipe_class(
+        model=model,
         augmentation=augmentation,
         optimizer=OptimizerRecipe(
-            learning_rate=1e-4,
+            learning_rate=learning_rate,
             reference_batch=_BATCH,
             schedule="steps",
-            milestones=milestones,
             warmup_images=500 * _BATCH,
             warmup_ratio=1e-3,
-            weight_decay=weight_decay,
-            spared=spared,
             clip_norm=None,
+            **optimizer,
         ),
         epochs=epochs,
         batch_size=_BATCH,
@@ -174,36 +172,51 @@ def _coco(variant, epochs, milestones, weight_decay, spared, drop_path_rate, aug
     )
 
 
-def _retinanet_1x(variant, weight_decay, drop_path_rate):
+def coco_1x(recipe_class, model, learning_rate, weight_decay):
+    """A recipe of the paper's with 12 epochs of COCO, for a model of (800, 1344)."""
     augmentation = AugmentationRecipe(short_sides=(800,), long_side=1333)
-    return _coco(variant, 12, (8, 11), weight_decay, (), drop_path_rate, augmentation)
+    optimizer = {"milestones": (8, 11), "weight_decay": weight_decay, "spared": ()}
+    return _coco(recipe_class, model, learning_rate, optimizer, augmentation, epochs=12)
 
 
-def _retinanet_3x(variant, weight_decay):
+def coco_3x(recipe_class, model, learning_rate, weight_decay):
+    """The same with 36 epochs, and pictures of many sizes."""
     augmentation = AugmentationRecipe(
         short_sides=tuple(range(480, 801, 32)), long_side=1333, crops=0.5
     )
     # By name in the code, `norm` and `pos_block`: no other biases.
     spared = ("norm", "peg")
-    return _coco(variant, 36, (27, 33), weight_decay, spared, 0.3, augmentation)
+    optimizer = {"milestones": (27, 33), "weight_decay": weight_decay, "spared": spared}
+    return _coco(recipe_class, model, learning_rate, optimizer, augmentation, epochs=36)
 
 
-# Own pictures with boxes, from any weights or none. Our choice, after common practice: the
-# backbone, which is trained already, changes less than the new neck and heads.
-_FINETUNE = DetectionRecipe(
-    augmentation=AugmentationRecipe(distortion=True),
-    optimizer=OptimizerRecipe(
-        learning_rate=None,
-        reference_batch=None,
-        warmup_epochs=2,
-        final_learning_rate=1e-6,
-        weight_decay=0.01,
-        backbone_rate=None,
-    ),
-    epochs=100,
-    patience=25,
-    batch_size=None,
-)
+def finetuning(recipe_class):
+    """A recipe for own pictures with labels, from any weights or none.
+
+    Our choice, after common practice: the backbone, which is trained already, changes less than
+    the new neck and heads.
+    """
+    return recipe_class(
+        augmentation=AugmentationRecipe(distortion=True),
+        optimizer=OptimizerRecipe(
+            learning_rate=None,
+            reference_batch=None,
+            warmup_epochs=2,
+            final_learning_rate=1e-6,
+            weight_decay=0.01,
+            backbone_rate=None,
+        ),
+        epochs=100,
+        patience=25,
+        batch_size=None,
+    )
+
+
+def _retinanet(recipe_of, variant, weight_decay, drop_path_rate):
+    size = (800, 1344)
+    model = ModelRecipe(variant=variant, image_size=size, drop_path_rate=drop_path_rate)
+    return recipe_of(DetectionRecipe, model, learning_rate=1e-4, weight_decay=weight_decay)
+
 
 # Scenes of handwritten digits, from random weights. Digits are not flipped, and scenes have sizes,
 # places and colours of all kinds already. Anchors are small, as digits are. Of learning rates of
@@ -236,10 +249,10 @@ _DETECT_DIGITS = DetectionRecipe(
 RECIPES = types.MappingProxyType(
     {
         "detect_digits": _DETECT_DIGITS,
-        "coco_retinanet_t_1x": _retinanet_1x("sepvit_t", 1e-3, 0.2),
-        "coco_retinanet_t_3x": _retinanet_3x("sepvit_t", 0.05),  # drop path 0.2 in the code
-        "coco_retinanet_s_1x": _retinanet_1x("sepvit_s", 1e-4, 0.3),
-        "coco_retinanet_s_3x": _retinanet_3x("sepvit_s", 0.1),
-        "finetune_detector": _FINETUNE,
+        "coco_retinanet_t_1x": _retinanet(coco_1x, "sepvit_t", 1e-3, 0.2),
+        "coco_retinanet_t_3x": _retinanet(coco_3x, "sepvit_t", 0.05, 0.3),  # 0.2 in the code
+        "coco_retinanet_s_1x": _retinanet(coco_1x, "sepvit_s", 1e-4, 0.3),
+        "coco_retinanet_s_3x": _retinanet(coco_3x, "sepvit_s", 0.1, 0.3),
+        "finetune_detector": finetuning(DetectionRecipe),
     }
 )

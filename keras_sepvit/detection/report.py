@@ -32,9 +32,9 @@ _LEAST_WIDTH = 240  # where titles of two photos' width fit
 _COLUMNS = 2  # of photos, each with its truth and what was found
 # In the text, side by side.
 _SHOWN = (
-    ("AP", "ap", "AR, 1 box", "ar_1"),
-    ("AP50", "ap50", "AR, 10 boxes", "ar_10"),
-    ("AP75", "ap75", "AR, 100 boxes", "ar_100"),
+    ("AP", "ap", "AR, 1 {0}", "ar_1"),
+    ("AP50", "ap50", "AR, 10 {1}", "ar_10"),
+    ("AP75", "ap75", "AR, 100 {1}", "ar_100"),
     ("AP, small", "ap_small", "AR, small", "ar_small"),
     ("AP, medium", "ap_medium", "AR, medium", "ar_medium"),
     ("AP, large", "ap_large", "AR, large", "ar_large"),
@@ -139,17 +139,19 @@ class DetectionReport(DetectionScores, Report):
 
     def text(self):
         results, (best, _) = self.result(), self.at_best()
-        lines = [
-            f"  {title:10}  {_told(results[key]):8}    {beside:13}  {_told(results[other])}"
-            for title, key, beside, other in _SHOWN
-        ]
+        lines = self._tables(results)
         precision, recall = (_told(best[key]).strip() for key in ("precision", "recall"))
-        lines += [
-            "",
-            f"  best F1     {_told(best['f1'])} at a threshold of {best['threshold']:.2f}: "
-            f"precision {precision}, recall {recall} (IoU 0.5)",
-        ]
+        told = (
+            f"{_told(best['f1'])} at a threshold of {best['threshold']:.2f}: "
+            f"precision {precision}, recall {recall} (IoU 0.5)"
+        )
+        if not best["f1"]:
+            told = "-: nothing is found at any threshold (IoU 0.5)"
+        lines += ["", f"  best F1     {told}"]
         return "\n".join((*lines, "", rows_as_text(self._rows(), lowest="ap")))
+
+    def _tables(self, results):
+        return table(results, "box", "boxes")
 
     def record(self):
         keys = "image", "f1", "missed", "wrong"
@@ -158,14 +160,12 @@ class DetectionReport(DetectionScores, Report):
 
     def _rows(self):
         """A dict by class: AP, objects, and at the best F1 recall, precision, what is mistaken."""
-        precision = self.evaluated().precision
         names = [*self.class_names, _BACKGROUND]
         rows = confusion_rows(self.matrix, names)[:-1]
         return [
             {
                 "class": row["class"],
-                "ap": _mean(precision[:, :, number]),
-                "ap50": _mean(precision[0, :, number]),
+                **self._aps(number),
                 "objects": row["images"],
                 "recall": row["recall"],
                 "precision": row["precision"],
@@ -174,13 +174,17 @@ class DetectionReport(DetectionScores, Report):
             for number, row in enumerate(rows)
         ]
 
+    def _aps(self, number, kind="bbox"):
+        precision = self.evaluated(kind).precision[:, :, number]
+        return {"ap": _mean(precision), "ap50": _mean(precision[0])}
+
     def write(self, folder):
         """Writes `report.json`, `results.json`, `classes.csv`, `confusion.csv` and the pictures."""
         title = f"confidence above {self.at_best()[0]['threshold']:.2f}, IoU 0.5"
         write_tables(folder, self, names=[*self.class_names, _BACKGROUND], title=title)
         written = {
             "results.json": self._write_results if self._has_ids() else None,
-            "precision_recall.png": self._write_curves if self.counts()["objects"] else None,
+            **self._curves(),
             "worst.png": self._write_worst if self.worst.items else None,
         }
         for name, write in written.items():
@@ -189,7 +193,7 @@ class DetectionReport(DetectionScores, Report):
             else:
                 with replacing(folder / name) as temporary:
                     write(temporary)
-        paths = [folder / name for name in ("confusion.png", "precision_recall.png", "worst.png")]
+        paths = [folder / name for name in ("confusion.png", *written) if name.endswith(".png")]
         return [path for path in paths if path.exists()]
 
     def _has_ids(self):
@@ -203,8 +207,15 @@ class DetectionReport(DetectionScores, Report):
         ]
         path.write_text("[" + ",\n".join(rows) + "]\n", "utf-8")
 
-    def _write_curves(self, path):
-        draw_precision(path, self.evaluated().precision[0], self.class_names)
+    def _curves(self):
+        """What draws each picture of precision by recall, by its name; None where there is none."""
+        return {"precision_recall.png": self._curve("bbox", "precision by recall")}
+
+    def _curve(self, kind, what):
+        precision = self.evaluated(kind).precision[0]
+        if precision.max(initial=-1) < 0:
+            return None
+        return lambda path: draw_precision(path, precision, self.class_names, what)
 
     def _write_worst(self, path):
         """Photos with their true boxes, beside the same with those that were found."""
@@ -216,18 +227,23 @@ class DetectionReport(DetectionScores, Report):
             counts = f"{told['missed']:,} missed, {told['wrong']:,} wrong"
             titles.append(f"{name}true; found above {THRESHOLD:.0%}: {counts}")
             parts = (told["truth"], sure(told["found"], THRESHOLD))
-            keys = "boxes", "labels", "confidence"
-            rows.append(
-                [
-                    draw_boxes(
-                        image,
-                        **{key: part[key] for key in keys if key in part},
-                        class_names=self.class_names,
-                    )
-                    for part in parts
-                ]
-            )
+            rows.append([self._draw(image, part) for part in parts])
         in_columns(rows, titles, _COLUMNS, font, _LEAST_WIDTH).save(path, "PNG")
+
+    def _draw(self, image, part):
+        """A photo with a part of a `Picture`, in the photo's pixels."""
+        return draw_boxes(
+            image, part["boxes"], part["labels"], part.get("confidence"), self.class_names
+        )
+
+
+def table(results, one, many):
+    """Lines with COCO's twelve numbers, of `one` thing or `many`."""
+    return [
+        f"  {title:10}  {_told(results[key]):8}    {beside.format(one, many):13}  "
+        f"{_told(results[other])}"
+        for title, key, beside, other in _SHOWN
+    ]
 
 
 def _parts(picture):

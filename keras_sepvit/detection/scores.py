@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of boxes, by faster-coco-eval. Without Keras."""
+"""COCO's average precision and recall, by faster-coco-eval. Without Keras."""
 
 import dataclasses
 import json
@@ -24,10 +24,6 @@ BOX_SCORES = (
     "AR_medium",
     "AR_large",
 )
-
-# A picture's arrays and their types.
-_TRUTH = {"boxes": "float64", "labels": "int32", "crowd": "bool", "area": "float64"}
-_FOUND = {"boxes": "float64", "labels": "int32", "confidence": "float64"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +61,15 @@ class DetectionScores(Scores):
         ImportError: without faster-coco-eval.
     """
 
+    # A picture's arrays and their types.
+    _truth = {"boxes": "float64", "labels": "int32", "crowd": "bool", "area": "float64"}
+    _found = {"boxes": "float64", "labels": "int32", "confidence": "float64"}
+
     def __init__(self, classes):
         coco_eval()  # before anything is computed for it
         self.classes = classes
         self._pictures = []
-        self._evaluated = None
+        self._evaluated = {}
 
     @property
     def pictures(self):
@@ -94,14 +94,17 @@ class DetectionScores(Scores):
         for number, (image, size) in enumerate(
             zip(examples["image"], examples["photo_size"].tolist(), strict=True)
         ):
-            truth = {key: examples[key][number] for key in _TRUTH}
-            found = {key: answers[key][number] for key in _FOUND}
+            image_id = json.loads(examples["id"][number])
+            truth = self._truth_of(examples, number, image_id)
+            found = {key: answers[key][number] for key in self._found}
             placement = fit_into(size, image.shape[:2])
             found = in_photo(found, placement)
             height, width = placement.size
             name = examples["name"][number].decode(errors="replace")
-            image_id = json.loads(examples["id"][number])
             self.add(truth, found, image[:height, :width], name, image_id, tuple(size))
+
+    def _truth_of(self, examples, number, image_id):
+        return {key: examples[key][number] for key in DetectionScores._truth}
 
     def add(self, truth, found, image=None, name="", image_id=None, photo_size=None):
         """Adds a photo.
@@ -125,12 +128,12 @@ class DetectionScores(Scores):
                 classes.
         """
         picture = Picture(
-            self._checked("truth", _with_defaults(truth), _TRUTH),
-            self._checked("found", found, _FOUND),
+            self._checked("truth", _with_defaults(truth), self._truth),
+            self._checked("found", found, self._found),
             image_id,
         )
         self._pictures.append(picture)
-        self._evaluated = None
+        self._evaluated = {}
         return picture
 
     def _checked(self, what, arrays, kinds):
@@ -148,7 +151,8 @@ class DetectionScores(Scores):
             shape = (len(labels), *(4,) * (key == "boxes"))
             values = np.asarray(arrays[key], dtype)
             values = values.reshape(shape) if not len(labels) and not values.size else values
-            if values.shape != shape or not np.isfinite(values[kept]).all():
+            numbers = dtype != "object"
+            if values.shape != shape or (numbers and not np.isfinite(values[kept]).all()):
                 got = "NaN or infinite values" if values.shape == shape else values.shape
                 raise ValueError(
                     f"`{what}` must have {key} {shape}, finite, for {len(labels)} labels. "
@@ -169,14 +173,14 @@ class DetectionScores(Scores):
                 },
             }
             for part, kinds in (
-                ([picture.truth for picture in self._pictures], _TRUTH),
-                ([picture.found for picture in self._pictures], _FOUND),
+                ([picture.truth for picture in self._pictures], self._truth),
+                ([picture.found for picture in self._pictures], self._found),
             )
         ]
         return *packed, [picture.image_id for picture in self._pictures]
 
     def merge(self, states):
-        self._pictures, self._evaluated = [], None
+        self._pictures, self._evaluated = [], {}
         for truth, found, ids in states:
             parts = []
             for arrays in (truth, found):
@@ -189,11 +193,11 @@ class DetectionScores(Scores):
                 rows = ({key: values[number] for key, values in part.items()} for part in parts)
                 self._pictures.append(Picture(*rows, image_id))
 
-    def evaluated(self):
-        """The `Evaluation` of what was added."""
-        if self._evaluated is None:
-            self._evaluated = coco_evaluation(self.pictures, range(self.classes))
-        return self._evaluated
+    def evaluated(self, kind="bbox"):
+        """The `Evaluation` of what was added, by COCO's `kind` of IoU: that of boxes."""
+        if kind not in self._evaluated:
+            self._evaluated[kind] = coco_evaluation(self.pictures, range(self.classes), kind)
+        return self._evaluated[kind]
 
     def result(self):
         return {name.lower(): value for name, value in self.evaluated().scores.items()}
@@ -251,21 +255,33 @@ class Evaluation:
     precision: np.ndarray
 
 
-def coco_evaluation(pictures, classes):
-    """COCO's evaluation of `Picture`s with labels among the ints `classes`, as `Evaluation`."""
+def coco_evaluation(pictures, classes, kind="bbox"):
+    """COCO's evaluation of `Picture`s.
+
+    Args:
+        pictures: The `Picture`s. Of the kind "segm" both parts have `"masks"`, an object array
+            (n,) of compressed RLEs, and the truth `"masked"`, bool (n,): in those that are false
+            detections do not count, as in crowds.
+        classes: The ints that labels are among.
+        kind: Of the IoU: `"bbox"`, of boxes, or `"segm"`, of masks.
+
+    Returns:
+        The `Evaluation`.
+    """
     coco, evaluator = coco_eval()
     annotations, results = [], []
     for number, picture in enumerate(pictures):
         for rows, part in ((annotations, picture.truth), (results, picture.found)):
-            rows.extend(_annotations(part, number, len(rows) + 1))
+            new = _annotations(part, number, len(rows) + 1)
+            rows.extend(_with_masks(new, part) if kind == "segm" else new)
     shared = {
-        "images": [{"id": number} for number in range(len(pictures))],
+        "images": [{"id": number, **_size_of(picture)} for number, picture in enumerate(pictures)],
         "categories": [{"id": label, "name": str(label)} for label in classes],
     }
     evaluation = evaluator(
         coco({**shared, "annotations": annotations}),
         coco({**shared, "annotations": results}),
-        iouType="bbox",
+        iouType=kind,
     )
     evaluation.evaluate()
     evaluation.accumulate()
@@ -310,6 +326,26 @@ def _annotations(part, image, first):
             row["score"] = float(part["confidence"][number])
         rows.append(row)
     return rows
+
+
+def _with_masks(rows, part):
+    """Rows of `_annotations` with masks, by whose areas detections are small or large."""
+    from faster_coco_eval.core import mask
+
+    masks = part["masks"].tolist()
+    if "masked" in part:
+        for row, rle, masked in zip(rows, masks, part["masked"], strict=True):
+            row |= {"segmentation": rle, "iscrowd": int(row["iscrowd"] or not masked)}
+    else:
+        for row, rle in zip(rows, masks, strict=True):
+            row |= {"segmentation": rle, "area": float(mask.area(rle))}
+    return rows
+
+
+def _size_of(picture):
+    """A picture's size, where it has a mask: it is that of all."""
+    masks = [*picture.truth.get("masks", ()), *picture.found.get("masks", ())]
+    return dict(zip(("height", "width"), masks[0]["size"], strict=True)) if masks else {}
 
 
 def _with_defaults(truth):

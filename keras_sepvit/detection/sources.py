@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from keras_sepvit.detection.box_folder import BoxFolder
+from keras_sepvit.detection.photo_boxes import PhotoBoxes
 from keras_sepvit.runtime.images import open_image
 from keras_sepvit.training.sources.photos import upright_size
 from keras_sepvit.training.sources.scenes import CLASS_NAMES, scenes_of
@@ -144,7 +145,9 @@ class SceneSource(BoxSource):
         return self._scenes.image_size
 
     def _make(self, number):
-        scene = self._scenes[number]
+        return self._columns(self._scenes[number])
+
+    def _columns(self, scene):
         area = np.prod(scene.boxes[:, 2:] - scene.boxes[:, :2], axis=1)
         return scene.image, scene.boxes, scene.labels, area
 
@@ -155,11 +158,19 @@ class SceneSource(BoxSource):
 class BoxFolderSource(BoxSource):
     """Photos in a folder, with the boxes of a file.
 
+    Args:
+        name, split: As for `Source`.
+        photos: The `PhotoBoxes`.
+        whole: Whether they are all that there is.
+
     Attributes:
         folder: The folder of the photos.
         paths: Their files as paths from there; the examples' names.
         file: The file of the boxes, or that tells where they are.
+        with_masks: Whether it needs photos whose masks have been read.
     """
+
+    with_masks = False
 
     def __init__(self, name, split, photos, whole):
         self.folder = photos.folder
@@ -232,7 +243,7 @@ class BoxFolderSource(BoxSource):
         return self._names[index]
 
 
-def open_source(name, split):
+def open_source(name, split, kinds=(SceneSource, BoxFolderSource)):
     """Opens a set of photos with boxes, all as in its files.
 
     Args:
@@ -248,6 +259,8 @@ def open_source(name, split):
             that names folders or files. `"train-fold2"` and `"validation-fold2"`, say, hold out
             another tenth of a folder's `"train"`, or of all where there are no splits; another
             fifth of the digits that scenes are made of.
+        kinds: The classes of scenes' and folders' sources; `masks` of the second tells whether
+            masks are read from files.
 
     Returns:
         A `BoxSource`. `str` of it tells how a folder was understood, and what is odd.
@@ -258,12 +271,19 @@ def open_source(name, split):
             line, its value and what to do; if photos are missing.
         ImportError: for the scenes, without scikit-learn; for `data.yaml`, without PyYAML.
     """
+    scenes, photos = kinds
     if name == SCENES:
-        return SceneSource(split)
-    return _open(_folder_of(name), split, lambda photos: photos.for_evaluation())
+        return scenes(split)
+    return _open(_folder_of(name, photos), split, photos, PhotoBoxes.for_evaluation)
 
 
-def open_splits(name, train_split="train", validation_split="validation", keep_empty=False):
+def open_splits(
+    name,
+    train_split="train",
+    validation_split="validation",
+    keep_empty=False,
+    kinds=(SceneSource, BoxFolderSource),
+):
     """Opens what to train and what to validate on, checked against each other.
 
     Where a folder has none for `"validation"`, a tenth of `"train"` is held out: they are
@@ -276,6 +296,7 @@ def open_splits(name, train_split="train", validation_split="validation", keep_e
         validation_split: Split to validate on, as it is in its files; None for none.
         keep_empty: Whether to train on photos without boxes, and on those with a side under 32
             pixels, too.
+        kinds: As for `open_source`.
 
     Returns:
         Two `BoxSource`s; the second is None without a `validation_split`.
@@ -283,29 +304,29 @@ def open_splits(name, train_split="train", validation_split="validation", keep_e
     Raises:
         As `open_source`. ValueError, too, if both would have photos in common.
     """
+    scenes, photos = kinds
     if name == SCENES:
-        validation = None if validation_split is None else SceneSource(validation_split)
-        return SceneSource(train_split), validation
-    folder = _folder_of(name)
+        return scenes(train_split), None if validation_split is None else scenes(validation_split)
+    folder = _folder_of(name, photos)
     splits, unread = (train_split, validation_split), ()
     if splits == ("train", "validation") and "validation" not in folder.splits(""):
         splits = "train-fold0", "validation-fold0"
         unread = ("validation",)
 
-    def choose(photos):
-        notes = [note for split in unread for note in folder.unread(split, photos)]
-        return _to_learn_from(photos.noted(*notes), splits[0], keep_empty)
+    def choose(boxes):
+        notes = [note for split in unread for note in folder.unread(split, boxes)]
+        return _to_learn_from(boxes.noted(*notes), splits[0], keep_empty)
 
-    source = _open(folder, splits[0], choose)
+    source = _open(folder, splits[0], photos, choose)
     if splits[1] is None:
         return source, None
-    validation = _open(folder, splits[1], lambda photos: photos.for_evaluation())
+    validation = _open(folder, splits[1], photos, PhotoBoxes.for_evaluation)
     files = [[one.folder / path for path in one.paths] for one in (source, validation)]
     check_apart(folder.path, *files)
     return source, validation
 
 
-def _folder_of(name):
+def _folder_of(name, kind):
     path = pathlib.Path(name.removeprefix("folder:")).expanduser()
     if path.is_file():
         raise NotADirectoryError(f"'{path}' is a file. Expected the folder of photos and boxes.")
@@ -314,16 +335,16 @@ def _folder_of(name):
             f"There is no folder '{path}' (looked for in '{path.absolute().parent}'). Photos with "
             f"boxes are {SCENES!r}, or a folder in COCO's or YOLO's form."
         )
-    return BoxFolder(path)
+    return BoxFolder(path, kind.with_masks)
 
 
-def _open(folder, split, choose):
+def _open(folder, split, kind, choose):
     fold = fold_of(split, TENTHS, "Tenths")
     photos, whole = folder.read("train" if fold else split)
     if fold:
         numbers, notes = tenth_of(photos.paths, *fold)
         photos, whole = photos.take(numbers).noted(*notes), False
-    return BoxFolderSource(folder.name, split, choose(photos), whole)
+    return kind(folder.name, split, choose(photos), whole)
 
 
 def _to_learn_from(photos, split, keep_empty):
@@ -341,5 +362,12 @@ def _to_learn_from(photos, split, keep_empty):
         raise ValueError(
             f"No photo of the split {split!r} has a box to train on: {photos.file} has {found}"
             f"{'; '.join(['', *learned.notes])}. {remedy}."
+        )
+    if learned.masks is not None and not any(mask is not None for mask in learned.masks):
+        raise ValueError(
+            f"No object of the split {split!r} has a mask: {photos.file} has "
+            f"{counted(len(learned.labels), 'box')} to train on"
+            f"{'; '.join(['', *learned.notes])}. Label polygons, or train a detector "
+            "(task=detection)."
         )
     return learned

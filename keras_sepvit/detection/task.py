@@ -11,7 +11,7 @@ from keras_sepvit.configs import SCENES_128_CONFIG, SCENES_VARIANT
 from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.check import check_boxes
 from keras_sepvit.detection.decoding import retinanet_detections
-from keras_sepvit.detection.images import EvalTransform, TrainTransform
+from keras_sepvit.detection.images import TrainTransform
 from keras_sepvit.detection.losses import retinanet_losses
 from keras_sepvit.detection.picture import draw_labelled
 from keras_sepvit.detection.report import DetectionReport
@@ -21,6 +21,7 @@ from keras_sepvit.detection.sources import open_splits
 from keras_sepvit.record import Record
 from keras_sepvit.runtime.canvas import turned
 from keras_sepvit.training.automatic import decided
+from keras_sepvit.training.canvas import place
 from keras_sepvit.training.task import Task
 from keras_sepvit.weights import check_pretrained
 
@@ -45,6 +46,10 @@ class Detection(Task):
         recipe: A `DetectionRecipe`.
     """
 
+    _open_splits = staticmethod(open_splits)
+    _network_class = RetinaNet
+    _network_settings = ("drop_path_rate", "anchor_scale", "channels", "num_convs")
+
     loss_names = ("class_loss", "box_loss")
     best = "ap"
     curves = ("ap", "ap50", "ap75")
@@ -52,7 +57,7 @@ class Detection(Task):
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
         data = self.recipe.data
-        self.source, self.validation_source = open_splits(
+        self.source, self.validation_source = self._open_splits(
             data.name, data.train_split, data.validation_split, keep_empty=data.keep_empty
         )
         if not self._square:
@@ -123,7 +128,7 @@ class Detection(Task):
         return {"image": image, "boxes": boxes, "labels": labels, "size": size}
 
     def transform_for_evaluation(self, example):
-        canvas, _ = EvalTransform(self._canvas_size(example.get("group", 0)))(example["image"])
+        canvas, _ = place(example["image"], self._canvas_size(example.get("group", 0)))
         keys = ("photo_size", "id", "boxes", "labels", "crowd", "area")
         return {"image": canvas, **{key: example[key] for key in keys}}
 
@@ -170,7 +175,7 @@ class Detection(Task):
     def _record(self):
         """How `deployed` is evaluated."""
         return Record(
-            task="detection",
+            task=self.recipe.task,
             image_size=self._image_size,
             channels=3,
             pixels="0..255",
@@ -187,16 +192,13 @@ class Detection(Task):
 
     def _network(self, dtype, weights):
         settings = self.recipe.model
-        return RetinaNet(
+        return self._network_class(
             SCENES_128_CONFIG if settings.variant == SCENES_VARIANT else settings.variant,
             num_classes=self.source.classes,
             image_shape=(*self._image_size, 3) if self._square else None,
             weights=weights,
-            drop_path_rate=settings.drop_path_rate,
-            anchor_scale=settings.anchor_scale,
-            channels=settings.channels,
-            num_convs=settings.num_convs,
             dtype=dtype,
+            **{name: getattr(settings, name) for name in self._network_settings},
         )
 
 

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 from keras_sepvit.detection.photo_boxes import PhotoBoxes, in_order
+from keras_sepvit.detection.segmentations import Segmentations
 from keras_sepvit.files import image_files
 from keras_sepvit.runtime.labels import numbered
 from keras_sepvit.training.sources.photos import upright_sizes
@@ -136,7 +137,7 @@ def _names(file, content):
     return tuple(names)
 
 
-def read_yolo(yolo, split):
+def read_yolo(yolo, split, masks=False):
     """Reads the boxes of a split.
 
     The labels of `images/a.jpg` are in `labels/a.txt`, those of other photos beside them. Rows of
@@ -145,12 +146,14 @@ def read_yolo(yolo, split):
     Args:
         yolo: A `YoloFile`.
         split: One of its splits.
+        masks: Whether the polygons are read, too, as the objects' masks.
 
     Returns:
         `PhotoBoxes`, whose image ids are the photos' paths.
 
     Raises:
         ValueError: for what cannot be right, naming file, line, value and what to do.
+        ImportError: for masks without faster-coco-eval.
     """
     places = yolo.places(split)
     folder, photos = _photos(yolo.file, places)
@@ -178,11 +181,7 @@ def read_yolo(yolo, split):
         more = {path for place in beside for path in place.glob("*.txt")}
         if lone := sorted(path.name for path in more - {*files, *map(_names_beside, files)}):
             notes.append(f"not read, labels without a photo: {some(lone)}")
-    rows = [
-        _rows(file, size, len(yolo.class_names)) if file.is_file() else np.empty((0, 5))
-        for file, size in zip(files, sizes, strict=True)
-    ]
-    table = np.concatenate([np.empty((0, 5)), *rows])
+    photo_of, columns = _columns(files, sizes, len(yolo.class_names), masks)
     paths = [path.relative_to(folder).as_posix() for path in photos]
     return PhotoBoxes(
         file=yolo.file,
@@ -193,14 +192,7 @@ def read_yolo(yolo, split):
         class_names=yolo.class_names,
         category_ids=tuple(range(len(yolo.class_names))),
         notes=tuple(notes),
-        **in_order(
-            np.repeat(np.arange(len(paths)), [len(own) for own in rows]),
-            len(paths),
-            boxes=table[:, 1:].astype("float32"),
-            labels=table[:, 0].astype("int32"),
-            crowd=np.zeros(len(table), bool),
-            area=np.prod(table[:, 3:] - table[:, 1:3], axis=1).astype("float32"),
-        ),
+        **in_order(photo_of, len(paths), **columns),
     )
 
 
@@ -243,24 +235,43 @@ def _names_beside(file):
     return file.with_name("classes.txt")  # as labelling programs leave it
 
 
-def _rows(file, size, classes):
-    """float64 (boxes, 5): label, left, top, right, bottom in pixels."""
+def _columns(files, sizes, classes, masks):
+    """The number of each object's photo, and columns of objects in pixels, as `PhotoBoxes` has."""
+    photo_of, labels, boxes, read = [], [], [], Segmentations() if masks else None
+    for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
+        side = size[::-1].astype("float64")
+        for label, box, polygon in _rows(file, classes) if file.is_file() else ():
+            photo_of.append(number)
+            labels.append(label)
+            boxes.append(np.tile(side, 2) * box)
+            if masks:
+                points = (np.reshape(polygon, (-1, 2)) * side).tolist()
+                read.add([points] if points else None, size)
+    boxes = np.reshape(boxes, (-1, 4))
+    return photo_of, {
+        "boxes": boxes.astype("float32"),
+        "labels": np.array(labels, "int32"),
+        "crowd": np.zeros(len(labels), bool),
+        "area": np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).astype("float32"),
+        **(read.columns() if masks else {}),
+    }
+
+
+def _rows(file, classes):
+    """What `_row` gives of each line of a file."""
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except ValueError as error:
         raise ValueError(f"{file} is no text: {error}. Expected rows of {_ROW}.") from error
-    rows = [
-        (label, *box)
+    return [
+        _row(f"{file}, line {number}", line, classes)
         for number, line in enumerate(lines, 1)
         if line.strip()
-        for label, box in [_row(f"{file}, line {number}", line, classes)]
     ]
-    height, width = map(float, size)
-    return np.reshape(rows, (-1, 5)) * (1, width, height, width, height)
 
 
 def _row(place, line, classes):
-    """Label and box, (left, top, right, bottom) in shares, of a line."""
+    """Label, box, (left, top, right, bottom), and polygon, x, y, ..., in shares, of a line."""
     try:
         label, *values = map(float, line.split())
     except ValueError:
@@ -284,5 +295,6 @@ def _row(place, line, classes):
     if len(values) == 4:
         x, y, width, height = values
         width, height = max(width, 0.0), max(height, 0.0)
-        return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+        return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), ()
+    box = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+    return label, box, values

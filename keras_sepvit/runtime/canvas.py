@@ -49,13 +49,20 @@ class Placement:
             [horizontal, vertical, horizontal, vertical]
         )
 
-    def to_photo(self, boxes):
-        """Boxes (n, 4) of the canvas, (left, top, right, bottom), on the photo and inside it."""
+    def to_photo(self, boxes, inside=True):
+        """Boxes (n, 4) of the canvas, (left, top, right, bottom), on the photo.
+
+        Args:
+            boxes: The boxes.
+            inside: Whether they are clipped to the photo.
+        """
         vertical, horizontal = self.scale
         height, width = self.photo_size
         boxes = np.asarray(boxes, "float32") / np.float32(
             [horizontal, vertical, horizontal, vertical]
         )
+        if not inside:
+            return boxes
         return np.clip(boxes, 0, np.float32([width, height, width, height]))
 
     def class_map(self, answer):

@@ -5,6 +5,7 @@ import numbers
 import numpy as np
 
 from keras_sepvit.runtime.files import ImageFile, OnCanvas, checked_images
+from keras_sepvit.runtime.object_masks import ObjectMasks
 
 # What detectors give, and its types.
 ANSWERS = {
@@ -92,6 +93,8 @@ class FileDetector(ImageDetector):
         ValueError: as `Predictor`.
     """
 
+    _kind, _types = "detector", ANSWERS
+
     def __init__(self, path, model, labels=None, pixels=None):
         if model.record.activation is not None:
             raise ValueError(
@@ -99,23 +102,24 @@ class FileDetector(ImageDetector):
             )
         names = {*model.output_names}
         self._is_mediapipe = names == {*MEDIAPIPE}
-        if not self._is_mediapipe and names != {*ANSWERS}:
+        if not self._is_mediapipe and names != {*self._types}:
             raise ValueError(
-                f"{path} is no detector: expected the outputs {', '.join(ANSWERS)}. Received: "
-                f"{', '.join(model.output_names)}."
+                f"{path} is no {self._kind}: expected the outputs {', '.join(self._types)}. "
+                f"Received: {', '.join(model.output_names)}."
             )
         words = "boxes (batch, n, 4), labels and scores (batch, n), their number (batch,)"
-        self._file = file = ImageFile(path, model, pixels, "detector", {(1, 2, 2, 3): words})
+        answers = {(1, 2, 2, 3): words, (1, 2, 2, 3, 4): f"{words}, masks (batch, n, side, side)"}
+        self._file = file = ImageFile(path, model, pixels, self._kind, answers)
         self.image_shape, self.record = file.image_shape, file.record
         if self.image_shape[-1] != 3:
-            raise ValueError(f"{path} takes images of one channel; detectors' have three.")
+            raise ValueError(f"{path} takes images of one channel; {self._kind}s' have three.")
         self.class_names = file.class_names(labels, None)
 
     def _answers(self, images):
         answers = self._file.outputs(images)
         if self._is_mediapipe:
             answers = from_mediapipe(answers, self.image_shape[:2])
-        return {name: answers[name].astype(dtype) for name, dtype in ANSWERS.items()}
+        return {name: answers[name].astype(dtype) for name, dtype in self._types.items()}
 
 
 def from_mediapipe(answers, image_size):
@@ -149,25 +153,38 @@ def in_photo(answer, placement, threshold=0.0):
 
     Args:
         answer: Dict of `"boxes"` (most, 4), `"labels"` and `"confidence"` (most,), -1 behind
-            the last.
+            the last; of instance segmenters `"masks"` (most, side, side) of 0..1 too, each over
+            its own box.
         placement: The photo's `Placement` on the image.
         threshold: Detections with a score above it are taken.
 
     Returns:
-        Dict of the same names without rows of -1, nor boxes that lie beside the photo.
+        Dict of the same names without rows of -1, nor boxes that lie beside the photo; the masks
+        are `ObjectMasks`.
     """
     boxes = placement.to_photo(answer["boxes"])
     taken = (answer["labels"] >= 0) & (answer["confidence"] > threshold)
     taken &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return {
+    found = {
         "boxes": boxes[taken],
         "labels": np.asarray(answer["labels"], "int32")[taken],
         "confidence": np.asarray(answer["confidence"], "float32")[taken],
     }
+    if "masks" in answer:  # over the whole of boxes that reach into the padding
+        whole = placement.to_photo(answer["boxes"][taken], inside=False)
+        found["masks"] = ObjectMasks(answer["masks"][taken], whole, placement.photo_size)
+    return found
 
 
 def named(found, class_names=None):
-    """Detections with the names of their classes, or `"class 0"` and so on."""
+    """What `in_photo` gives, as users get it: with the names of the classes, and masks as arrays.
+
+    Args:
+        found: The detections.
+        class_names: Names of all classes; without, they are `"class 0"` and so on.
+    """
+    if "masks" in found:
+        found = {**found, "masks": found["masks"].pasted()}
     known = [] if class_names is None else class_names
     names = [
         known[label] if label < len(known) else f"class {label}"

@@ -1,4 +1,4 @@
-"""Photos with class maps in `tf.data`: the augmentation of ADE20K's training, and evaluation.
+"""Photos with class maps in `tf.data`: the augmentation of ADE20K's training.
 
 The augmentation is that of mmsegmentation, with which SepViT's authors trained; mmcv's rules for
 sizes, and for pixels of masks. Three things are finer here: photos are resized as in evaluation,
@@ -13,7 +13,7 @@ import os
 
 from keras_sepvit.segmentation.losses import IGNORED
 from keras_sepvit.segmentation.maps import read_map
-from keras_sepvit.training.canvas import fitted, on_canvas, place
+from keras_sepvit.training.canvas import fitted, on_canvas
 from keras_sepvit.training.distortion import distort, draw_distortion
 from keras_sepvit.training.images import decode, is_upright_png, resize_and_crop
 from keras_sepvit.training.tensorflow import tf
@@ -196,39 +196,6 @@ class TrainTransform:
         if self.distortion:
             image = distort(image, **draw_distortion(colour_seed))
         return on_canvas(image, self.image_size), _padded(class_map, self.image_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalTransform:
-    """A photo as large as a canvas allows, in its upper left corner; `runtime.canvas.fit_into`.
-
-    Attributes:
-        image_size: (height, width) of the canvas, or one number for both.
-
-    Raises:
-        ValueError: if it is none.
-    """
-
-    image_size: tuple
-
-    def __post_init__(self):
-        object.__setattr__(self, "image_size", window_pair("image_size", self.image_size))
-
-    @tf.autograph.experimental.do_not_convert
-    def __call__(self, image):
-        """Transforms a photo.
-
-        Args:
-            image: Scalar string tensor, or uint8 tensor (height, width, channels).
-
-        Returns:
-            uint8 tensor (*image_size, 3), with the mean colour beside and below the photo.
-
-        Raises:
-            ValueError: if the image has another type or shape.
-            tf.errors.InvalidArgumentError: when run, if the bytes cannot be decoded.
-        """
-        return place(image, self.image_size)[0]
 
 
 def _padded(class_map, canvas_size):

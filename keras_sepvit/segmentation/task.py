@@ -8,7 +8,7 @@ from keras import ops
 from keras_sepvit import __version__
 from keras_sepvit.configs import SCENES_CONFIG, SCENES_VARIANT
 from keras_sepvit.record import Record
-from keras_sepvit.segmentation.images import EvalTransform, TrainTransform
+from keras_sepvit.segmentation.images import TrainTransform
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
 from keras_sepvit.segmentation.maps import check_maps
 from keras_sepvit.segmentation.picture import draw_maps
@@ -18,6 +18,7 @@ from keras_sepvit.segmentation.semantic_fpn import SemanticFPN
 from keras_sepvit.segmentation.sources import open_splits
 from keras_sepvit.segmentation.upernet import UPerNet
 from keras_sepvit.training.automatic import decided
+from keras_sepvit.training.canvas import place
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
@@ -91,7 +92,7 @@ class Segmentation(Task):
 
     def transform_for_evaluation(self, example):
         return {
-            "image": EvalTransform(self._image_size)(example["image"]),
+            "image": place(example["image"], self._image_size)[0],
             "map": tf.io.encode_png(example["map"][..., tf.newaxis]),
             "fault": self._fault(self.validation_source, example),
         }

@@ -38,6 +38,7 @@ def scaled(size, scale):
     return tf.maximum(tf.cast(size * scale + 0.5, tf.int32), 1)
 
 
+@tf.autograph.experimental.do_not_convert
 def place(image, canvas_size):
     """A photo as large as a canvas allows, in its upper left corner; `runtime.canvas.fit_into`.
 

@@ -79,7 +79,9 @@ def draw_curves(path, history, results):
     ):
         for key, label in curves.items():
             if key in history[-1]:
-                axis.plot(epochs, [logs.get(key, np.nan) for logs in history], label=label)
+                values = [logs.get(key, np.nan) for logs in history]
+                # A line alone shows no single epoch, nor one between two without the result.
+                axis.plot(epochs, values, marker=".", label=label)
         axis.set_xlabel("epoch")
         axis.set_title(title)
         axis.grid(alpha=0.3)

@@ -7,6 +7,7 @@ batch, also one that cannot be read: such a slot gets another example of its bat
 """
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -153,6 +154,21 @@ def evaluation_batches(source, transform, *, batch_size, shard=ONE_PROCESS, repo
     # Of record files TensorFlow cannot know, and Keras warns at the end of such a data set.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     return dataset.with_options(_options()).prefetch(tf.data.AUTOTUNE)
+
+
+def first_batches(stream, images):
+    """The first batches of a `training_stream` that have so many images, all of one shape.
+
+    Returns:
+        List of dicts of NumPy arrays; of batches of another shape than the first one's none, and
+        fewer where these are rare.
+    """
+    batches = stream.as_numpy_iterator()
+    first = next(batches)
+    shape = first["image"].shape
+    looked_at = itertools.islice(batches, images)
+    alike = (batch for batch in looked_at if batch["image"].shape == shape)
+    return [first, *itertools.islice(alike, -(-images // shape[0]) - 1)]
 
 
 def steps_per_epoch(source, batch_size, shard=ONE_PROCESS):

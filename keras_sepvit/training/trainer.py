@@ -13,10 +13,11 @@ from keras_sepvit.training.distribution import start_distribution
 from keras_sepvit.training.evaluation import evaluate
 from keras_sepvit.training.folder import RunFolder, check_apart
 from keras_sepvit.training.optimizer import build_optimizer
-from keras_sepvit.training.picture import draw_curves
+from keras_sepvit.training.picture import SHOWN, draw_curves
 from keras_sepvit.training.pipeline import (
     batch_names,
     evaluation_batches,
+    first_batches,
     steps_per_epoch,
     training_stream,
 )
@@ -31,9 +32,8 @@ class Trainer:
 
     The folder holds `recipe.yaml`; `best.keras` (of the best validation result) and `last.keras`,
     whole float32 models of images of 0..255 to the task's answers, with averaged weights where the
-    recipe has `ema_decay`; `history.csv`; `tensorboard`; `batch.png`, an augmented batch;
-    `curves.png`; `checkpoint.npz`, the state to go on from; `epoch_NNN.keras` where the recipe has
-    `snapshot_epochs`; and the task's own, such as `classes.txt`.
+    recipe has `ema_decay`; `history.csv`; `tensorboard`; `batch.png`, augmented; `curves.png`;
+    `checkpoint.npz`, to go on from; `epoch_NNN.keras` of `snapshot_epochs`; the task's own files.
 
     A run that was stopped at any moment, and is started again with the same recipe and folder,
     goes on from its last checkpoint and takes the same steps as if it had never stopped.
@@ -168,14 +168,18 @@ class Trainer:
     def first_batch(self):
         """The run's first batch of examples, a dict of NumPy arrays."""
         with self.report.raising():
-            return next(self.training_data(0, 0).as_numpy_iterator())
+            return first_batches(self.training_data(0, 0), 1)[0]
 
     def draw_batch(self):
-        """Draws the run's first batch, augmented, into its folder; returns the picture's path."""
+        """Draws the run's first 16 images, augmented, into its folder; returns the file's path."""
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        with self.report.raising():
+            batches = first_batches(self.training_data(0, 0), SHOWN)
         with self.distribution.local():
-            augmented = self.task.augmentation(self.part)(self.first_batch())
-        images, targets = keras.tree.map_structure(keras.ops.convert_to_numpy, augmented)
+            augmented = map(self.task.augmentation(self.part), batches)
+            images, targets = keras.tree.map_structure(
+                lambda *parts: np.concatenate([*map(keras.ops.convert_to_numpy, parts)]), *augmented
+            )
         self.task.draw_batch(self.folder / "batch.png", images, targets)
         return self.folder / "batch.png"
 
@@ -356,12 +360,8 @@ class Trainer:
             )
         if recipe.snapshot_epochs:
             callbacks.append(run_callbacks.Snapshots(self.save, recipe.snapshot_epochs, averaged))
-        metrics = ()
-        if first_step:
-            metrics = [
-                np.array(keras.ops.convert_to_numpy(variable))
-                for variable in self.model.metrics_variables
-            ]
+        summed = self.model.metrics_variables if first_step else ()
+        metrics = [np.array(keras.ops.convert_to_numpy(variable)) for variable in summed]
         callbacks.append(
             run_callbacks.Checkpoints(
                 self.folder.checkpoint if chief else None,

@@ -47,6 +47,16 @@ def draw_boxes(image, boxes, labels, confidence=None, class_names=None, scale=1)
         ValueError: for arrays of other shapes or types, sides that are not finite, a label
             without a name, and a `scale` below 1.
     """
+    return draw_objects(image, boxes, labels, confidence, class_names, scale)
+
+
+def draw_objects(image, boxes, labels, confidence, class_names, scale, paint=None):
+    """As `draw_boxes`, on what is painted before.
+
+    Args:
+        paint: Function of the enlarged Pillow image, the rows of `labels` that are shown, the
+            surest first, their colours, and the width of a line, that gives another such image.
+    """
     picture = Image.fromarray(checked_image(image))
     scale = positive_int("scale", scale)
     labels = np.asarray(labels)
@@ -71,12 +81,14 @@ def draw_boxes(image, boxes, labels, confidence=None, class_names=None, scale=1)
         confidence = np.asarray(confidence)
         shown = shown[np.argsort(-confidence[shown], kind="stable")]
     picture = picture.resize((picture.width * scale, picture.height * scale))
-    draw = ImageDraw.Draw(picture)
     line = -(-max(picture.size) // SIDE_OF_A_LINE)
+    colours = [colour_of(int(label)) for label in labels[shown]]
+    if paint is not None:
+        picture = paint(picture, shown, colours, line)
+    draw = ImageDraw.Draw(picture)
     # A side far outside is no number for Pillow.
     corners = np.clip(scale * boxes[shown], -line, np.tile(picture.size, 2) + line)
     corners = np.rint(corners).astype("int64")
-    colours = [colour_of(int(label)) for label in labels[shown]]
     for (left, top, right, bottom), colour in reversed([*zip(corners, colours, strict=True)]):
         end = max(right - 1, left), max(bottom - 1, top)
         draw.rectangle((left, top, *end), outline=colour, width=line)
@@ -171,4 +183,5 @@ def detections_beside_truth(images, detections, truths, class_names, threshold=0
 def sure(found, threshold):
     """Of the dict of a picture's detections those with a confidence above `threshold`."""
     kept = np.asarray(found["confidence"]) > threshold
-    return {key: np.asarray(found[key])[kept] for key in ("boxes", "labels", "confidence")}
+    keys = (key for key in ("boxes", "labels", "confidence", "masks") if key in found)
+    return {key: np.asarray(found[key])[kept] for key in keys}

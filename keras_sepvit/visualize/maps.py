@@ -54,13 +54,13 @@ def draw_class_map(image, class_map, class_names=None, opacity=0.6, scale=1, leg
     coloured = np.isin(np.arange(_IGNORED + 1), shown)[class_map][..., None]
     paint = np.concatenate([palette(_IGNORED), np.zeros((1, 3), "uint8")])[class_map]
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    outline = _outline(class_map, -(-max(class_map.shape) // SIDE_OF_A_LINE))[..., None]
+    outline = outline_of(class_map, -(-max(class_map.shape) // SIDE_OF_A_LINE))[..., None]
     mixed = np.where(outline, paint, np.rint((1 - opacity) * grey + opacity * paint))
     picture = Image.fromarray(np.where(coloured, mixed, image).astype("uint8"))
     return with_legend(picture, shown, class_names) if legend else picture
 
 
-def _outline(class_map, width):
+def outline_of(class_map, width):
     """Where pixels of another class are at most `width` above, below, left or right."""
     outline = np.zeros(class_map.shape, bool)
     for classes, near in ((class_map, outline), (class_map.T, outline.T)):

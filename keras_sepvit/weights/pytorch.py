@@ -56,6 +56,14 @@ _TASK_LAYER = {"weight": "kernel", "bias": "bias"}
 _TASK_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 _BATCHES = "num_batches_tracked"  # PyTorch's norms count batches, which nothing uses
 
+# What mmdetection has in front of the heads of Mask R-CNN's regions: theirs, and how they begin.
+_ROI_HEAD = "roi_head."
+_OF_ROI_HEAD = ("bbox_head/shared_fcs_", "bbox_head/fc_", "mask_head/")
+
+# The first dense layer on a region and its places, which PyTorch has behind the channels.
+_ON_REGION = "bbox_head/shared_fcs_0/kernel"
+_REGION = 7 * 7
+
 _PREFIX = re.compile(r"^(?:(?:module|backbone|_orig_mod)\.)+")
 
 # Classes of the head that the authors' dense form carries without using it.
@@ -99,7 +107,8 @@ def _task_to_keras(key):
     A number belongs to the name before it: `neck.lateral_convs.0.conv.weight` is
     `neck/lateral_convs_0/conv/kernel`.
     """
-    layer, _, variable = re.sub(r"\.(?=\d+\.)", "_", key).replace(".", "/").rpartition("/")
+    key = re.sub(r"\.(?=\d+\.)", "_", key.removeprefix(_ROI_HEAD))
+    layer, _, variable = key.replace(".", "/").rpartition("/")
     name = (_TASK_NORM if layer.endswith("/bn") else _TASK_LAYER).get(variable)
     return f"{layer}/{name}" if name and parse(layer + "/").is_task_part else None
 
@@ -109,7 +118,8 @@ def _task_to_pytorch(path):
     layer, _, variable = path.rpartition("/")
     names = _TASK_NORM if layer.endswith("/bn") else _TASK_LAYER
     key = next((theirs for theirs, ours in names.items() if ours == variable), None)
-    return key and re.sub(r"_(?=\d+(?:[._]|$))", ".", layer.replace("/", ".")) + f".{key}"
+    prefix = _ROI_HEAD if path.startswith(_OF_ROI_HEAD) else ""
+    return key and prefix + re.sub(r"_(?=\d+(?:[._]|$))", ".", layer.replace("/", ".")) + f".{key}"
 
 
 def to_pytorch(model):
@@ -148,6 +158,8 @@ def to_pytorch(model):
             array = array.astype("float32")
         if axes is not None:
             array = array.transpose(np.argsort(axes))
+        if name.path == _ON_REGION:
+            array = _regrouped(array, _REGION)
         (task if name.is_task_part else arrays)[key] = np.ascontiguousarray(array)
         if key.endswith("running_var"):
             task[key.replace("running_var", _BATCHES)] = np.array(0)
@@ -246,6 +258,8 @@ def _by_variable_path(tensors, path):
                 f"'{arrays[variable].name}' and '{key}'. Save only one of the two models in it."
             )
         if axes is not None and len(axes) == len(stored.shape):
+            if variable == _ON_REGION:
+                stored = _with_places_first(stored)
             stored = _transposed(stored, axes)
         arrays[variable] = stored
     return arrays
@@ -267,6 +281,22 @@ def _transposed(stored, axes):
         shape=tuple(stored.shape[axis] for axis in axes),
         read=lambda: stored.read().transpose(axes),
     )
+
+
+def _with_places_first(stored):
+    """The stored kernel of `_ON_REGION`, (units, inputs), with its inputs as Keras has them."""
+    channels = stored.shape[-1] // _REGION
+    return dataclasses.replace(stored, read=lambda: _regrouped(stored.read(), channels))
+
+
+def _regrouped(kernel, first):
+    """A dense kernel (units, inputs) whose inputs are groups, `first` of them: members first.
+
+    So channels that stand before places are put behind them, with `first` channels, and the other
+    way round.
+    """
+    units = len(kernel)
+    return kernel.reshape(units, first, -1).swapaxes(1, 2).reshape(units, -1)
 
 
 # The table by variable: the key in PyTorch, part and inner path in Keras, and the axes.

@@ -14,9 +14,10 @@ Imports nothing slow: the modules import Keras, and all else, inside their funct
 - `predict(predictor, files, outputs, ...)`: records of photos; `lines(record)`: as text.
 """
 
-from keras_sepvit.cli.tasks import classification, detection, segmentation
+from keras_sepvit.cli.tasks import classification, detection, instances, segmentation
 
-TASKS = (segmentation, detection, classification)  # the last takes what the others do not
+# Instance segmenters are detectors, too; the last takes what the others do not.
+TASKS = (segmentation, instances, detection, classification)
 
 
 def task_of(model):
@@ -37,8 +38,10 @@ def own_options(task, command, given, weights):
     options = {other: getattr(other, f"{command}_OPTIONS") for other in TASKS}
     for name in given:
         if name not in options[task]:
-            kinds = " and ".join(f"{other.KIND}s" for other in TASKS if name in options[other])
+            *kinds, last = [f"{other.KIND}s" for other in TASKS if name in options[other]]
+            kinds = f"{', '.join(kinds)} and {last}" if kinds else last
+            article = "an" if task.KIND[0] in "aeiou" else "a"
             raise ValueError(
-                f"`{name}` is for {kinds}, and {weights} is a {task.KIND}. Leave it out."
+                f"`{name}` is for {kinds}, and {weights} is {article} {task.KIND}. Leave it out."
             )
     return given

@@ -9,6 +9,7 @@ PREDICTION_OPTIONS = ("threshold", "classes", "max_detections", "output", "overw
 BATCH_SIZE = AT_A_TIME = 1
 OUTPUTS = ("overlay",)
 
+_TOLD = ("category_id", "score", "bbox", "segmentation")  # of COCO's results
 _LEAST_SIDE = 512  # of a picture, if enlarging it by a whole number does not exceed that
 
 
@@ -67,7 +68,8 @@ def predict(detector, files, outputs, threshold=None, classes=None, max_detectio
     from keras_sepvit.detection.results import coco_results
     from keras_sepvit.runtime.detector import THRESHOLD
     from keras_sepvit.runtime.images import read_photo
-    from keras_sepvit.visualize import draw_boxes
+    from keras_sepvit.runtime.masks import encode
+    from keras_sepvit.visualize import draw_boxes, draw_instances
 
     threshold = THRESHOLD if threshold is None else threshold
     check_range("threshold", threshold, 0, 1)
@@ -82,24 +84,23 @@ def predict(detector, files, outputs, threshold=None, classes=None, max_detectio
     kept = [n for n, name in enumerate(found["names"]) if names is None or name in names]
     if max_detections is not None:
         kept = kept[: positive_int("max_detections", max_detections)]  # the surest come first
-    boxes, labels, confidence = (found[key][kept] for key in ("boxes", "labels", "confidence"))
-    rows = coco_results(
-        {"boxes": boxes, "labels": labels, "confidence": confidence},
-        None,
-        detector.record and detector.record.category_ids,
-    )
+    kept_rows = {key: rows[kept] for key, rows in found.items() if key != "names"}
+    in_coco = dict(kept_rows)
+    if "masks" in found:
+        in_coco["masks"] = [encode(mask) for mask in kept_rows["masks"]]
+    rows = coco_results(in_coco, None, detector.record and detector.record.category_ids)
     record["detections"] = [
         {
             "class": int(found["labels"][number]),
             "label": found["names"][number],
-            **{key: row[key] for key in ("category_id", "score", "bbox")},
+            **{key: row[key] for key in _TOLD if key in row},
         }
         for number, row in zip(kept, rows, strict=True)
     ]
     for written in outputs:
         scale = max(_LEAST_SIDE // max(photo.shape[:2]), 1)
-        known = detector.class_names
-        picture = draw_boxes(photo, boxes, labels, confidence, known, scale=scale)
+        draw = draw_instances if "masks" in found else draw_boxes
+        picture = draw(photo, **kept_rows, class_names=detector.class_names, scale=scale)
         picture.save(written["overlay"])
         record |= {kind: str(file) for kind, file in written.items()}
     return [record]
@@ -107,12 +108,16 @@ def predict(detector, files, outputs, threshold=None, classes=None, max_detectio
 
 def _chosen(text, class_names):
     """The names in `"cat,dog"`; refuses those of no class."""
-    names = [text] if text in (class_names or ()) else [name.strip() for name in text.split(",")]
+    if text in (class_names or ()):
+        return [text]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"--classes: expected names, such as cat,dog. Received: {text!r}.")
     unknown = [name for name in names if class_names is not None and name not in class_names]
     if unknown:
         known = ", ".join(map(repr, class_names[:20])) + ", ..." * (len(class_names) > 20)
         raise ValueError(
-            f"--classes: the detector has no class {unknown[0]!r}. Its classes are {known}."
+            f"--classes: the model has no class {unknown[0]!r}. Its classes are {known}."
         )
     return names
 

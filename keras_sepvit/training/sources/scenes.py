@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+from keras_sepvit.training.masks import MASK_SIZE, cropped
 from keras_sepvit.training.sources.digits import BRIGHTEST, load_digits_split
 
 CLASS_NAMES = tuple(map(str, range(10)))
@@ -112,18 +113,23 @@ class DigitScenes:
         Returns:
             Dict of `"images"` uint8 (scenes, height, width, 3); `"boxes"` float32
             (scenes, most digits, 4) and `"labels"` int32 (scenes, most digits), padded
-            with -1; `"class_maps"` uint8 (scenes, height, width).
+            with -1; `"masks"` uint8 (scenes, most digits, 112, 112), what digits cover of their
+            boxes, shares of 255, padded with 0; `"class_maps"` uint8 (scenes, height, width).
         """
         scenes = [self[number] for number in range(len(self))]
         boxes = np.full((len(scenes), self.digits[1], 4), -1, "float32")
         labels = np.full((len(scenes), self.digits[1]), -1, "int32")
+        masks = np.zeros((*labels.shape, MASK_SIZE, MASK_SIZE), "uint8")
         for number, scene in enumerate(scenes):
             boxes[number, : len(scene.boxes)] = scene.boxes
             labels[number, : len(scene.labels)] = scene.labels
+            for place, (mask, box) in enumerate(zip(scene.masks, scene.boxes, strict=True)):
+                masks[number, place] = cropped(mask, box)
         return {
             "images": np.stack([scene.image for scene in scenes]),
             "boxes": boxes,
             "labels": labels,
+            "masks": masks,
             "class_maps": np.stack([scene.class_map for scene in scenes]),
         }
 
