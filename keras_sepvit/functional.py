@@ -11,22 +11,31 @@ import math
 import keras
 from keras import ops
 
-_traced_for_litert = contextvars.ContextVar("traced_for_litert", default=False)
+_traced_for = contextvars.ContextVar("traced_for", default=None)
 
 
 @contextlib.contextmanager
-def litert_forms():
-    """While a model is traced inside, operations take the forms that LiteRT's converter knows."""
-    token = _traced_for_litert.set(True)
+def forms_for(converter):
+    """While a model is traced inside, operations take the forms that a converter knows.
+
+    Args:
+        converter: `"litert"`, TensorFlow's own, or `"tf2onnx"`.
+    """
+    token = _traced_for.set(converter)
     try:
         yield
     finally:
-        _traced_for_litert.reset(token)
+        _traced_for.reset(token)
 
 
-def is_traced_for_litert():
-    """Whether this happens inside `litert_forms`."""
-    return keras.config.backend() == "tensorflow" and _traced_for_litert.get()
+def converter():
+    """The converter for which a model is traced: one of `forms_for`, `"torch"` for PyTorch's
+    exporter to ONNX, or None."""
+    if keras.config.backend() == "torch":
+        import torch
+
+        return "torch" if torch.onnx.is_in_onnx_export() else None
+    return _traced_for.get()
 
 
 def linear(dense, x):
@@ -189,7 +198,7 @@ def layer_norm(norm, x):
         gamma, beta = gamma.to(dtype), beta.to(dtype)
         return layer_norm(x.to(dtype), (x.shape[-1],), gamma, beta, norm.epsilon).to(x.dtype)
     # Not asked on torch, whose compiler breaks graphs at a ContextVar.
-    if _traced_for_litert.get():
+    if _traced_for.get() == "litert":
         return norm(x)
     dtype = keras.backend.result_type(x.dtype, "float32")
     gamma, beta = ops.cast(gamma, dtype), ops.cast(beta, dtype)
@@ -208,7 +217,7 @@ def gelu(x):
     same factors, and none else, as its operator.
     """
     if keras.config.backend() == "tensorflow":
-        if _traced_for_litert.get():
+        if _traced_for.get() == "litert":
             return (0.5 * x) * (1.0 + ops.erf(x * math.sqrt(0.5)))
         return x * (0.5 * (1.0 + ops.erf(x * math.sqrt(0.5))))
     return ops.gelu(x, approximate=False)

@@ -1,9 +1,10 @@
 """What the tests of detectors share: a tiny one that finds much."""
 
+import keras
 import numpy as np
 from helpers import SMALL, randomize, to_numpy
 
-from keras_sepvit.detection import Anchors, RetinaNet
+from keras_sepvit.detection import Anchors, MaskRCNN, RetinaNet
 from keras_sepvit.export import default_images
 
 SHAPE = (64, 96, 3)
@@ -28,6 +29,31 @@ def tiny_detector(image_shape=SHAPE, classes=3, mean=-4.0, **options):
         layer.kernel.assign(layer.kernel * scale)
         channels = maps[name][0].mean(axis=(0, 1, 2))
         layer.bias.assign((to_numpy(layer.bias) - channels) * scale + middle)
+    return model
+
+
+def tiny_instance_segmenter(image_shape=SHAPE, classes=3, **options):
+    """A Mask R-CNN of random weights, whose answers have all sorts of scores, boxes and masks."""
+    options = {"anchor_scale": 2.0, "channels": 16, "units": 32, "num_convs": 1, **options}
+    model = MaskRCNN(SMALL, classes, image_shape=image_shape, **{"proposals": 100, **options})
+    randomize(model)
+    images = default_images(SHAPE, 4)
+    rpn, box, mask = (model.get_layer(name) for name in ("rpn_head", "bbox_head", "mask_head"))
+    for head, lasts in (
+        (rpn, ((rpn.rpn_reg, 0.3), (rpn.rpn_cls, 2.0))),  # in the order of the head's outputs
+        (box, ((box.fc_reg, 1.0), (box.fc_cls, 2.0))),
+        (mask, ((mask.conv_logits, 2.0),)),
+    ):
+        found = keras.Model(model.inputs, head.output).predict(images, verbose=0)
+        found = found if isinstance(found, list) else [found]
+        for number, (last, deviation) in enumerate(lasts):
+            step = len(found) // len(lasts)
+            maps = found[number * step : (number + 1) * step]
+            rows = np.concatenate([x.reshape(-1, x.shape[-1]) for x in maps])
+            mean = rows.mean(axis=0)
+            scale = deviation / (rows - mean).std()
+            last.kernel.assign(last.kernel * scale)
+            last.bias.assign((to_numpy(last.bias) - mean) * scale)
     return model
 
 

@@ -26,14 +26,14 @@ from typer.testing import CliRunner
 
 from keras_sepvit.cli import app
 from keras_sepvit.detection import detect
-from keras_sepvit.detection.decoding import Candidates, Detections
+from keras_sepvit.detection.decoding import Detections
 from keras_sepvit.export import default_images, to_litert, to_onnx, to_saved_model, to_torch
 from keras_sepvit.export.check_detections import measure_detections
 from keras_sepvit.export.litert_convert import convert
 from keras_sepvit.export.litert_graph import inspect
 from keras_sepvit.export.model import prepare
-from keras_sepvit.export.onnx import write_with_tf2onnx
-from keras_sepvit.export.onnx_detections import add_suppression
+from keras_sepvit.export.onnx import write_with_tf2onnx, write_with_torch
+from keras_sepvit.export.worker import convert_on
 from keras_sepvit.inference import KerasDetector, KerasPredictor, attach_record, load_model
 from keras_sepvit.record import Record
 from keras_sepvit.runtime import ImageDetector, Predictor, open_model
@@ -218,21 +218,24 @@ def decoding_alone(classes, layer):
     return keras.Model(image, layer(maps, image_size=(64, 64)))
 
 
-@pytest.fixture(scope="module", params=[(kind, n) for kind in EXPORTS for n in (1, 80)], ids=str)
+CONVERTERS = {"litert": convert, "torch": write_with_torch, "tf2onnx": write_with_tf2onnx}
+
+
+@pytest.fixture(scope="module", params=[(kind, n) for kind in CONVERTERS for n in (1, 80)], ids=str)
 def decoding_file(request, tmp_path_factory):
-    """A file of so many classes that gives detections from maps as its image; their number."""
+    """A file of so many classes that gives detections from maps as its image; their number.
+
+    That of one class takes batches of any size.
+    """
     if BACKEND != "tensorflow":
         pytest.skip("involves no backend")
     kind, classes = request.param
-    path = tmp_path_factory.mktemp("decoding") / f"file.{kind}"
-    if kind == "tflite":
-        convert(decoding_alone(classes, Detections(ALONE)), path, batch_size=1)
-    else:
-        model = decoding_alone(classes, Candidates(ALONE))
-        names = ("candidate_boxes", "candidate_scores", "candidate_labels")
-        model = keras.Model(model.inputs, dict(zip(names, model.outputs, strict=True)))
-        write_with_tf2onnx(model, path, batch_size=1, opset=18)
-        add_suppression(path, model.output[names[1]].shape[1], 0.05, 0.5, 100)
+    suffix, form = (".tflite", {}) if kind == "litert" else (".onnx", {"opset": 18})
+    path = tmp_path_factory.mktemp("decoding") / f"file{suffix}"
+    model = decoding_alone(classes, Detections(ALONE))
+    backend = "torch" if kind == "torch" else "tensorflow"
+    batch_size = None if classes == 1 else 1
+    convert_on(backend, CONVERTERS[kind], model, path, batch_size=batch_size, **form)
     return open_model(path), classes
 
 

@@ -11,6 +11,7 @@ from rois_reference import reference_roi_align
 from keras_sepvit.detection.roi_heads import BoxHead, MaskHead, RPNHead
 from keras_sepvit.detection.rois import RoIAlign, mask_targets, roi_align, roi_levels
 from keras_sepvit.runtime.masks import decode, encode, paste, paste_all
+from keras_sepvit.training.masks import cropped
 
 # Of two pictures of 125 x 167: without area, of exactly 112 x 112, far out of the picture, turned
 # around, beside it, tiny, of all levels.
@@ -191,19 +192,6 @@ def ellipse(box, height, width):
     across = (x + 0.5 - (left + right) / 2) / ((right - left) / 2)
     down = (y + 0.5 - (top + bottom) / 2) / ((bottom - top) / 2)
     return across**2 + down**2 <= 1
-
-
-def cropped(mask, box):
-    """The box's part of a mask as means of 112 x 112 cells, uint8."""
-    rows, columns = (cell_shares(box[axis], box[axis + 2], mask.shape[1 - axis]) for axis in (1, 0))
-    return np.round(255 * (rows @ mask @ columns.T)).astype("uint8")
-
-
-def cell_shares(start, end, side):
-    edges = np.linspace(start, end, 113)[:, np.newaxis]
-    places = np.arange(side)
-    shared = np.minimum(edges[1:], places + 1) - np.maximum(edges[:-1], places)
-    return np.maximum(shared, 0) * 112 / (end - start)
 
 
 def test_mask_targets_of_boxes_without_area():

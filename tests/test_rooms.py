@@ -57,8 +57,8 @@ ALLOWED = {
     "export": {
         *DATA,
         *BESIDE,
-        *("functional", "layers", "classification.classifier", "segmentation.segmenter"),
-        *("detection", "instances", "runtime", "export"),
+        *("functional", "selection", "layers", "classification.classifier"),
+        *("segmentation.segmenter", "detection", "instances", "runtime", "export"),
     },
     "hub": {*DATA, *BESIDE, "backbone", "pyramid", "detection", "runtime", "hub"},
     "benchmark": {

@@ -179,8 +179,11 @@ def suppress(boxes, groups, valid, iou_threshold, count):
     Returns:
         int32 (batch, count): places of the boxes, ascending, with -1 behind the last.
     """
-    if functional.is_traced_for_litert() and boxes.shape[0] is not None:
-        return selection.litert_suppress(boxes, groups, valid, iou_threshold, count)
+    converter = functional.converter()
+    if converter == "torch":
+        return selection.onnx_suppress(boxes, groups, valid, iou_threshold, count)
+    if converter:
+        return selection.tensorflow_suppress(boxes, groups, valid, iou_threshold, count)
     n = boxes.shape[1]
     side = min(n, _TILE)
     tiles = -(-n // side)

@@ -68,7 +68,6 @@ def roi_align(features, rois, size, strides=(4, 8, 16, 32), sampling_ratio=2):
         ],
         axis=1,
     )
-    table = ops.reshape(table, (-1, channels))
 
     rois = ops.stop_gradient(ops.cast(rois, "float32"))
     level = roi_levels(rois, len(features))
@@ -79,20 +78,20 @@ def roi_align(features, rois, size, strides=(4, 8, 16, 32), sampling_ratio=2):
 
     height, width = (of_level(values) for values in zip(*sides, strict=True))
     stride = of_level(strides, "float32")
-    batch, n, _ = ops.shape(rois)
-    image = ops.reshape(ops.arange(batch, dtype="int32") * starts[-1], (-1, 1, 1))
-    first = ops.reshape(of_level(starts[:-1]) + image, (-1, n, 1, 1))
+    _, n, _ = ops.shape(rois)
+    first = ops.expand_dims(of_level(starts[:-1]), -1)
     left, top, right, bottom = ops.split(rois, 4, axis=-1)
     rows = _corners(top / stride, bottom / stride, height, size, sampling_ratio)
     columns = _corners(left / stride, right / stride, width, size, sampling_ratio)
 
-    width, parts = ops.expand_dims(width, -1), []
-    for row, row_share in rows:
-        row, row_share = first + ops.expand_dims(row, 3) * width, ops.expand_dims(row_share, 3)
-        for column, column_share in columns:
-            places = ops.reshape(row + ops.expand_dims(column, 2), (-1,))
-            shares = ops.reshape(row_share * ops.expand_dims(column_share, 2), (-1, 1))
-            parts.append((places, shares))
+    width, cells = ops.expand_dims(width, -1), n * size * size
+    rows = [(first + ops.expand_dims(x, 3) * width, ops.expand_dims(s, 3)) for x, s in rows]
+    columns = [(ops.expand_dims(x, 2), ops.expand_dims(s, 2)) for x, s in columns]
+    parts = [
+        (ops.reshape(row + column, (-1, cells)), ops.reshape(down * across, (-1, cells, 1)))
+        for row, down in rows
+        for column, across in columns
+    ]
     values = ops.reshape(selection.sum_of_rows(table, parts), (-1, size, size, channels))
     return ops.cast(values, table.dtype)
 

@@ -30,13 +30,14 @@ def measure_detections(expected, found, image_size):
 
     Each detection of the one with a score above 0.1, the best first, is looked for among those of
     its class in the other, where each is found once; then the other way round. Its error is by how
-    many pixels a side of its box is off, or by how much its score is, of which 0.001 counts as
-    0.05 pixel; one that is not found is off by the longer side of the image. Relative errors are
-    what intersection over union and score are short of 1. What is at the end of a full list, where
-    rounding decides, counts for nothing.
+    many pixels a side of its box is off, or by how much its score or a value of its mask is, of
+    which 0.001 counts as 0.05 pixel; one that is not found is off by the longer side of the image.
+    Relative errors are what intersection over union, of boxes and of masks, and score are short
+    of 1. What is at the end of a full list, where rounding decides, counts for nothing.
 
     Args:
-        expected, found: Answers of a detector's file by name: see `keras_sepvit.runtime.detector`.
+        expected, found: Answers by name of the file of a detector or instance segmenter: see
+            `keras_sepvit.runtime.detector`.
         image_size: (height, width) of the images.
     """
     check_outputs(expected, found)
@@ -60,21 +61,23 @@ def measure_detections(expected, found, image_size):
 
 
 def _taken(answers, number):
-    """Boxes, labels and scores of a picture, and the least score to look for."""
+    """Boxes, labels, scores and masks of a picture, and the least score to look for."""
     boxes, labels, scores = (answers[name][number] for name in ("boxes", "labels", "confidence"))
+    # Where there are none, they count as all covered.
+    masks = answers["masks"][number] if "masks" in answers else np.ones((len(boxes), 1))
     least = LEAST_SCORE
     if labels[-1] >= 0:  # full: the last may be another's by a hair
         least = max(least, scores[-1] + 2e-3)
-    return boxes, labels, scores, least
+    return boxes, labels, scores, masks, least
 
 
 def _differences(one, other, missing):
     """Errors and relative errors of those of `one`, in lists."""
-    boxes, labels, scores, least = one
-    other_boxes, other_labels, other_scores, _ = other
+    boxes, labels, scores, masks, least = one
+    other_boxes, other_labels, other_scores, other_masks, _ = other
     free = other_labels >= 0
     errors, shortfalls = [], []
-    for box, label, score in zip(boxes, labels, scores, strict=True):
+    for box, label, score, mask in zip(boxes, labels, scores, masks, strict=True):
         if label < 0 or score <= least or not _area(box):  # which no photo shows
             continue
         overlap = np.where(free & (other_labels == label), _overlap(box, other_boxes), -1.0)
@@ -85,8 +88,11 @@ def _differences(one, other, missing):
             continue
         free[best] = False
         difference = abs(score - other_scores[best])
-        errors.append(max(np.abs(box - other_boxes[best]).max(), _PIXELS_OF_SCORES * difference))
-        shortfalls.append(1 - overlap[best] * (1 - difference))
+        low, high = (choose(mask, other_masks[best]) for choose in (np.minimum, np.maximum))
+        off_by = max(difference, (high - low).max())
+        errors.append(max(np.abs(box - other_boxes[best]).max(), _PIXELS_OF_SCORES * off_by))
+        covered = low.sum() / max(high.sum(), 1e-6)
+        shortfalls.append(1 - overlap[best] * (1 - difference) * covered)
     return errors, shortfalls
 
 

@@ -8,6 +8,13 @@ import numpy as np
 from keras_sepvit.export.check import TOLERANCES, measure_agreement, measure_class_maps
 from keras_sepvit.export.check_detections import DETECTION_TOLERANCES, measure_detections
 
+# What models are, by task, whose files take photos whole.
+OF_WHOLE_PHOTOS = {
+    "segmentation": "a segmenter",
+    "detection": "a detector",
+    "instances": "an instance segmenter",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
@@ -23,7 +30,7 @@ class Deployment:
         activation: `"softmax"`, `"sigmoid"` or `"linear"` (logits) where the one output
             scores classes, else None.
         class_names: Names of the classes, or None.
-        task: `"classification"`, `"segmentation"`, `"detection"` or `"features"`.
+        task: `"classification"`, `"segmentation"`, `"detection"`, `"instances"` or `"features"`.
         category_ids: Of a detector, those of its record, or None.
     """
 
@@ -89,17 +96,14 @@ class ClassMapDeployment(Deployment):
 
 @dataclasses.dataclass(frozen=True)
 class DetectionsDeployment(Deployment):
-    """A detector that gives boxes.
+    """A detector that gives boxes, or an instance segmenter, which gives masks, too.
 
     Attributes:
-        candidates: Model of the same weights from images to the candidates of `suppression`,
-            `"candidate_boxes"`, `"candidate_scores"` and `"candidate_labels"`; and to the raw
-            maps that they are made of, by name.
-        suppression: The `score_threshold`, `iou_threshold` and `max_detections`.
+        traced: Model of the same weights from images to the outputs and, by names of their own,
+            to what heads give: what is computed of it is float32 in files of half precision.
     """
 
-    candidates: keras.Model = None
-    suppression: dict = None
+    traced: keras.Model = None
 
     tolerances = DETECTION_TOLERANCES
 
@@ -110,8 +114,9 @@ class DetectionsDeployment(Deployment):
 def without_detections(deployment, format):
     """What is deployed; refuses a detector that gives boxes, of which a format is not capable."""
     if isinstance(deployment, DetectionsDeployment):
-        raise ValueError(
-            f"Files of {format} hold no suppression of boxes. Export the detector's maps with "
-            "`raw=True` (--raw), or take LiteRT, ONNX, SavedModel or StableHLO."
-        )
+        formats = "LiteRT, ONNX, SavedModel or StableHLO"
+        advice = f"Export the detector's maps with `raw=True` (--raw), or take {formats}."
+        if deployment.task == "instances":
+            advice = f"Take {formats}."
+        raise ValueError(f"Files of {format} hold no suppression of boxes. {advice}")
     return deployment

@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from keras_sepvit import __version__
 from keras_sepvit.export.check import check_mode, compare, median_latency_ms, size_of, writing
+from keras_sepvit.export.deployment import OF_WHOLE_PHOTOS
 from keras_sepvit.export.images import (
     check_calibration_images,
     check_images,
@@ -49,9 +50,10 @@ class Options(TypedDict, total=False):
         image_size: (height, width) of the file's images, for a model that takes any; by default
             the model's, or that of a detector's record.
         raw: Give a detector's raw maps, `classes_P3`, `boxes_P3` and so on: logits and deltas of
-            the anchors. By default its file decodes them and gives detections.
-        score_threshold, iou_threshold, max_detections: Of a detector's file, as for its
-            `RetinaNet`; by default the model's.
+            the anchors. By default its file decodes them and gives detections. An instance
+            segmenter has none.
+        score_threshold, iou_threshold, max_detections: Of a detector's or instance segmenter's
+            file, as for its `RetinaNet` or `MaskRCNN`; by default the model's.
         images: Images to compare on, of shape (count, height, width, channels) as the
             file takes them; seeded pictures (`default_images`) by default.
         check: True (by default): raise an error, and leave no file, where its outputs
@@ -247,12 +249,12 @@ def export(
         iou_threshold=iou_threshold,
         max_detections=max_detections,
     )
-    if deployment.task in ("segmentation", "detection"):
+    kind = OF_WHOLE_PHOTOS.get(deployment.task)
+    if kind is not None:
         if given != (None, None):
-            kind = "segmenter" if deployment.task == "segmentation" else "detector"
             raise ValueError(
                 "`crop` and `interpolation` are for classifiers: photos are fitted whole into the "
-                f"images that `{model.name}`, a {kind}, takes."
+                f"images that `{model.name}`, {kind}, takes."
             )
         crop, interpolation = None, "bilinear"  # as photos get onto canvases
     images = check_images(deployment, images)

@@ -94,9 +94,10 @@ class LiteRT(Format):
     def prepare(self, model, **options):
         deployment = super().prepare(model, **options, layout=self.layout)
         if self.quantize == "full_int8" and isinstance(deployment, DetectionsDeployment):
+            raw = "`raw=True` (--raw) for the maps, or " if deployment.task == "detection" else ""
             raise ValueError(
                 "`quantize='full_int8'` leaves nothing in float, and boxes are float32. Pass "
-                "`raw=True` (--raw) for the maps, or quantize='int8'."
+                f"{raw}quantize='int8'."
             )
         if self.quantize in self.calibrated and deployment.takes_pixels:
             self.calibration_images = _spanning_input_range(self.calibration_images)

@@ -28,7 +28,7 @@ def convert(model, output, batch_size, precision="float32", calibration=None):
     import tensorflow as tf
 
     def serve(image):
-        with functional.litert_forms(), _integer_norms(model):
+        with functional.forms_for("litert"), _integer_norms(model):
             return model(image, training=False)
 
     (image,) = model.inputs

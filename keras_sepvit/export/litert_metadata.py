@@ -15,6 +15,7 @@ import numpy as np
 from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.record import RECORD_NAME
 from keras_sepvit.runtime.detector import ANSWERS, MEDIAPIPE
+from keras_sepvit.runtime.instances import INSTANCE_ANSWERS
 from keras_sepvit.runtime.litert import LABELS_MEMBER
 
 _NAME = "TFLITE_METADATA"
@@ -56,7 +57,7 @@ def add_metadata(path, record):
         if buffer.offset:  # ai-edge-quantizer puts large ones behind the flatbuffer
             buffer.data = np.frombuffer(content, "uint8", buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
-    names = _order_outputs(model) if record.task == "detection" else None
+    names = _order_outputs(model) if record.task in ("detection", "instances") else None
     metadata = _metadata(record, len(model.subgraphs[0].outputs), names)
     entry = schema.MetadataT()
     entry.name, entry.buffer = _NAME, len(model.buffers)
@@ -74,11 +75,11 @@ def add_metadata(path, record):
 
 
 def _order_outputs(model):
-    """Puts a detector's outputs into the order of its layout, and returns their names."""
+    """Puts the outputs of boxes into the order of their layout, and returns their names."""
     tensors = {
         output.name.decode(): output.tensorIndex for output in model.signatureDefs[0].outputs
     }
-    for layout in (MEDIAPIPE, ANSWERS):
+    for layout in (MEDIAPIPE, ANSWERS, INSTANCE_ANSWERS):
         if tensors.keys() == layout.keys():
             tensors = {name: tensors[name] for name in layout}
     model.subgraphs[0].outputs = [*tensors.values()]

@@ -5,16 +5,19 @@ import math
 import keras
 
 from keras_sepvit.classification.classifier import SepViTClassifier
-from keras_sepvit.detection.decoding import Candidates, Detections, MediaPipeLayout
+from keras_sepvit.detection.decoding import Detections, MediaPipeLayout
 from keras_sepvit.detection.detector import Detector
+from keras_sepvit.detection.mask_rcnn import MaskRCNN
 from keras_sepvit.detection.prediction import image_size as detector_image_size
 from keras_sepvit.export.deployment import (
+    OF_WHOLE_PHOTOS,
     ClassMapDeployment,
     Deployment,
     DetectionsDeployment,
 )
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
+from keras_sepvit.runtime.instances import INSTANCE_ANSWERS
 from keras_sepvit.scores import activations, final_activation, normalizes_images
 from keras_sepvit.segmentation.segmenter import ClassMap, ResizeTo, Segmenter, is_segmenter
 from keras_sepvit.validation import check_choice, window_pair
@@ -52,8 +55,8 @@ def prepare(
     A backbone, which has `pyramid_outputs`, gives these by name (`P2` to `P5`).
     A classifier gives `probabilities` (or `logits`), a segmenter `class_map`, uint8 (or
     `logits`), a detector `boxes`, `labels`, `confidence` and `num_detections` (or raw maps,
-    `classes_P3`, `boxes_P3` and so on). Other outputs keep the names of a dict, or are named
-    `features` (one) or `output_0`, `output_1` and so on.
+    `classes_P3`, `boxes_P3` and so on), an instance segmenter `masks`, too. Other outputs keep the
+    names of a dict, or are named `features` (one) or `output_0`, `output_1` and so on.
 
     Args:
         model: A built functional or sequential Keras model of one image input.
@@ -70,8 +73,8 @@ def prepare(
             default its record's.
         raw: Of a detector, give its raw maps.
         layout: `"mediapipe"` to give a detector's answers as `MediaPipeLayout` does.
-        score_threshold, iou_threshold, max_detections: Of a detector, as for
-            `retinanet_detections`; by default the model's.
+        score_threshold, iou_threshold, max_detections: Of a detector or instance segmenter, as
+            for `retinanet_detections`; by default the model's.
 
     Returns:
         A `Deployment`.
@@ -81,8 +84,8 @@ def prepare(
         ValueError: if it is not built, has not one image input, takes any image size
             (without `image_size`) or another, is quantised, has a normalisation already
             (`normalize`), is no classifier (`activation`, `class_names`), segmenter
-            (`class_names`, `logits`) or detector (`class_names`, `raw` and what follows), or has
-            another number of classes than names.
+            (`class_names`, `logits`) or detector (`class_names`, `raw` and what follows), gives
+            masks (`raw`, `layout`), or has another number of classes than names.
     """
     detects = isinstance(model, Detector)
     if detects and image_size is None:
@@ -111,28 +114,36 @@ def prepare(
     given = [name for name, value in of_detectors.items() if value is not None]
     if given and not detects:
         raise ValueError(f"`{given[0]}` is for detectors, which `{model.name}` is not.")
+    segments = isinstance(model, MaskRCNN)
+    if segments and given[:1] in (["raw"], ["layout"]):
+        raise ValueError(
+            f"`{given[0]}` is for detectors without masks; those of `{model.name}`, an instance "
+            "segmenter, are of the boxes that it finds. Leave it out."
+        )
     if raw and len(given) > 1:
         raise ValueError(f"`{given[1]}` is of detections; with `raw` there are none. Leave it out.")
     with dtype_policy("float32"):
-        network = _in_float32(model)
+        suppression = {n: v for n, v in suppression.items() if v is not None}
+        network = _in_float32(model, suppression if segments else {})
         image = keras.Input((height, width, channels), dtype="float32", name="image")
         x = imagenet_normalization("normalization")(image) if normalize else image
         fields = {}
         if detects:
-            _refuse_activation(model, activation, "detector")
-            task, classes = "detection", model.num_classes
+            task, classes = "instances" if segments else "detection", model.num_classes
+            _refuse_activation(model, activation, OF_WHOLE_PHOTOS[task])
             fields["category_ids"] = getattr(getattr(model, "record", None), "category_ids", None)
+        if segments:
+            outputs, heads = _instances(network, x)
+            fields["traced"] = keras.Model(image, {**outputs, **heads})
+        elif detects:
             found = network(x)
             maps = _named_maps(model.anchors, found)
             if raw:
                 activation, outputs = "linear", maps
             else:
-                suppression = {n: v for n, v in suppression.items() if v is not None}
                 suppression = {**model.decoding, **suppression}
                 outputs = _detections(model.anchors, found, (height, width), suppression, layout)
-                candidates = _candidates(model.anchors, found, (height, width))
-                fields["candidates"] = keras.Model(image, {**candidates, **maps})
-                fields["suppression"] = suppression
+                fields["traced"] = keras.Model(image, {**outputs, **maps})
         elif is_segmenter(model):
             head_logits, pixel_logits = _logits_of_pixels(network, x, activation)
             task, activation, classes = "segmentation", None, pixel_logits.shape[-1]
@@ -156,7 +167,7 @@ def prepare(
         }
         if "class_map" in outputs:
             return ClassMapDeployment(**fields, pixel_logits=keras.Model(image, pixel_logits))
-    if "candidates" in fields:
+    if "traced" in fields:
         return DetectionsDeployment(**fields)
     return Deployment(**fields)
 
@@ -196,7 +207,7 @@ def _check_image_model(model, image_size):
 
 def _logits_of_pixels(model, x, activation):
     """A segmenter's logits for images, as its head gives them and at the images' size."""
-    _refuse_activation(model, activation, "segmenter")
+    _refuse_activation(model, activation, OF_WHOLE_PHOTOS["segmentation"])
     logits = model.head_logits if isinstance(model, Segmenter) else model.outputs[0]
     if not 2 <= logits.shape[-1] <= _MOST_CLASSES:
         raise ValueError(
@@ -209,7 +220,7 @@ def _logits_of_pixels(model, x, activation):
 
 def _refuse_activation(model, activation, kind):
     if activation is not None:
-        raise ValueError(f"`activation` is for classifiers; `{model.name}` is a {kind}.")
+        raise ValueError(f"`activation` is for classifiers; `{model.name}` is {kind}.")
 
 
 def _named_maps(anchors, found):
@@ -230,11 +241,15 @@ def _detections(anchors, found, image_size, suppression, layout):
     return MediaPipeLayout()(answers, image_size=image_size)
 
 
-def _candidates(anchors, found, image_size):
-    """What detections are chosen from, by name."""
-    tensors = Candidates(anchors)(found, image_size=image_size)
-    names = ("candidate_boxes", "candidate_scores", "candidate_labels")
-    return dict(zip(names, tensors, strict=True))
+def _instances(network, x):
+    """A Mask R-CNN's answers, and what its heads of boxes give, tensors by name."""
+    heads = {
+        f"{head}_{number}": tensor
+        for head in ("rpn_head", "bbox_head")
+        for number, tensor in enumerate(network.get_layer(head).output)
+    }
+    found = keras.Model(network.inputs, {**network.output, **heads}, name=network.name)(x)
+    return [{name: found[name] for name in names} for names in (INSTANCE_ANSWERS, heads)]
 
 
 def _outputs(model, x, probabilities, activation):
@@ -254,13 +269,19 @@ def _outputs(model, x, probabilities, activation):
     return _named_outputs(outputs, activation), activation
 
 
-def _in_float32(model):
-    """`model`, or a copy of it under the policy "float32" where its policy is another."""
+def _in_float32(model, changes):
+    """`model`, or a copy of it under the policy "float32" where its policy is another.
+
+    Args:
+        model: The model.
+        changes: Arguments of its class that are others in the copy, by name.
+    """
     policies = {layer.dtype_policy.name for layer in model._flatten_layers()}
-    if policies <= {"float32"}:
+    if policies <= {"float32"} and not changes:
         return model
-    config = keras.saving.serialize_keras_object(model)
-    copy = keras.saving.deserialize_keras_object(_with_float32_policies(config))
+    config = _with_float32_policies(keras.saving.serialize_keras_object(model))
+    config["config"] |= changes
+    copy = keras.saving.deserialize_keras_object(config)
     copy.record = getattr(model, "record", None)
     for weight, source in zip(copy.weights, model.weights, strict=True):
         # Copied: JAX would share the array, and `predict` of one model deletes it for both.

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from typing import Unpack
 
+from keras_sepvit import functional
 from keras_sepvit.export.deployment import DetectionsDeployment
 from keras_sepvit.export.driver import (
     Format,
@@ -16,8 +17,8 @@ from keras_sepvit.export.driver import (
 )
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import refuse_unused_calibration
-from keras_sepvit.export.onnx_detections import add_suppression
-from keras_sepvit.export.onnx_quantize import to_float16, to_int8
+from keras_sepvit.export.onnx_quantize import keep_outputs, to_float16, to_int8
+from keras_sepvit.export.onnx_suppression import write_suppression
 from keras_sepvit.export.quiet import quiet
 from keras_sepvit.export.torch_export import traceable
 from keras_sepvit.export.worker import convert_on
@@ -107,16 +108,16 @@ class Onnx(Format):
             "tf2onnx": ("tensorflow", write_with_tf2onnx),
         }[self._exporter]
         form = {"batch_size": self.batch_size, "opset": self.opset}
-        detects = isinstance(deployment, DetectionsDeployment)
-        model = deployment.candidates if detects else deployment.model
+        halves = self.quantize in ("float16", "int8_float16")
+        traced = halves and isinstance(deployment, DetectionsDeployment)
+        model = deployment.traced if traced else deployment.model
         convert_on(backend, write, model, path, **form)
         if self.quantize in CALIBRATED:
             to_int8(path, self.calibration_images, self.batch_size)
-        if self.quantize in ("float16", "int8_float16"):
-            to_float16(path, [*model.output] if detects else ())
-        if detects:
-            count = model.output["candidate_scores"].shape[1]
-            add_suppression(path, count, **deployment.suppression)
+        if halves:
+            to_float16(path, [*model.output.keys() - deployment.outputs.keys()])
+        if traced:
+            keep_outputs(path, deployment.outputs)
         _finish(path, record)
         _check_graph(path)
 
@@ -148,6 +149,7 @@ def write_with_torch(model, output, batch_size, opset):
             verbose=False,
         )
         program.save(output, external_data=False)
+    write_suppression(output)
 
 
 def write_with_tf2onnx(model, output, batch_size, opset):
@@ -184,12 +186,15 @@ def frozen_graph(model, batch_size):
     )
 
     def named(image):
-        outputs = model(image, training=False)
+        with functional.forms_for("tf2onnx"):
+            outputs = model(image, training=False)
         return [tf.identity(tensor, name=name) for name, tensor in outputs.items()]
 
     image = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")
     function = tf.function(named, input_signature=[image]).get_concrete_function()
-    graph = convert_variables_to_constants_v2(function).graph.as_graph_def()
+    # Loops stay functions, which tf2onnx knows best.
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    graph = frozen.graph.as_graph_def()
     values = {
         inner.op.name: outer
         for outer, inner in function.graph.captures

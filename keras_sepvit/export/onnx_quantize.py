@@ -19,8 +19,8 @@ def to_float16(path, kept_behind=()):
 
     Args:
         path: Path of the file, of float32, or as `to_int8` leaves it.
-        kept_behind: Names of tensors; what is computed of them stays float32, too, and what
-            that reads that is computed of constants, such as anchors.
+        kept_behind: Names of tensors; what is computed of them alone stays float32, too, and
+            what that reads that is computed of constants, such as anchors.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -96,10 +96,15 @@ def _before_first_convolution(graph):
 
 
 def _behind(graph, tensors):
-    """The nodes that compute something of tensors, and from constants alone what those read."""
-    nodes = _reached_from(graph, tensors)
-    varying = _reached_from(graph, [x.name for x in graph.input])
-    varying = {name for node in varying for name in node.output}
+    """The nodes that compute something of tensors, and from constants alone what those read.
+
+    Not those that compute it of what there is without the tensors, too: what is taken of maps, at
+    places that boxes tell, is of the maps.
+    """
+    inputs = [x.name for x in graph.input]
+    others = _outputs_of(_reached_from(graph, inputs, {*tensors}))
+    nodes = _reached_from(graph, tensors, others)
+    varying = _outputs_of(_reached_from(graph, inputs))
     read = {name for node in nodes for name in node.input} - varying
     for node in reversed(graph.node):
         if read & {*node.output}:
@@ -108,14 +113,20 @@ def _behind(graph, tensors):
     return nodes
 
 
-def _reached_from(graph, tensors):
-    """The nodes that compute something of tensors, by way of others too."""
+def _reached_from(graph, tensors, barred=frozenset()):
+    """The nodes that compute something of tensors' values, by way of others too; of those that
+    give barred tensors, none."""
     reached, nodes = {*tensors}, []
     for node in graph.node:  # in the order in which they run
-        if reached & {*node.input}:
+        read = reached & {*node.input} and node.op_type != "Shape"
+        if read and not barred & {*node.output}:
             nodes.append(node)
             reached.update(node.output)
     return nodes
+
+
+def _outputs_of(nodes):
+    return {name for node in nodes for name in node.output}
 
 
 def _merge_casts(graph):
@@ -127,15 +138,42 @@ def _merge_casts(graph):
         made.update(node.output)
 
 
+def keep_outputs(path, names):
+    """Takes outputs of other names out of a file, and nodes out of which nothing comes then."""
+    import onnx
+
+    proto = onnx.load(path)
+    graph = proto.graph
+    outputs = {output.name: output for output in graph.output}
+    del graph.output[:]
+    graph.output.extend(outputs[name] for name in names)
+    remove_round_trips(graph)  # outputs were cast on the way
+    used = {*names}
+    for node in reversed(list(graph.node)):
+        if used & {*node.output}:
+            used.update(node.input)
+        else:
+            graph.node.remove(node)
+    onnx.save(proto, path)
+
+
 def remove_round_trips(graph):
     """Reads float32 tensors where they are, not from a cast to float16 and back."""
     producers = {name: node for node in graph.node for name in node.output}
+
+    def source(name):
+        back = producers.get(name)
+        there = producers.get(back.input[0]) if _casts_to(back, "FLOAT") else None
+        return there.input[0] if _casts_to(there, "FLOAT16") else name
+
+    named = {}
+    for output in graph.output:
+        if source(output.name) in producers.keys() - {output.name}:
+            named[source(output.name)] = output.name
+            producers[output.name].output[0] += "_cast"
     for node in graph.node:
-        for index, name in enumerate(node.input):
-            back = producers.get(name)
-            there = producers.get(back.input[0]) if _casts_to(back, "FLOAT") else None
-            if _casts_to(there, "FLOAT16"):
-                node.input[index] = there.input[0]
+        node.input[:] = [named.get(name, name) for name in map(source, node.input)]
+        node.output[:] = [named.get(name, name) for name in node.output]
     outputs = {output.name for output in graph.output}
     used = collections.Counter(name for node in graph.node for name in node.input)
     for node in reversed(list(graph.node)):

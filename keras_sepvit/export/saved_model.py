@@ -9,6 +9,7 @@ from typing import Unpack
 import keras
 import numpy as np
 
+from keras_sepvit.export.deployment import OF_WHOLE_PHOTOS
 from keras_sepvit.export.driver import Format, OpenFile, Options, export, write_beside_model
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import batches
@@ -83,7 +84,7 @@ class SavedModel(Format):
 def _has_encoded(deployment):
     """Whether encoded images go in as `runtime.read_image` crops them: not of whole photos."""
     channels = deployment.image_shape[-1]
-    whole = deployment.task in ("segmentation", "detection")
+    whole = deployment.task in OF_WHOLE_PHOTOS
     return deployment.takes_pixels and channels in (1, 3) and not whole
 
 

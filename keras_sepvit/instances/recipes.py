@@ -70,7 +70,8 @@ def _mask_rcnn(recipe_of, variant, learning_rate, weight_decay, drop_path_rate):
     return recipe_of(InstanceRecipe, model, learning_rate, weight_decay)
 
 
-# Scenes of handwritten digits, from random weights; see `detect_digits`.
+# Scenes of handwritten digits, from random weights; see `detect_digits`. Most of a step's time goes
+# into the regions: half the samples, 32, take a quarter off, and 500 steps reach an AP50 of 82 %.
 _INSTANCES_DIGITS = InstanceRecipe(
     model=ModelRecipe(
         variant=SCENES_VARIANT,

@@ -7,7 +7,7 @@ files (the extra `export`). All but NumPy are imported when they are first used.
 from keras_sepvit.runtime.detector import FileDetector, ImageDetector
 from keras_sepvit.runtime.files import SUFFIXES, open_model
 from keras_sepvit.runtime.images import read_image
-from keras_sepvit.runtime.instances import ImageInstanceSegmenter
+from keras_sepvit.runtime.instances import FileInstanceSegmenter, ImageInstanceSegmenter
 from keras_sepvit.runtime.predictor import (
     ImageClassifier,
     Prediction,
@@ -19,6 +19,7 @@ from keras_sepvit.runtime.segmenter import FileSegmenter, ImageSegmenter
 __all__ = [
     "SUFFIXES",
     "FileDetector",
+    "FileInstanceSegmenter",
     "FileSegmenter",
     "ImageClassifier",
     "ImageDetector",

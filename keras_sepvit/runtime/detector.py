@@ -93,6 +93,8 @@ class FileDetector(ImageDetector):
         ValueError: as `Predictor`.
     """
 
+    _kind, _types = "detector", ANSWERS
+
     def __init__(self, path, model, labels=None, pixels=None):
         if model.record.activation is not None:
             raise ValueError(
@@ -100,23 +102,24 @@ class FileDetector(ImageDetector):
             )
         names = {*model.output_names}
         self._is_mediapipe = names == {*MEDIAPIPE}
-        if not self._is_mediapipe and names != {*ANSWERS}:
+        if not self._is_mediapipe and names != {*self._types}:
             raise ValueError(
-                f"{path} is no detector: expected the outputs {', '.join(ANSWERS)}. Received: "
-                f"{', '.join(model.output_names)}."
+                f"{path} is no {self._kind}: expected the outputs {', '.join(self._types)}. "
+                f"Received: {', '.join(model.output_names)}."
             )
         words = "boxes (batch, n, 4), labels and scores (batch, n), their number (batch,)"
-        self._file = file = ImageFile(path, model, pixels, "detector", {(1, 2, 2, 3): words})
+        answers = {(1, 2, 2, 3): words, (1, 2, 2, 3, 4): f"{words}, masks (batch, n, side, side)"}
+        self._file = file = ImageFile(path, model, pixels, self._kind, answers)
         self.image_shape, self.record = file.image_shape, file.record
         if self.image_shape[-1] != 3:
-            raise ValueError(f"{path} takes images of one channel; detectors' have three.")
+            raise ValueError(f"{path} takes images of one channel; {self._kind}s' have three.")
         self.class_names = file.class_names(labels, None)
 
     def _answers(self, images):
         answers = self._file.outputs(images)
         if self._is_mediapipe:
             answers = from_mediapipe(answers, self.image_shape[:2])
-        return {name: answers[name].astype(dtype) for name, dtype in ANSWERS.items()}
+        return {name: answers[name].astype(dtype) for name, dtype in self._types.items()}
 
 
 def from_mediapipe(answers, image_size):

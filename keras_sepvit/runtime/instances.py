@@ -1,6 +1,9 @@
 """Objects with their masks in photos, from an exported instance segmenter."""
 
-from keras_sepvit.runtime.detector import ImageDetector
+from keras_sepvit.runtime.detector import ANSWERS, FileDetector, ImageDetector
+
+# What instance segmenters give, and its types.
+INSTANCE_ANSWERS = {**ANSWERS, "masks": "float32"}
 
 
 class ImageInstanceSegmenter(ImageDetector):
@@ -12,3 +15,20 @@ class ImageInstanceSegmenter(ImageDetector):
     """
 
     hint = "It is an instance segmenter: `detect(photo)` gives the objects in a photo, with masks."
+
+
+class FileInstanceSegmenter(ImageInstanceSegmenter, FileDetector):
+    """An instance segmenter from a .tflite or .onnx file: what `Predictor` makes of one.
+
+    One thread at a time may use it.
+
+    Args:
+        path: The file.
+        model: What `open_model` gives for it.
+        labels, pixels: As for `Predictor`.
+
+    Raises:
+        ValueError: as `Predictor`.
+    """
+
+    _kind, _types = "instance segmenter", INSTANCE_ANSWERS

@@ -9,12 +9,14 @@ from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpola
 from keras_sepvit.runtime.detector import FileDetector
 from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images, open_model
 from keras_sepvit.runtime.images import read_image
+from keras_sepvit.runtime.instances import FileInstanceSegmenter
 from keras_sepvit.runtime.segmenter import FileSegmenter
 
 # What `Predictor` makes of a file by the task in its record; else a classifier.
 _OF_WHOLE_PHOTOS = {
-    "segmentation": ("segmenter", FileSegmenter),
-    "detection": ("detector", FileDetector),
+    "segmentation": ("a segmenter", FileSegmenter),
+    "detection": ("a detector", FileDetector),
+    "instances": ("an instance segmenter", FileInstanceSegmenter),
 }
 
 # Rounding may take a probability that far out of 0..1.
@@ -106,8 +108,8 @@ class ImageClassifier(Hinted):
 
 
 class Predictor(ImageClassifier):
-    """An image classifier from a .tflite or .onnx file; a `FileSegmenter` or `FileDetector` from
-    files of such.
+    """An image classifier from a .tflite or .onnx file; a `FileSegmenter`, `FileDetector` or
+    `FileInstanceSegmenter` from files of such.
 
     The model must take one batch of images (float, or integers with or without
     quantisation parameters) in the layout (batch, height, width, channels), and
@@ -174,7 +176,7 @@ class Predictor(ImageClassifier):
             kind, file_class = _OF_WHOLE_PHOTOS[record.task]
             if (crop, interpolation) != (None, None):
                 raise ValueError(
-                    f"{path} is a {kind}'s, into whose images photos are fitted whole: leave "
+                    f"{path} is {kind}'s, into whose images photos are fitted whole: leave "
                     "out `crop` and `interpolation`."
                 )
             return file_class(path, model, labels, pixels)
