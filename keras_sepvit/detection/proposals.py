@@ -74,6 +74,7 @@ def roi_detections(
 ):
     """Detections from a box head's answers to proposals.
 
+    As in mmdetection 2.28, but chosen from a picture's best 2,000 pairs of a proposal and a class.
     Classes are those of the softmax, the last the background; each class moves the box in its own
     way. Suppression is within a class. Of equal scores the lower (proposal, class) goes first.
 
