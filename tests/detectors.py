@@ -40,8 +40,8 @@ def tiny_instance_segmenter(image_shape=SHAPE, classes=3, **options):
     images = default_images(SHAPE, 4)
     rpn, box, mask = (model.get_layer(name) for name in ("rpn_head", "bbox_head", "mask_head"))
     for head, lasts in (
-        (rpn, ((rpn.rpn_reg, 0.3), (rpn.rpn_cls, 2.0))),  # in the order of the head's outputs
-        (box, ((box.fc_reg, 1.0), (box.fc_cls, 2.0))),
+        (rpn, ((rpn.rpn_reg, 0.1), (rpn.rpn_cls, 2.0))),  # in the order of the head's outputs
+        (box, ((box.fc_reg, 0.3), (box.fc_cls, 2.0))),
         (mask, ((mask.conv_logits, 2.0),)),
     ):
         found = keras.Model(model.inputs, head.output).predict(images, verbose=0)
@@ -54,6 +54,8 @@ def tiny_instance_segmenter(image_shape=SHAPE, classes=3, **options):
             scale = deviation / (rows - mean).std()
             last.kernel.assign(last.kernel * scale)
             last.bias.assign((to_numpy(last.bias) - mean) * scale)
+    background = 4.0 * np.eye(classes + 1)[-1]  # most boxes are nothing
+    box.fc_cls.bias.assign(to_numpy(box.fc_cls.bias) + background)
     return model
 
 

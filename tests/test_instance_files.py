@@ -60,8 +60,8 @@ def folder(tmp_path_factory, model):
     """The model, and a photo."""
     folder = tmp_path_factory.mktemp("instance_files")
     model.save(folder / "model.keras")
-    pixels = default_images((80, 50, 3), 1)[0].astype("uint8")
-    Image.fromarray(pixels).save(folder / "photo.png")
+    pixels = default_images(SHAPE, 6, seed=2)[5].astype("uint8")
+    Image.fromarray(pixels).resize((121, 80)).save(folder / "photo.png")
     return folder
 
 
@@ -180,7 +180,7 @@ def test_masks_in_photos(kind, model, folder, files):
     )
     (expected,) = detect(model, [folder / "photo.png"], threshold=0.2)
     found = predictor.detect(folder / "photo.png", threshold=0.2)
-    assert found["masks"].dtype == bool and found["masks"].shape[1:] == (80, 50)
+    assert found["masks"].dtype == bool and found["masks"].shape[1:] == (80, 121)
     assert len(found["masks"]) == len(found["boxes"]) > 2 and found["masks"].any()
     assert found["names"] == [NAMES[label] for label in found["labels"]] == expected["names"]
     np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.05)
@@ -261,7 +261,7 @@ def test_commands(folder, tmp_path):
     assert [x["label"] for x in record["detections"]] == found["names"] != []
     for detection, mask in zip(record["detections"], found["masks"], strict=True):
         np.testing.assert_array_equal(decode(detection["segmentation"]), mask)
-    assert Image.open(record["overlay"]).width >= 50
+    assert Image.open(record["overlay"]).width >= 121
 
 
 def run(*arguments):

@@ -223,7 +223,9 @@ class MaskRCNN(Detector):
 
     def _with_targets(self, data):
         images, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
-        return {**self._in_pixels(targets, images), "images": images}, targets, weights
+        inputs = {**self._in_pixels(targets, images), "images": images}
+        # `train_on_batch` of torch is given arrays, which Keras does not mix with tensors.
+        return keras.tree.map_structure(ops.convert_to_tensor, inputs), targets, weights
 
     def _answers(self, outputs, images):
         return self._in_own_format(outputs, *ops.shape(images)[1:3])
