@@ -9,7 +9,7 @@ from keras_sepvit import selection
 from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.boxes import clip, decode
 from keras_sepvit.detection.decoding import (
-    Candidates,
+    OnAnchors,
     detections,
     in_order,
     level_candidates,
@@ -125,11 +125,11 @@ def masks_of_labels(masks, labels):
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class Proposals(Candidates):
+class Proposals(OnAnchors):
     """`rpn_proposals` as a layer of no weights.
 
     Args:
-        anchors, candidates, **kwargs: As for `Candidates`.
+        anchors, candidates, **kwargs: As for `OnAnchors`.
         count: As there.
 
     Call arguments:
