@@ -30,7 +30,6 @@ REGISTERED = {
     "FPN": "pyramid",
     "FPNHead": "segmentation.semantic_fpn",
     "SemanticFPN": "segmentation.semantic_fpn",
-    "Candidates": "detection.decoding",
     "Detections": "detection.decoding",
     "MediaPipeLayout": "detection.decoding",
     "FCNHead": "segmentation.upernet",

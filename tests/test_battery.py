@@ -9,7 +9,7 @@ import pytest
 from helpers import BACKEND, SMALL, images, randomize, run, symbolic
 
 from keras_sepvit import SepViT, SepViTBackbone
-from keras_sepvit.detection import RetinaNet
+from keras_sepvit.detection import MaskRCNN, RetinaNet
 from keras_sepvit.detection.detector import is_detector
 from keras_sepvit.export import to_litert, to_onnx, to_torch
 from keras_sepvit.export.litert_graph import inspect
@@ -25,11 +25,13 @@ class Network:
         build: A function from (height, width, channels) to a model.
         odd: An image size, (height, width), that is no multiple of windows or strides.
         any_size: Whether height and width may be None.
+        smooth: Whether outputs change little where weights do. Detections do not; maps do.
     """
 
     build: Callable
     odd: tuple
     any_size: bool
+    smooth: bool = True
 
 
 def classifier(image_shape):
@@ -59,6 +61,11 @@ def retinanet(image_shape):
     return RetinaNet(SMALL, 5, image_shape=image_shape, channels=8, num_convs=1)
 
 
+def mask_rcnn(image_shape):
+    options = {"channels": 8, "units": 8, "num_convs": 1, "proposals": 20, "max_detections": 10}
+    return MaskRCNN(SMALL, 5, image_shape=image_shape, anchor_scale=2.0, **options)
+
+
 NETWORKS = {
     "classifier": Network(classifier, odd=(50, 75), any_size=False),
     "backbone": Network(backbone, odd=(61, 77), any_size=True),
@@ -66,6 +73,7 @@ NETWORKS = {
     "semantic fpn": Network(semantic_fpn, odd=(61, 77), any_size=True),
     "upernet": Network(upernet, odd=(61, 77), any_size=True),
     "retinanet": Network(retinanet, odd=(61, 77), any_size=True),
+    "mask rcnn": Network(mask_rcnn, odd=(61, 77), any_size=True, smooth=False),
 }
 
 SHAPE = (64, 64, 3)
@@ -98,6 +106,11 @@ def outputs(model, x):
     return run(symbolic(whole) if None in model.input_shape[1:3] else whole, x)
 
 
+def smooth(network, outputs):
+    """Those outputs of a network that change little where its weights do."""
+    return {name: x for name, x in outputs.items() if network.smooth or name.startswith("P")}
+
+
 def assert_close(actual, expected, tolerance):
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
@@ -112,11 +125,14 @@ def test_odd_and_dynamic_sizes(network):
     for level in (2, 3, 4, 5):
         sides = tuple(-(-side // 2**level) for side in network.odd)
         assert found[f"P{level}"].shape[1:3] == sides
-    assert all(np.isfinite(value).all() and value.std() > 0 for value in found.values())
+    assert all(np.isfinite(value).all() for value in found.values())
+    assert all(value.std() > 0 for value in smooth(network, found).values())
     if network.any_size:
         dynamic = network.build((None, None, 3))
         dynamic.set_weights(static.get_weights())
-        assert_close(outputs(dynamic, images((2, *network.odd, 3))), found, 1e-5)
+        # Random weights move boxes by many times their sides.
+        tolerance = 1e-5 if network.smooth else 1e-3
+        assert_close(outputs(dynamic, images((2, *network.odd, 3))), found, tolerance)
 
 
 def test_saves_and_loads(network, model, expected, tmp_path):
@@ -136,7 +152,8 @@ def test_mixed_precision_is_close(network, model, expected):
     assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
     assert mixed.get_layer("stage1_block1").compute_dtype == "bfloat16"
     mixed.set_weights(model.get_weights())
-    assert_close(outputs(mixed, images((2, *SHAPE))), expected, 0.1)
+    found = outputs(mixed, images((2, *SHAPE)))
+    assert_close(smooth(network, found), smooth(network, expected), 0.1)
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
@@ -147,7 +164,7 @@ def test_quantised_it_loads_again(network, model, expected, tmp_path):
     quantised.quantize("int8", filters=lambda layer: layer.name not in ("fc1", "fc2"))
     found = outputs(quantised, images((2, *SHAPE)))
     assert any(np.abs(found[name] - expected[name]).max() > 0 for name in expected)
-    assert_close(found, expected, 0.2)
+    assert_close(smooth(network, found), smooth(network, expected), 0.2)
     loaded = quantised
     for generation in range(2):
         loaded.save(tmp_path / f"{generation}.keras")
@@ -174,6 +191,8 @@ def test_exports_agree(export, suffix, backend, network, tmp_path):
         pytest.skip(f"{backend} converts")
     if network.build is hub_backbone and suffix != "tflite":
         pytest.skip("the backbone's layers under another name")
+    if not network.smooth:
+        pytest.skip("detections, which have their own tests")
     model = network.build((*network.odd, 3))
     randomize(model)
     options = {"logits": True} if is_segmenter(model) else {}  # class maps: test_segmenter_files

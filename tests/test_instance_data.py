@@ -193,6 +193,18 @@ def test_what_trains_has_its_masks(tmp_path):
     assert source.truth(2)["masks"] == [encode(MASK)]
 
 
+def test_a_photo_that_cannot_be_read_has_no_masks(tmp_path):
+    """Where the file does not tell its size, either."""
+    write(tmp_path, [{"size": [*SIZE], "counts": COUNTS}] * 2)
+    content = json.loads((tmp_path / "train.json").read_text())
+    del content["images"][0]["height"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    source = open_source(str(tmp_path), "train")
+    assert source.paths == ["1.png"] and "1 photo not read" in str(source)
+    np.testing.assert_array_equal(mask_in(source), MASK)
+
+
 def test_masks_by_the_ids_of_photos(tmp_path):
     """Also in a held-out tenth, and of photos in no order."""
     ids = ["b", "a", 7, "07", 0, -3, "é", "x/y", 2**40, "", "k", "l"]

@@ -226,8 +226,8 @@ def _masks(labels, sizes):
     """Columns of the objects' masks in photos of these sizes, and what to say of them."""
     masks = Segmentations()
     for number, (row, size) in enumerate(zip(labels.rows, sizes, strict=True)):
-        try:
-            masks.add(row.get("segmentation"), size)
+        try:  # a photo that cannot be read has no size
+            masks.add(row.get("segmentation") if size.all() else None, size)
         except ValueError as error:
             labels.refuse(number, "segmentation", str(error))
     return masks.columns(), masks.notes

@@ -284,17 +284,13 @@ def rows_of(x, places):
     return selection.take_rows(ops.reshape(x, (-1, *rest)), places + first)
 
 
-@keras.saving.register_keras_serializable(package="keras_sepvit")
-class Candidates(layers.Layer):
-    """`retinanet_candidates` as a layer of no weights.
+class OnAnchors(layers.Layer):
+    """What layers share that choose among the boxes of anchors: no weights, and settings.
 
     Args:
         anchors: The `Anchors` of the levels, or a dict of their attributes.
-        candidates: As there.
+        candidates: Boxes of a level that are looked at.
         **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
-
-    Call arguments:
-        outputs, image_size, sizes: As there.
     """
 
     def __init__(self, anchors: Anchors | dict, candidates: int = 1000, **kwargs: Any) -> None:
@@ -308,9 +304,6 @@ class Candidates(layers.Layer):
     def build(self, input_shape):
         pass
 
-    def call(self, outputs, image_size, sizes=None):
-        return retinanet_candidates(outputs, self.anchors, image_size, sizes, **self.settings)
-
     def get_config(self):
         return {
             **super().get_config(),
@@ -320,11 +313,11 @@ class Candidates(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class Detections(Candidates):
+class Detections(OnAnchors):
     """`retinanet_detections` as a layer of no weights: detections from the maps of a RetinaNet.
 
     Args:
-        anchors, candidates, **kwargs: As for `Candidates`.
+        anchors, candidates, **kwargs: As for `OnAnchors`.
         score_threshold, iou_threshold, max_detections: As there.
 
     Call arguments:

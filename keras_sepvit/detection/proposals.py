@@ -9,7 +9,7 @@ from keras_sepvit import selection
 from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.boxes import clip, decode
 from keras_sepvit.detection.decoding import (
-    Candidates,
+    OnAnchors,
     detections,
     in_order,
     level_candidates,
@@ -74,6 +74,7 @@ def roi_detections(
 ):
     """Detections from a box head's answers to proposals.
 
+    As in mmdetection 2.28, but chosen from a picture's best 2,000 pairs of a proposal and a class.
     Classes are those of the softmax, the last the background; each class moves the box in its own
     way. Suppression is within a class. Of equal scores the lower (proposal, class) goes first.
 
@@ -124,11 +125,11 @@ def masks_of_labels(masks, labels):
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class Proposals(Candidates):
+class Proposals(OnAnchors):
     """`rpn_proposals` as a layer of no weights.
 
     Args:
-        anchors, candidates, **kwargs: As for `Candidates`.
+        anchors, candidates, **kwargs: As for `OnAnchors`.
         count: As there.
 
     Call arguments:

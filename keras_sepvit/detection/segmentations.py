@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_sepvit.lazy import require
 from keras_sepvit.runtime.masks import decode
-from keras_sepvit.training.masks import cropped
+from keras_sepvit.training.masks import MASK_SIZE, cropped
 from keras_sepvit.validation import counted
 
 _NUMBER = {int, float}
@@ -123,7 +123,7 @@ def crop_of(mask, size, box):
         around = np.reshape(_box_around(mask), (2, 2))
         corner, end = np.clip(np.floor(around) + ((-1, -1), (2, 2)), 0, size[::-1])
         if (end <= corner).any():
-            return cropped(np.zeros((1, 1), bool), (0, 0, 0, 0))
+            return np.zeros((MASK_SIZE, MASK_SIZE), "uint8")
         mask, size = tuple(points - corner for points in mask), (end - corner)[::-1]
     return cropped(decode(compressed(mask, size)), np.subtract(box, np.tile(corner, 2)))
 
