@@ -122,7 +122,8 @@ def _variant(summary, source):
         raise ValueError(
             f"The weights in '{source}' are of none of the variants; they have "
             f"{summary or 'no weights of SepViT'}. In Python, give `keras_sepvit.convert` the "
-            "`SepViTConfig` of their model; or write a whole model as it is, with "
+            "`SepViTConfig` of their model; or build the model and take them, with "
+            f"`keras_sepvit.load_weights(model, '{source}')`. A whole model is written as it is by "
             "`keras_sepvit.save_pytorch(keras.saving.load_model('model.keras'), 'model.pth')`."
         )
     return summary.variant

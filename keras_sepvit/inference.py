@@ -271,8 +271,8 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
     else:
         if (crop, interpolation, activation) != (None, None, None):
             raise ValueError(
-                "`crop`, `interpolation` and `activation` are for classifiers; the model is a "
-                f"{kind}. Leave them out."
+                "`crop`, `interpolation` and `activation` are for classifiers; the model is "
+                f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}. Leave them out."
             )
         interpolation, activation = "bilinear", "linear" if maps else None
     normalized = "imagenet" if channels == 3 else "unknown"

@@ -39,6 +39,19 @@ class ImageModelMixin:
     def _compute(self, inputs, **kwargs):
         return super().call(inputs, **kwargs)  # type: ignore[misc]
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras's, also for files of another backend, and classes with a `compile` of their own.
+
+        TensorFlow and JAX write `jit_compile=True`, their default; on torch it would have the
+        compiler at work for minutes, unasked.
+        """
+        config = keras.saving.deserialize_keras_object(config)
+        if keras.config.backend() == "torch":
+            config["jit_compile"] = False
+        self.compile(**config)  # type: ignore[attr-defined]
+        if self.built:  # type: ignore[attr-defined]
+            self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
 
 class StagesMixin(ImageModelMixin):
     """What models of the four stages share, with a head or without: the pyramid, and freezing."""

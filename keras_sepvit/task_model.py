@@ -51,11 +51,6 @@ class TaskModel(ImageModelMixin, Recorded, keras.Model):
             self._refuse("`loss`")
         super().compile(optimizer, **kwargs)
 
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
-
     def _refuse(self, what):
         raise ValueError(f"`{self.name}` has its own loss, {self._loss_in_words.format(what=what)}")
 

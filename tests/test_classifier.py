@@ -3,10 +3,11 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from helpers import TINY, images, randomize, run, to_numpy
+from helpers import BACKEND, SMALL, TINY, images, randomize, run, to_numpy
 
 import keras_sepvit
 from keras_sepvit import SepViT, SepViTBackbone
+from keras_sepvit.detection import RetinaNet
 
 VARIANTS = {
     "SepViTLite": ("sepvit_lite", 3_661_128, 0.1),
@@ -177,6 +178,17 @@ def test_a_saved_classifier_loads_with_the_same_outputs(tmp_path):
         assert found["P5"] is classifier.get_layer("norm").input
     x = 255 * np.abs(images((1, 64, 64, 3)))
     np.testing.assert_allclose(run(loaded, x), run(model, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_files_of_compiled_models_do_not_start_torchs_compiler(kind, tmp_path):
+    """TensorFlow and JAX write `jit_compile=True` unasked."""
+    model = tiny() if kind == "classifier" else RetinaNet(SMALL, 2, image_shape=(64, 64, 3))
+    model.compile(keras.optimizers.SGD(), jit_compile=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.jit_compile is (BACKEND != "torch")
+    assert loaded.optimizer.built
 
 
 @pytest.mark.once

@@ -389,6 +389,7 @@ def test_bad_input(model):
         ({"score_threshold": 1.5}, "`score_threshold` must be a number from 0 to 1"),
         ({"iou_threshold": -1}, "`iou_threshold` must be a number from 0 to 1"),
         ({"max_detections": 0}, "`max_detections` must be a positive integer"),
+        ({"max_detections": 5001}, "`max_detections` must be a number from 1 to 5000"),
         ({"backbone": SepViTBackbone.from_variant(SMALL, (64, 64, 3))}, "classification form"),
         ({"backbone": keras.Sequential([keras.Input(SHAPE)])}, "lacks P3, P4, P5"),
         ({"backbone": model.backbone, "image_shape": SHAPE}, "goes with the name of a variant"),

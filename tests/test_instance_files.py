@@ -20,6 +20,8 @@ from keras_sepvit.export import (
     to_onnx,
     to_saved_model,
     to_stablehlo,
+    to_tensorrt,
+    to_tftrt,
     to_torch,
 )
 from keras_sepvit.export.check_detections import measure_detections
@@ -238,6 +240,10 @@ def test_what_does_not_suit_instance_segmenters_is_refused(model, folder, tmp_pa
         (lambda: prepare(model, score_threshold=2), "`score_threshold` must be a number from 0"),
         (lambda: prepare(model, logits=True), "`logits` is for segmenters"),
         (lambda: to_torch(model, tmp_path / "m.pt2"), "no suppression of boxes. Take LiteRT, ONNX"),
+        # Before what is missing here is told.
+        (lambda: to_tensorrt(model, tmp_path / "m.engine"), "TensorRT hold no suppression"),
+        (lambda: to_tftrt(model, tmp_path / "m", python="no"), "TF-TRT hold no suppression"),
+        (lambda: prepare(model, max_detections=2001), "`max_detections` must be .* from 1 to 2000"),
         (lambda: to_litert(model, path, quantize="full_int8", **calibrated), "Pass quantize='int8"),
         (lambda: to_litert(model, path, crop=0.5), "fitted whole.*an instance segmenter, takes"),
     ):

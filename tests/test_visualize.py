@@ -235,6 +235,10 @@ ROW = [Image.new("RGB", (9, 9))]
             "`boxes` must be finite",
         ),
         "masks": (
+            lambda: draw_instances(GREY, [[0, 0, 1, 1]], [1], None),
+            "`masks` must be an array or a list",
+        ),
+        "fewer masks": (
             lambda: draw_instances(GREY, [[0, 0, 1, 1]], [1], []),
             "`masks` must have one for each.*0 for 1",
         ),

@@ -336,6 +336,7 @@ class Detections(OnAnchors):
         super().__init__(anchors, candidates, **kwargs)
         check_range("score_threshold", score_threshold, 0, 1)
         check_range("iou_threshold", iou_threshold, 0, 1)
+        check_range("max_detections", max_detections, 1, candidates * len(self.anchors.strides))
         self.settings |= {
             "score_threshold": float(score_threshold),
             "iou_threshold": float(iou_threshold),

@@ -11,6 +11,7 @@ from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.detector import Detector, check_arguments
 from keras_sepvit.detection.proposals import (
+    PAIRS,
     DetectedMasks,
     Proposals,
     RoIDetections,
@@ -23,7 +24,7 @@ from keras_sepvit.detection.rois import RoIAlign
 from keras_sepvit.detection.sampling import sample_anchors, sample_rois
 from keras_sepvit.pyramid import FPN, pyramid_backbone
 from keras_sepvit.stages import check_images
-from keras_sepvit.validation import policy_of, positive_int, positive_number
+from keras_sepvit.validation import check_range, policy_of, positive_int, positive_number
 
 LEVELS = ("P2", "P3", "P4", "P5")
 _STRIDES = (4, 8, 16, 32, 64)  # of P6, too
@@ -61,7 +62,8 @@ class MaskRCNN(Detector):
             of each level are looked at, in training twice as many.
         samples: Proposals of a picture that the second stage is trained on, a quarter of them
             with an object; 4 or more.
-        score_threshold, iou_threshold, max_detections: As for `RetinaNet`.
+        score_threshold, iou_threshold: As for `RetinaNet`.
+        max_detections: Most detections of an image, 1 to 2,000; masks of all are computed.
         dtype: Dtype policy of all that is made here; the global policy by default. Answers and
             losses are float32.
         **kwargs: `name` and `trainable` of `keras.Model`.
@@ -136,6 +138,7 @@ class MaskRCNN(Detector):
             "max_detections": max_detections,
         }
         check_arguments(MaskRCNN, weights, kwargs, config)
+        check_range("max_detections", max_detections, 1, PAIRS)
         if positive_int("samples", samples) < 4:
             raise ValueError(
                 "`samples` must be 4 or more: a quarter of them are proposals with an object. "

@@ -22,7 +22,7 @@ from keras_sepvit.validation import check_range, positive_int
 DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
 
 # Pairs of a proposal and a class that a picture's detections are chosen from: the best by score.
-_PAIRS = 2000
+PAIRS = 2000
 
 
 def rpn_proposals(
@@ -96,7 +96,7 @@ def roi_detections(
     shares = ops.reshape(shares, (-1, n, classes))
     shares = ops.where(ops.expand_dims(scores, -1) < 0, -1.0, shares)
     shares = ops.reshape(shares, (-1, n * classes))
-    shares, pairs = selection.top_k(shares, min(n * classes, _PAIRS))
+    shares, pairs = selection.top_k(shares, min(n * classes, PAIRS))
     deltas = rows_of(ops.reshape(outputs["boxes"], (-1, n * classes, 4)), pairs)
     boxes = clip(decode(rows_of(rois, pairs // classes), deltas, DEVIATIONS), sizes)
     labels = pairs % classes

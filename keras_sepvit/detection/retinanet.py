@@ -12,10 +12,13 @@ from keras_sepvit.detection.detector import Detector, check_arguments
 from keras_sepvit.detection.heads import RetinaHead
 from keras_sepvit.detection.losses import retinanet_losses
 from keras_sepvit.pyramid import FPN, pyramid_backbone
-from keras_sepvit.validation import policy_of, positive_number
+from keras_sepvit.validation import check_range, policy_of, positive_number
 
 LEVELS = ("P3", "P4", "P5")
 _EXTRA_LEVELS = 2  # P6, P7
+
+# What detections are chosen from: 1,000 of each level.
+_CANDIDATES = 5_000
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
@@ -52,7 +55,7 @@ class RetinaNet(Detector):
         score_threshold: Detections have scores above it, 0..1.
         iou_threshold: Of two boxes of a class that overlap by more than this intersection over
             union the better one stays, 0..1.
-        max_detections: Most detections of an image.
+        max_detections: Most detections of an image, 1 to 5,000.
         dtype: Dtype policy of all that is made here; the global policy by default. Raw outputs
             and losses are float32 at least.
         **kwargs: `name` and `trainable` of `keras.Model`.
@@ -113,6 +116,7 @@ class RetinaNet(Detector):
             "max_detections": max_detections,
         }
         check_arguments(RetinaNet, weights, kwargs, config)
+        check_range("max_detections", max_detections, 1, _CANDIDATES)
         policy = policy_of(dtype)
         backbone = pyramid_backbone(backbone, LEVELS, image_shape, drop_path_rate, policy)
         anchors = Anchors(scale=config["anchor_scale"])

@@ -5,6 +5,8 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_sepvit.detection.detector import Detector
+from keras_sepvit.detection.mask_rcnn import MaskRCNN
 from keras_sepvit.export.check import TOLERANCES, measure_agreement, measure_class_maps
 from keras_sepvit.export.check_detections import DETECTION_TOLERANCES, measure_detections
 
@@ -111,12 +113,18 @@ class DetectionsDeployment(Deployment):
         return measure_detections(expected, found, self.image_shape[:2])
 
 
-def without_detections(deployment, format):
-    """What is deployed; refuses a detector that gives boxes, of which a format is not capable."""
-    if isinstance(deployment, DetectionsDeployment):
-        formats = "LiteRT, ONNX, SavedModel or StableHLO"
-        advice = f"Export the detector's maps with `raw=True` (--raw), or take {formats}."
-        if deployment.task == "instances":
-            advice = f"Take {formats}."
+def refuse_detections(model, raw, format):
+    """Refuses a model that gives boxes, for a format that has no suppression of them.
+
+    Args:
+        model: What is exported.
+        raw: Whether a detector's maps are.
+        format: The format's name.
+    """
+    advice = "Take LiteRT, ONNX, SavedModel or StableHLO."
+    if isinstance(model, MaskRCNN):
+        raw = False
+    elif isinstance(model, Detector):
+        advice = f"Export the detector's maps with `raw=True` (--raw). {advice}"
+    if isinstance(model, Detector) and not raw:
         raise ValueError(f"Files of {format} hold no suppression of boxes. {advice}")
-    return deployment

@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from keras_sepvit import __version__
 from keras_sepvit.export.check import check_mode, compare, median_latency_ms, size_of, writing
-from keras_sepvit.export.deployment import OF_WHOLE_PHOTOS
+from keras_sepvit.export.deployment import OF_WHOLE_PHOTOS, refuse_detections
 from keras_sepvit.export.images import (
     check_calibration_images,
     check_images,
@@ -114,6 +114,7 @@ class Format:
     precisions = (None,)
     calibrated = ()  # the precisions that need images
     has_place_for_record = True  # if not, it lies beside the file
+    without_suppression = None  # what its files are called, if they cannot give boxes
 
     def __post_init__(self):
         check_choice("quantize", self.quantize, self.precisions)
@@ -235,6 +236,8 @@ def export(
         interpolation = interpolation or own.interpolation
     crop = None if crop is None else check_crop(crop)
     interpolation = interpolation and check_interpolation(interpolation)
+    if format.without_suppression:
+        refuse_detections(model, raw, format.without_suppression)
     format.require()
     deployment = format.prepare(
         model,

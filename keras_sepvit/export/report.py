@@ -76,6 +76,8 @@ class ExportReport:
         if self.max_error is None:
             return "not compared"
         parts = [f"{self.compared}: max error {self.max_error:.2g}"]
+        if self.compared == "detections":
+            parts[0] += " pixels (0.001 of a score or of a mask's value counts as 0.05)"
         parts.append(f"relative error {self.relative_error:.2g}")
         if self.top1_agreement is not None:
             parts.append(f"{share_in_words(self.compared)} {self.top1_agreement:.2%}")

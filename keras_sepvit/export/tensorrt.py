@@ -10,7 +10,7 @@ from typing import Unpack
 import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
-from keras_sepvit.export.deployment import Deployment, without_detections
+from keras_sepvit.export.deployment import Deployment
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import refuse_unused_calibration
@@ -88,6 +88,7 @@ class TensorRT(EngineFormat):
     precisions = (*QUANTIZE, "tf32")
     suffix = ".engine"
     has_place_for_record = False
+    without_suppression = "TensorRT"
 
     def require(self):
         self._trt, self._cuda = find_tensorrt()
@@ -134,8 +135,7 @@ class TensorRT(EngineFormat):
 
 
 def _of_known_outputs(deployment):
-    """What is deployed; refuses class maps and detections, since engines have no such outputs."""
-    without_detections(deployment, "TensorRT")
+    """What is deployed; refuses class maps, since engines have no such outputs."""
     if deployment.task == "segmentation" and deployment.activation is None:
         raise ValueError(
             "TensorRT's engines give no class maps, which are uint8. Export the segmenter's "

@@ -7,7 +7,6 @@ from typing import Unpack
 
 import numpy as np
 
-from keras_sepvit.export.deployment import without_detections
 from keras_sepvit.export.driver import Options, export, write_beside_model
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.saved_model import PlainTensorFlow, SavedModel
@@ -65,6 +64,7 @@ class TFTRT(EngineFormat):
     name = "tftrt"
     precisions = (None, "float16", "int8")
     is_folder = True
+    without_suppression = "TF-TRT"
 
     def __init__(self, quantize, batch_sizes, calibration_images, python):
         super().__init__(quantize, batch_sizes, calibration_images)
@@ -73,9 +73,6 @@ class TFTRT(EngineFormat):
 
     def require(self):
         self._run("--check")
-
-    def prepare(self, model, **options):
-        return without_detections(super().prepare(model, **options), "TF-TRT")
 
     def write(self, deployment, record, path):
         with tempfile.TemporaryDirectory(prefix="keras_sepvit_export_") as folder:

@@ -7,7 +7,6 @@ from typing import Unpack
 import numpy as np
 
 from keras_sepvit.export.check import median_latency_ms
-from keras_sepvit.export.deployment import without_detections
 from keras_sepvit.export.driver import Format, OpenFile, Options, export
 from keras_sepvit.export.quiet import quiet
 from keras_sepvit.export.worker import convert_on
@@ -45,12 +44,10 @@ class TorchExport(Format):
 
     name = "torch"
     suffix = ".pt2"
+    without_suppression = "torch.export"
 
     def require(self):
         require("torch", "torch")
-
-    def prepare(self, model, **options):
-        return without_detections(super().prepare(model, **options), "torch.export")
 
     def write(self, deployment, record, path):
         extra_files = {RECORD_NAME: record.to_json()}

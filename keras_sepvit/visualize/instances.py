@@ -32,11 +32,15 @@ def draw_instances(image, boxes, labels, masks, confidence=None, class_names=Non
         ValueError: for another number of masks, masks of another size or type, and as `draw_boxes`.
     """
     image = checked_image(image)
+    if masks is None:
+        raise ValueError(
+            "`masks` must be an array or a list. Received: None. `draw_boxes` draws boxes alone."
+        )
     masks = [mask if mask is None else np.asarray(mask) for mask in masks]
     if len(masks) != len(labels):
         raise ValueError(
-            f"`masks` must have one for each of `labels`, or None. Received: {len(masks)} for "
-            f"{len(labels)}."
+            "`masks` must have one for each of `labels`, which may be None. Received: "
+            f"{len(masks)} for {len(labels)}."
         )
     for mask in masks:
         if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
