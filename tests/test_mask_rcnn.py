@@ -203,6 +203,10 @@ def test_losses_of_nothing_and_of_wrong_labels():
         wrong[name] = np.full_like(wrong[name], value)
         pairs = to_numpy(mask_rcnn_losses(wrong, outputs))
         assert np.isnan(pairs["class_loss"][0]), name
+    for highest, is_wrong in ((0, False), (1, True), (255, False)):
+        masks = np.full((1, 1, 4, 4), highest, "uint8")
+        total, _ = to_numpy(mask_rcnn_losses({**targets, "masks": masks}, outputs))["mask_loss"]
+        assert np.isnan(total) == is_wrong
 
 
 @pytest.mark.slow
@@ -287,11 +291,17 @@ def test_bad_targets_and_arguments():
     for wrong, message in (
         ({"masks": masks > 0}, "must be uint8 of 0 to 255, .* Received: bool"),
         ({"masks": masks // 255}, "of at most 1. Multiply shares by 255"),
+        ({"masks": masks.astype("float32")}, r"float32 of at most 255.*`masks.astype\("),
         ({"masks": masks[..., :7]}, r"a dict of .*'masks': \(4, 3, 112, 7\)"),
         ({"masks": masks[:, 1:]}, r"'masks': \(4, 2, 112, 112\)"),
     ):
         with pytest.raises(ValueError, match=message):
             model.fit(photos, {**targets, **wrong})
+    whole = {**targets, "masks": masks[..., :64, :64]}
+    with pytest.raises(ValueError, match="64 x 64, the size of the images.*cropped"):
+        compiled(mask_rcnn()).fit(photos[:, :, :64], whole)
+    with pytest.raises(ValueError, match="must be uint8 of 0 to 255, .* Received: bool"):
+        model.fit(pair for pair in [(photos, {**targets, "masks": masks > 0})])
     with pytest.raises(ValueError, match="'masks' .images, boxes, 112, 112.*Received: {'boxes'"):
         model.fit(photos, {name: targets[name] for name in ("boxes", "labels")})
     with pytest.raises(ValueError, match="has its own loss, of proposals.*Leave out `loss`"):

@@ -248,6 +248,8 @@ def test_refused_changes_of_segmentation(change, message):
         ("model.variant=sepvit_x", "sepvit_scenes"),
         ("model.head=upernet", "model.head is no key"),
         ("model.anchor_scale=0", "anchor_scale must be above 0"),
+        ("model.frozen_stages=5", "one of 0, 1, 2, 3, 4"),
+        ("model.frozen_stages=1", "frozen_stages must be 0 without model.weights"),
         ("model.image_size=[16,64]", "image_size must be two sides, at least 32"),
         ("model.num_convs=-1", "num_convs must be at least 0"),
         ("augmentation.short_sides=[800,1000]", r"the shorter one of model.image_size \(800\)"),

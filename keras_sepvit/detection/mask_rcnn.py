@@ -24,6 +24,7 @@ from keras_sepvit.detection.rois import RoIAlign
 from keras_sepvit.detection.sampling import sample_anchors, sample_rois
 from keras_sepvit.pyramid import FPN, pyramid_backbone
 from keras_sepvit.stages import check_images
+from keras_sepvit.training.masks import MASK_SIZE
 from keras_sepvit.validation import check_range, policy_of, positive_int, positive_number
 
 LEVELS = ("P2", "P3", "P4", "P5")
@@ -227,6 +228,7 @@ class MaskRCNN(Detector):
     def _with_targets(self, data):
         images, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {**self._in_pixels(targets, images), "images": images}
+        self._check_masks(targets["masks"], images)
         # `train_on_batch` of torch is given arrays, which Keras does not mix with tensors.
         return keras.tree.map_structure(ops.convert_to_tensor, inputs), targets, weights
 
@@ -239,8 +241,26 @@ class MaskRCNN(Detector):
         if not isinstance(masks, np.ndarray):
             return
         largest = masks.max(initial=0)
+        advice = "Multiply shares by 255. " if largest in (0, 1) else ""
         if masks.dtype != "uint8" or largest == 1:
             raise ValueError(
                 f"Masks for `{self.name}` must be uint8 of 0 to 255, which is all covered. "
-                f"Received: {masks.dtype} of at most {largest}. Multiply shares by 255."
+                f"Received: {masks.dtype} of at most {largest}. {advice}"
+                '`masks.astype("uint8")` is of the right type.'
+            )
+
+    def _check_masks(self, masks, images):
+        """Refuses masks that cannot be right by their type or their sides."""
+        dtype = keras.backend.standardize_dtype(masks.dtype)
+        if dtype != "uint8":
+            raise ValueError(
+                f"Masks for `{self.name}` must be uint8 of 0 to 255, which is all covered. "
+                f"Received: {dtype}."
+            )
+        sides = tuple(masks.shape[2:])
+        if None not in sides and sides == tuple(images.shape[1:3]) and sides[0] != MASK_SIZE:
+            raise ValueError(
+                f"Masks for `{self.name}` are over the objects' own boxes, of {MASK_SIZE} x "
+                f"{MASK_SIZE}. Received: {sides[0]} x {sides[1]}, the size of the images. "
+                "`keras_sepvit.training.masks.cropped(mask, box)` makes one of a whole picture's."
             )

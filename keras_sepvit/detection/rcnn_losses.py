@@ -16,7 +16,8 @@ def mask_rcnn_losses(targets, outputs):
 
     Args:
         targets: Dict of `"boxes"` (batch, boxes, 4), float: (left, top, right, bottom) in pixels,
-            and `"labels"` (batch, boxes), ints from 0, -1 in rows of padding.
+            and `"labels"` (batch, boxes), ints from 0, -1 in rows of padding; and maybe `"masks"`
+            (batch, boxes, side, side), uint8 of 0..255.
         outputs: What a `MaskRCNN` gives of images with targets.
 
     Returns:
@@ -26,7 +27,8 @@ def mask_rcnn_losses(targets, outputs):
         the classes of drawn proposals, and L1 of the boxes of those with an object, over their
         number; binary cross-entropy of the masks' pixels of those whose object has a mask, over
         their number. Totals of nothing are 0. The class losses are NaN for labels out of range,
-        and for boxes of objects that are not finite.
+        and for boxes of objects that are not finite; that of masks for masks of 0 and 1 alone,
+        of which a step would learn that objects cover nothing.
     """
     outputs = {
         name: x if name.endswith(("labels", "valid")) else ops.cast(x, "float32")
@@ -51,6 +53,9 @@ def mask_rcnn_losses(targets, outputs):
     valid = outputs["mask_valid"]
     losses = _binary_cross_entropy(outputs["masks"], outputs["mask_targets"] > 0)
     mask_total = _sum_of(ops.mean(losses, axis=(2, 3)), valid)
+    if "masks" in targets:
+        highest = ops.max(ops.cast(targets["masks"], "int32"))
+        mask_total = mask_total + ops.where(highest == 1, float("nan"), 0.0)
     return {
         "rpn_class_loss": (rpn_class_total, anchors),
         "rpn_box_loss": (rpn_box_total, anchors),

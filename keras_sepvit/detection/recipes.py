@@ -8,7 +8,14 @@ import types
 from dataclasses import dataclass, field
 
 from keras_sepvit.configs import SCENES_VARIANT, VARIANTS
-from keras_sepvit.training.recipe import OptimizerRecipe, Recipe, check, check_choice, check_rate
+from keras_sepvit.training.recipe import (
+    OptimizerRecipe,
+    Recipe,
+    check,
+    check_choice,
+    check_frozen_stages,
+    check_rate,
+)
 
 # Pictures of a step in the authors' runs: 8 GPUs of 2.
 _BATCH = 16
@@ -130,7 +137,7 @@ class DetectionRecipe(Recipe):
         super().check()
         model, augmentation = self.model, self.augmentation
         check_choice("model.variant", model.variant, (*VARIANTS, SCENES_VARIANT))
-        check_choice("model.frozen_stages", model.frozen_stages, range(5))
+        check_frozen_stages(model)
         check_rate("model.drop_path_rate", model.drop_path_rate)
         size, scale = model.image_size, model.anchor_scale
         check("model.image_size", size, min(size) >= 32, "two sides, at least 32")

@@ -8,7 +8,14 @@ import types
 from dataclasses import dataclass, field
 
 from keras_sepvit.configs import SCENES_VARIANT, VARIANTS
-from keras_sepvit.training.recipe import OptimizerRecipe, Recipe, check, check_choice, check_rate
+from keras_sepvit.training.recipe import (
+    OptimizerRecipe,
+    Recipe,
+    check,
+    check_choice,
+    check_frozen_stages,
+    check_rate,
+)
 
 HEADS = ("semantic_fpn", "upernet")
 
@@ -118,7 +125,7 @@ class SegmentationRecipe(Recipe):
         model, augmentation = self.model, self.augmentation
         check_choice("model.head", model.head, HEADS)
         check_choice("model.variant", model.variant, (*VARIANTS, SCENES_VARIANT))
-        check_choice("model.frozen_stages", model.frozen_stages, range(5))
+        check_frozen_stages(model)
         check_rate("model.dropout", model.dropout)
         check_rate("model.drop_path_rate", model.drop_path_rate)
         check(

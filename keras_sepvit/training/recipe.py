@@ -256,6 +256,14 @@ def check_choice(key, value, choices):
     check(key, value, value in choices, f"one of {', '.join(map(str, choices))}")
 
 
+def check_frozen_stages(model):
+    """Refuses `frozen_stages` of a model's settings that there are not, and of random weights."""
+    check_choice("model.frozen_stages", model.frozen_stages, range(5))
+    trained = model.weights is not None
+    expected = "0 without model.weights: frozen stages would keep random weights"
+    check("model.frozen_stages", model.frozen_stages, trained or not model.frozen_stages, expected)
+
+
 def check_rate(key, value):
     """Refuses a number that is not in [0, 1); None is none."""
     check(key, value, value is None or 0 <= value < 1, "at least 0 and below 1")
