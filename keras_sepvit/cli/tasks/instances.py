@@ -17,11 +17,9 @@ KIND = "instance segmenter"
 
 
 def takes(model):
-    import keras
-
     from keras_sepvit import runtime
 
-    if not isinstance(model, keras.Model):
+    if isinstance(model, runtime.ImageSegmenter | runtime.ImageClassifier | runtime.ImageDetector):
         return isinstance(model, runtime.ImageInstanceSegmenter)
     from keras_sepvit.instances.segmenter import is_instance_segmenter
 
