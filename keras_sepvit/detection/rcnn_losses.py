@@ -54,8 +54,9 @@ def mask_rcnn_losses(targets, outputs):
     losses = _binary_cross_entropy(outputs["masks"], outputs["mask_targets"] > 0)
     mask_total = _sum_of(ops.mean(losses, axis=(2, 3)), valid)
     if "masks" in targets:
-        highest = ops.max(ops.cast(targets["masks"], "int32"))
-        mask_total = mask_total + ops.where(highest == 1, float("nan"), 0.0)
+        masks = ops.cast(targets["masks"], "int32")  # of which there may be none
+        is_wrong = ops.any(masks == 1) & ops.logical_not(ops.any(masks > 1))
+        mask_total = mask_total + ops.where(is_wrong, float("nan"), 0.0)
     return {
         "rpn_class_loss": (rpn_class_total, anchors),
         "rpn_box_loss": (rpn_box_total, anchors),
