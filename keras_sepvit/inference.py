@@ -14,6 +14,7 @@ from keras_sepvit.detection.detector import Detector, is_detector
 from keras_sepvit.detection.mask_rcnn import MaskRCNN
 from keras_sepvit.instances.segmenter import is_instance_segmenter
 from keras_sepvit.record import (
+    OF_WHOLE_PHOTOS,
     RUN_RECORD_NAME,
     Record,
     attach,
@@ -272,7 +273,7 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
         if (crop, interpolation, activation) != (None, None, None):
             raise ValueError(
                 "`crop`, `interpolation` and `activation` are for classifiers; the model is "
-                f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}. Leave them out."
+                f"{OF_WHOLE_PHOTOS[_TASKS[kind]]}. Leave them out."
             )
         interpolation, activation = "bilinear", "linear" if maps else None
     normalized = "imagenet" if channels == 3 else "unknown"

@@ -22,6 +22,13 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 PIXELS = ("0..255", "imagenet", "unknown")
 
+# What models are, by task, whose files take photos whole.
+OF_WHOLE_PHOTOS = {
+    "segmentation": "a segmenter",
+    "detection": "a detector",
+    "instances": "an instance segmenter",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:

@@ -10,6 +10,7 @@ import numpy as np
 from helpers import SMALL, randomize, tiny_backbone
 
 from keras_sepvit import SepViT
+from keras_sepvit.export import default_images, to_litert, to_onnx
 
 CLASSES = 7
 IMAGE_SHAPE = (64, 64, 3)
@@ -40,6 +41,25 @@ def linear_model(outputs=3, image_shape=(8, 8, 3)):
         ],
         name="linear",
     )
+
+
+def exporting(model, folder, image_shape):
+    """A function that gives path and report of the model's file of a kind, made once each.
+
+    Its arguments are `"tflite"` or `"onnx"`, the precision and other options of the export.
+    """
+    exports, made = {"tflite": to_litert, "onnx": to_onnx}, {}
+
+    def export(kind, quantize=None, **options):
+        key = kind, quantize, *options.items()
+        if key not in made:
+            path = folder / f"{len(made)}.{kind}"
+            images = default_images(image_shape, 32, seed=1) if quantize == "int8" else None
+            options = {"quantize": quantize, "calibration_images": images, **options}
+            made[key] = path, exports[kind](model, path, verbose=False, **options)
+        return made[key]
+
+    return export
 
 
 def noise(count, image_shape=IMAGE_SHAPE, seed=3):

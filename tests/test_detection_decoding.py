@@ -19,7 +19,8 @@ from keras import ops
 
 from keras_sepvit.detection import decoding
 from keras_sepvit.detection.anchors import Anchors
-from keras_sepvit.detection.decoding import Detections, class_wise_detections
+from keras_sepvit.detection.decoding import class_wise_detections
+from keras_sepvit.detection.layers import Detections
 
 ANCHORS = Anchors(scale=2.0)
 

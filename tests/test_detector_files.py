@@ -19,14 +19,14 @@ from detectors import (
     random_maps,
     tiny_detector,
 )
-from export_helpers import linear_model
+from export_helpers import exporting, linear_model
 from helpers import BACKEND
 from PIL import Image
 from typer.testing import CliRunner
 
 from keras_sepvit.cli import app
 from keras_sepvit.detection import detect
-from keras_sepvit.detection.decoding import Detections
+from keras_sepvit.detection.layers import Detections
 from keras_sepvit.export import default_images, to_litert, to_onnx, to_saved_model, to_torch
 from keras_sepvit.export.check_detections import measure_detections
 from keras_sepvit.export.litert_convert import convert
@@ -87,18 +87,7 @@ def folder(tmp_path_factory, model):
 @pytest.fixture(scope="module")
 def files(folder, model):
     """Path and report of the model's file in a format and precision, made once."""
-    made = {}
-
-    def export(kind, quantize=None, **options):
-        key = kind, quantize, *options.items()
-        if key not in made:
-            path = folder / f"{len(made)}.{kind}"
-            images = default_images(SHAPE, 32, seed=1) if quantize == "int8" else None
-            options = {"quantize": quantize, "calibration_images": images, **options}
-            made[key] = path, EXPORTS[kind](model, path, verbose=False, **options)
-        return made[key]
-
-    return export
+    return exporting(model, folder, SHAPE)
 
 
 def agreement(model, images, found):

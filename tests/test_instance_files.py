@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from detectors import NAMES, SHAPE, tiny_instance_segmenter
+from export_helpers import exporting
 from helpers import BACKEND
 from PIL import Image
 from typer.testing import CliRunner
@@ -70,18 +71,7 @@ def folder(tmp_path_factory, model):
 @pytest.fixture(scope="module")
 def files(folder, model):
     """Path and report of the model's file in a format and precision, made once."""
-    made = {}
-
-    def export(kind, quantize=None, **options):
-        key = kind, quantize, *options.items()
-        if key not in made:
-            path = folder / f"{len(made)}.{kind}"
-            images = default_images(SHAPE, 32, seed=1) if quantize == "int8" else None
-            options = {"quantize": quantize, "calibration_images": images, **options}
-            made[key] = path, EXPORTS[kind](model, path, verbose=False, **options)
-        return made[key]
-
-    return export
+    return exporting(model, folder, SHAPE)
 
 
 @pytest.mark.once

@@ -3,15 +3,13 @@
 import json
 import pathlib
 import shlex
-import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from helpers import BACKEND, SMALL, to_numpy
 from PIL import Image
+from resumption import check_a_killed_run
 from training_data import COLOURS, write_rectangles
 from typer.testing import CliRunner
 
@@ -98,21 +96,12 @@ def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
     """What is sampled goes on from the random state of the checkpoint."""
-    folder, changes = tmp_path / "killed", changes_of(data, "epochs=4", "checkpoint_steps=2")
-    script = pathlib.Path(__file__).with_name("killed_run.py")
-    for moment in ("epoch", "evaluation") if BACKEND == "tensorflow" else ("epoch",):
-        command = [sys.executable, script, moment, "instances_digits", folder, *changes]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        assert process.returncode == -signal.SIGKILL, process.stderr
-    resumed = Trainer(load_recipe("instances_digits", changes), folder).train(verbose=0)
+    changes = changes_of(data, "epochs=4", "checkpoint_steps=2")
     uninterrupted, result = trained
-    for name in ("last.keras", "best.keras"):
-        models = (keras.saving.load_model(run / name) for run in (folder, uninterrupted))
-        for weight, expected in zip(*(model.weights for model in models), strict=True):
-            np.testing.assert_array_equal(to_numpy(weight), to_numpy(expected))
-    for epoch, expected in zip(resumed.history, result["history"], strict=True):
-        for key in ("loss", "val_ap", "val_mask_ap"):
-            assert epoch[key] == expected[key]
+    results = "loss", "val_ap", "val_mask_ap"
+    check_a_killed_run(
+        "instances_digits", changes, tmp_path / "killed", uninterrupted, result["history"], results
+    )
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import BACKEND, SMALL, to_numpy
 from PIL import Image
+from resumption import check_a_killed_run
 from typer.testing import CliRunner
 
 import keras_sepvit
@@ -153,22 +153,12 @@ def test_the_best_model_gives_the_same_on_another_backend(trained, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
-    """Killed inside an epoch, and in evaluation; in a checkpoint write: test_trainer.py."""
-    folder, changes = tmp_path / "killed", changes_of(data, "epochs=3", "checkpoint_steps=2")
-    script = pathlib.Path(__file__).with_name("killed_run.py")
-    for moment in ("epoch", "evaluation") if BACKEND == "tensorflow" else ("epoch",):
-        command = [sys.executable, script, moment, "segment_digits", folder, *changes]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        assert process.returncode == -signal.SIGKILL, process.stderr
-    resumed = Trainer(load_recipe("segment_digits", changes), folder).train(verbose=0)
+    changes = changes_of(data, "epochs=3", "checkpoint_steps=2")
     uninterrupted, result = trained
-    for name in ("last.keras", "best.keras"):
-        models = (keras.saving.load_model(run / name) for run in (folder, uninterrupted))
-        for weight, expected in zip(*(model.weights for model in models), strict=True):
-            np.testing.assert_array_equal(to_numpy(weight), to_numpy(expected))
-    for epoch, expected in zip(resumed.history, result["history"], strict=True):
-        for key in ("loss", "val_miou", "val_aacc"):
-            assert epoch[key] == expected[key]
+    results = "loss", "val_miou", "val_aacc"
+    check_a_killed_run(
+        "segment_digits", changes, tmp_path / "killed", uninterrupted, result["history"], results
+    )
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from export_helpers import linear_model
+from export_helpers import exporting, linear_model
 from helpers import BACKEND, SMALL, randomize
 from PIL import Image
 from typer.testing import CliRunner
@@ -73,18 +73,7 @@ def folder(tmp_path_factory, model):
 @pytest.fixture(scope="module")
 def files(folder, model):
     """Path and report of the model's file in a format and precision, made once."""
-    made = {}
-
-    def export(kind, quantize=None, logits=False):
-        key = kind, quantize, logits
-        if key not in made:
-            path = folder / f"{quantize}_{'logits' if logits else 'maps'}.{kind}"
-            images = default_images(SHAPE, 32, seed=1) if quantize == "int8" else None
-            options = {"quantize": quantize, "calibration_images": images, "logits": logits}
-            made[key] = path, EXPORTS[kind](model, path, verbose=False, **options)
-        return made[key]
-
-    return export
+    return exporting(model, folder, SHAPE)
 
 
 @pytest.mark.once

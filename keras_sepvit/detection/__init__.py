@@ -12,7 +12,7 @@ _MODULES = {
     "DetectionRecipe": "recipes",
     "DetectionReport": "report",
     "DetectionScores": "scores",
-    "Detections": "decoding",
+    "Detections": "layers",
     "MaskRCNN": "mask_rcnn",
     "RetinaNet": "retinanet",
     "detect": "prediction",

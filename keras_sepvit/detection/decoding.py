@@ -1,15 +1,9 @@
 """From scored boxes to detections: non-maximum suppression in `keras.ops`, with static shapes."""
 
-import dataclasses
-from typing import Any
-
-import keras
-from keras import layers, ops
+from keras import ops
 
 from keras_sepvit import functional, selection
-from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.boxes import clip, decode, intersection_over_union
-from keras_sepvit.validation import check_range, positive_int
 
 # Boxes of a picture that are settled at once: memory grows with the square, not the boxes' number.
 _TILE = 256
@@ -282,111 +276,3 @@ def rows_of(x, places):
     batch, count, *rest = ops.shape(x)
     first = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
     return selection.take_rows(ops.reshape(x, (-1, *rest)), places + first)
-
-
-class OnAnchors(layers.Layer):
-    """What layers share that choose among the boxes of anchors: no weights, and settings.
-
-    Args:
-        anchors: The `Anchors` of the levels, or a dict of their attributes.
-        candidates: Boxes of a level that are looked at.
-        **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
-    """
-
-    def __init__(self, anchors: Anchors | dict, candidates: int = 1000, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        if isinstance(anchors, dict):  # of a file, whose JSON has no tuples
-            values = {n: tuple(v) if isinstance(v, list) else v for n, v in anchors.items()}
-            anchors = Anchors(**values)
-        self.anchors = anchors
-        self.settings = {"candidates": positive_int("candidates", candidates)}
-
-    def build(self, input_shape):
-        pass
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "anchors": dataclasses.asdict(self.anchors),
-            **self.settings,
-        }
-
-
-@keras.saving.register_keras_serializable(package="keras_sepvit")
-class Detections(OnAnchors):
-    """`retinanet_detections` as a layer of no weights: detections from the maps of a RetinaNet.
-
-    Args:
-        anchors, candidates, **kwargs: As for `OnAnchors`.
-        score_threshold, iou_threshold, max_detections: As there.
-
-    Call arguments:
-        outputs, image_size, sizes: As there.
-    """
-
-    def __init__(
-        self,
-        anchors: Anchors | dict,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.5,
-        max_detections: int = 100,
-        candidates: int = 1000,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(anchors, candidates, **kwargs)
-        check_range("score_threshold", score_threshold, 0, 1)
-        check_range("iou_threshold", iou_threshold, 0, 1)
-        check_range("max_detections", max_detections, 1, candidates * len(self.anchors.strides))
-        self.settings |= {
-            "score_threshold": float(score_threshold),
-            "iou_threshold": float(iou_threshold),
-            "max_detections": positive_int("max_detections", max_detections),
-        }
-
-    def call(self, outputs, image_size, sizes=None):
-        return retinanet_detections(outputs, self.anchors, image_size, sizes, **self.settings)
-
-    def compute_output_spec(self, outputs, image_size, sizes=None):
-        shape = outputs["classes"][0].shape[0], self.settings["max_detections"]
-        return {
-            "boxes": keras.KerasTensor((*shape, 4), "float32"),
-            "labels": keras.KerasTensor(shape, "int32"),
-            "confidence": keras.KerasTensor(shape, "float32"),
-            "num_detections": keras.KerasTensor(shape[:1], "int32"),
-        }
-
-
-@keras.saving.register_keras_serializable(package="keras_sepvit")
-class MediaPipeLayout(layers.Layer):
-    """Detections as TensorFlow Lite's `TFLite_Detection_PostProcess` gives them, which MediaPipe
-    reads.
-
-    Args:
-        **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
-
-    Call arguments:
-        answers: Dict of detections: see `retinanet_detections`.
-        image_size: (height, width) of the images.
-
-    Output: Dict of float32 tensors `"location"` (batch, n, 4), (top, left, bottom, right) as
-        shares of the image's height and width; `"category"` and `"score"` (batch, n);
-        `"number_of_detections"` (batch,). Zeros behind the last.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
-
-    def build(self, input_shape):
-        pass
-
-    def call(self, answers, image_size):
-        height, width = image_size
-        boxes, labels, scores = (answers[name] for name in ("boxes", "labels", "confidence"))
-        left, top, right, bottom = ops.split(ops.maximum(boxes, 0.0), 4, axis=-1)
-        location = [top / height, left / width, bottom / height, right / width]
-        return {
-            "location": ops.concatenate(location, axis=-1),
-            "category": ops.cast(ops.maximum(labels, 0), "float32"),
-            "score": ops.maximum(scores, 0.0),
-            "number_of_detections": ops.cast(answers["num_detections"], "float32"),
-        }

@@ -5,8 +5,9 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit import task_model
+from keras_sepvit.detection.layers import suppression_settings
 from keras_sepvit.task_model import TaskModel
-from keras_sepvit.validation import check_choice, check_range, positive_int
+from keras_sepvit.validation import check_choice, positive_int
 
 BOX_FORMATS = (
     *("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw"),
@@ -196,7 +197,7 @@ def convert_boxes(boxes, source, target, height, width):
     )
 
 
-def check_arguments(detector, weights, others, config):
+def check_arguments(detector, weights, others, config, most):
     """Refuses what can be told before a detector is built.
 
     Args:
@@ -204,13 +205,13 @@ def check_arguments(detector, weights, others, config):
         weights: As for `load_pretrained`, or None.
         others: Its `**kwargs`.
         config: As for `Detector`.
+        most: The boxes of an image that detections are chosen from.
     """
     task_model.check_arguments(detector, weights, others)
     positive_int("num_classes", config["num_classes"])
     check_choice("bounding_box_format", config["bounding_box_format"], BOX_FORMATS)
-    for name in ("score_threshold", "iou_threshold"):
-        check_range(name, config[name], 0, 1)
-    positive_int("max_detections", config["max_detections"])
+    names = ("score_threshold", "iou_threshold", "max_detections")
+    suppression_settings(**{name: config[name] for name in names}, most=most)
 
 
 def _fit(shapes, expected):

@@ -57,7 +57,7 @@ class RetinaHead(CompositeLayer):
                     3,
                     norm=False,
                     relu=True,
-                    initializer=_normal(),
+                    initializer=normal(0.01),
                     name=f"{name}_{number}",
                 )
                 for number in range(self.num_convs)
@@ -75,7 +75,7 @@ class RetinaHead(CompositeLayer):
             3,
             padding="same",
             data_format="channels_last",
-            kernel_initializer=_normal(),
+            kernel_initializer=normal(0.01),
             bias_initializer=bias,
             name=name,
         )
@@ -100,8 +100,7 @@ class RetinaHead(CompositeLayer):
     def _apply(self, convs, last, x):
         for conv in convs:
             x = conv(x)
-        x = functional.same_conv(last, x)
-        return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        return wide(functional.same_conv(last, x))
 
     def compute_output_spec(self, inputs):
         classes, boxes = (
@@ -126,5 +125,10 @@ class RetinaHead(CompositeLayer):
         }
 
 
-def _normal():
-    return keras.initializers.RandomNormal(stddev=0.01)
+def wide(x):
+    """`x` in float32 at least, as heads give their outputs."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def normal(deviation):
+    return keras.initializers.RandomNormal(stddev=deviation)

@@ -25,7 +25,7 @@ from keras_sepvit.detection.sampling import sample_anchors, sample_rois
 from keras_sepvit.pyramid import FPN, pyramid_backbone
 from keras_sepvit.stages import check_images
 from keras_sepvit.training.masks import MASK_SIZE
-from keras_sepvit.validation import check_range, policy_of, positive_int, positive_number
+from keras_sepvit.validation import policy_of, positive_int, positive_number
 
 LEVELS = ("P2", "P3", "P4", "P5")
 _STRIDES = (4, 8, 16, 32, 64)  # of P6, too
@@ -138,8 +138,7 @@ class MaskRCNN(Detector):
             "iou_threshold": iou_threshold,
             "max_detections": max_detections,
         }
-        check_arguments(MaskRCNN, weights, kwargs, config)
-        check_range("max_detections", max_detections, 1, PAIRS)
+        check_arguments(MaskRCNN, weights, kwargs, config, PAIRS)
         if positive_int("samples", samples) < 4:
             raise ValueError(
                 "`samples` must be 4 or more: a quarter of them are proposals with an object. "
@@ -241,22 +240,21 @@ class MaskRCNN(Detector):
         if not isinstance(masks, np.ndarray):
             return
         largest = masks.max(initial=0)
-        advice = "Multiply shares by 255. " if largest in (0, 1) else ""
         if masks.dtype != "uint8" or largest == 1:
-            raise ValueError(
-                f"Masks for `{self.name}` must be uint8 of 0 to 255, which is all covered. "
-                f"Received: {masks.dtype} of at most {largest}. {advice}"
-                '`masks.astype("uint8")` is of the right type.'
-            )
+            advice = "Multiply shares by 255. " if largest in (0, 1) else ""
+            self._refuse_masks(f"{masks.dtype} of at most {largest}. {advice}")
+
+    def _refuse_masks(self, received):
+        raise ValueError(
+            f"Masks for `{self.name}` must be uint8 of 0 to 255, which is all covered. "
+            f'Received: {received}`masks.astype("uint8")` is of the right type.'
+        )
 
     def _check_masks(self, masks, images):
         """Refuses masks that cannot be right by their type or their sides."""
         dtype = keras.backend.standardize_dtype(masks.dtype)
         if dtype != "uint8":
-            raise ValueError(
-                f"Masks for `{self.name}` must be uint8 of 0 to 255, which is all covered. "
-                f"Received: {dtype}."
-            )
+            self._refuse_masks(f"{dtype}. ")
         sides = tuple(masks.shape[2:])
         if None not in sides and sides == tuple(images.shape[1:3]) and sides[0] != MASK_SIZE:
             raise ValueError(

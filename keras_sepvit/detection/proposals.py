@@ -3,20 +3,25 @@
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from keras_sepvit import selection
 from keras_sepvit.detection.anchors import Anchors
 from keras_sepvit.detection.boxes import clip, decode
 from keras_sepvit.detection.decoding import (
-    OnAnchors,
     detections,
     in_order,
     level_candidates,
     rows_of,
     suppress,
 )
-from keras_sepvit.validation import check_range, positive_int
+from keras_sepvit.detection.layers import (
+    OnAnchors,
+    WithoutWeights,
+    detections_spec,
+    suppression_settings,
+)
+from keras_sepvit.validation import positive_int
 
 # What the second stage's deltas are divided by (mmdetection's `target_stds`).
 DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
@@ -152,12 +157,12 @@ class Proposals(OnAnchors):
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class RoIDetections(layers.Layer):
+class RoIDetections(WithoutWeights):
     """`roi_detections` as a layer of no weights.
 
     Args:
         score_threshold, iou_threshold, max_detections: As there.
-        **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
+        **kwargs: As for `WithoutWeights`.
 
     Call arguments:
         outputs, rois, scores: As there.
@@ -171,40 +176,22 @@ class RoIDetections(layers.Layer):
         max_detections: int = 100,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        check_range("score_threshold", score_threshold, 0, 1)
-        check_range("iou_threshold", iou_threshold, 0, 1)
-        self.settings = {
-            "score_threshold": float(score_threshold),
-            "iou_threshold": float(iou_threshold),
-            "max_detections": positive_int("max_detections", max_detections),
-        }
-
-    def build(self, input_shape):
-        pass
+        super().__init__(**kwargs)
+        self.settings = suppression_settings(score_threshold, iou_threshold, max_detections, PAIRS)
 
     def call(self, outputs, rois, scores, images):
         return roi_detections(outputs, rois, scores, ops.shape(images)[1:3], **self.settings)
 
     def compute_output_spec(self, outputs, rois, scores, images):
-        shape = images.shape[0], self.settings["max_detections"]
-        return {
-            "boxes": keras.KerasTensor((*shape, 4), "float32"),
-            "labels": keras.KerasTensor(shape, "int32"),
-            "confidence": keras.KerasTensor(shape, "float32"),
-            "num_detections": keras.KerasTensor(shape[:1], "int32"),
-        }
-
-    def get_config(self):
-        return {**super().get_config(), **self.settings}
+        return detections_spec(images.shape[0], self.settings["max_detections"])
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class DetectedMasks(layers.Layer):
+class DetectedMasks(WithoutWeights):
     """Masks of detections: the sigmoid of their class's logits, 0 where there is none.
 
     Args:
-        **kwargs: `name` and so on of `keras.layers.Layer`. It computes in float32.
+        **kwargs: As for `WithoutWeights`.
 
     Call arguments:
         masks: Logits (batch * n, height, width, classes).
@@ -212,12 +199,6 @@ class DetectedMasks(layers.Layer):
 
     Output: (batch, n, height, width), float32 in 0..1.
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
-
-    def build(self, input_shape):
-        pass
 
     def call(self, masks, labels):
         is_detection = ops.reshape(labels >= 0, (-1, labels.shape[1], 1, 1))

@@ -12,7 +12,7 @@ from keras_sepvit.detection.detector import Detector, check_arguments
 from keras_sepvit.detection.heads import RetinaHead
 from keras_sepvit.detection.losses import retinanet_losses
 from keras_sepvit.pyramid import FPN, pyramid_backbone
-from keras_sepvit.validation import check_range, policy_of, positive_number
+from keras_sepvit.validation import policy_of, positive_number
 
 LEVELS = ("P3", "P4", "P5")
 _EXTRA_LEVELS = 2  # P6, P7
@@ -115,8 +115,7 @@ class RetinaNet(Detector):
             "iou_threshold": iou_threshold,
             "max_detections": max_detections,
         }
-        check_arguments(RetinaNet, weights, kwargs, config)
-        check_range("max_detections", max_detections, 1, _CANDIDATES)
+        check_arguments(RetinaNet, weights, kwargs, config, _CANDIDATES)
         policy = policy_of(dtype)
         backbone = pyramid_backbone(backbone, LEVELS, image_shape, drop_path_rate, policy)
         anchors = Anchors(scale=config["anchor_scale"])

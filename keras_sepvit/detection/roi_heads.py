@@ -6,6 +6,7 @@ import keras
 from keras import layers, ops
 
 from keras_sepvit import functional
+from keras_sepvit.detection.heads import normal, wide
 from keras_sepvit.initializers import FanOutNormal
 from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.pyramid import ConvModule
@@ -45,7 +46,7 @@ class RPNHead(CompositeLayer):
             kernel_size,
             padding="same",
             data_format="channels_last",
-            kernel_initializer=_normal(0.01),
+            kernel_initializer=normal(0.01),
             name=name,
         )
 
@@ -57,7 +58,7 @@ class RPNHead(CompositeLayer):
     def call(self, inputs):
         maps = [ops.relu(functional.same_conv(self.rpn_conv, x)) for x in inputs]
         return {
-            name: [_wide(functional.same_conv(last, x)) for x in maps]
+            name: [wide(functional.same_conv(last, x)) for x in maps]
             for name, last in (("classes", self.rpn_cls), ("boxes", self.rpn_reg))
         }
 
@@ -100,8 +101,8 @@ class BoxHead(CompositeLayer):
         self.shared_fcs = [
             self.dense(self.units, f"shared_fcs_{number}", "glorot_uniform") for number in range(2)
         ]
-        self.fc_cls = self.dense(self.num_classes + 1, "fc_cls", _normal(0.01))
-        self.fc_reg = self.dense(self.num_classes * 4, "fc_reg", _normal(0.001))
+        self.fc_cls = self.dense(self.num_classes + 1, "fc_cls", normal(0.01))
+        self.fc_reg = self.dense(self.num_classes * 4, "fc_reg", normal(0.001))
         first, second = self.shared_fcs
         first.build((None, height * width * channels))
         for layer in (second, self.fc_cls, self.fc_reg):
@@ -113,8 +114,8 @@ class BoxHead(CompositeLayer):
         for dense in self.shared_fcs:
             x = ops.relu(functional.linear(dense, x))
         return {
-            "classes": _wide(functional.linear(self.fc_cls, x)),
-            "boxes": _wide(functional.linear(self.fc_reg, x)),
+            "classes": wide(functional.linear(self.fc_cls, x)),
+            "boxes": wide(functional.linear(self.fc_reg, x)),
         }
 
     def compute_output_spec(self, inputs):
@@ -183,7 +184,7 @@ class MaskHead(CompositeLayer):
         for conv in self.convs:
             x = conv(x)
         x = ops.relu(_doubled(self.upsample, x))
-        return _wide(functional.same_conv(self.conv_logits, x))
+        return wide(functional.same_conv(self.conv_logits, x))
 
     def compute_output_spec(self, inputs):
         regions, height, width, _ = inputs.shape
@@ -213,11 +214,3 @@ def _doubled(conv, x):
     x = ops.transpose(ops.reshape(x, (-1, width, 2, 2 * filters)), (0, 2, 1, 3))
     x = ops.reshape(x, (-1, 2 * height, 2 * width, filters))
     return functional.add_bias(x, ops.cast(ops.convert_to_tensor(conv.bias), x.dtype))
-
-
-def _wide(x):
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-
-
-def _normal(deviation):
-    return keras.initializers.RandomNormal(stddev=deviation)

@@ -11,8 +11,7 @@ import collections
 
 import numpy as np
 
-from keras_sepvit.lazy import require
-from keras_sepvit.runtime.masks import decode
+from keras_sepvit.runtime.masks import as_text, coco_masks, decode
 from keras_sepvit.training.masks import MASK_SIZE, cropped
 from keras_sepvit.validation import counted
 
@@ -35,7 +34,7 @@ class Segmentations:
     """
 
     def __init__(self):
-        _library()
+        coco_masks()
         self._masks, self._boxes = [], []
         self._repaired = collections.Counter()
 
@@ -103,10 +102,10 @@ def compressed(mask, size):
     """
     if isinstance(mask, dict):
         return mask
-    library = _library()
+    library = coco_masks()
     height, width = map(int, size)
     parts = library.frPoly([points.ravel().tolist() for points in mask], height, width)
-    return _as_text(library.merge(parts) if len(parts) > 1 else parts[0])
+    return as_text(library.merge(parts) if len(parts) > 1 else parts[0])
 
 
 def crop_of(mask, size, box):
@@ -160,12 +159,12 @@ def _run_lengths(value, size):
     stated, counts = value.get("size"), value["counts"]
     if stated != size:
         raise ValueError(f"the size of its photo, {size} ([height, width], upright), not {stated}")
-    library = _library()
+    library = coco_masks()
     expected = f"run lengths, 0 or more, which add up to the photo's {size[0] * size[1]:,} pixels"
     try:
         rle = {"size": size, "counts": counts}
         if isinstance(counts, list):
-            rle = _as_text(library.frUncompressedRLE([rle])[0])
+            rle = as_text(library.frUncompressedRLE([rle])[0])
         lengths = library.toUncompressedRLE([rle])[0]["counts"]
     except (RuntimeError, TypeError, ValueError):
         raise ValueError(expected) from None
@@ -178,15 +177,7 @@ def _box_around(mask):
     if mask is None:
         return np.full(4, np.nan)
     if isinstance(mask, dict):
-        left, top, width, height = _library().toBbox([mask])[0]
+        left, top, width, height = coco_masks().toBbox([mask])[0]
         return np.array([left, top, left + width, top + height])
     points = mask[0] if len(mask) == 1 else np.concatenate(mask)
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
-
-
-def _as_text(rle):
-    return {"size": [*map(int, rle["size"])], "counts": rle["counts"].decode("ascii")}
-
-
-def _library():
-    return require("faster_coco_eval.mask_api_new_cpp", "detection", "COCO's form of masks")

@@ -259,8 +259,8 @@ def open_source(name, split, kinds=(SceneSource, BoxFolderSource)):
             that names folders or files. `"train-fold2"` and `"validation-fold2"`, say, hold out
             another tenth of a folder's `"train"`, or of all where there are no splits; another
             fifth of the digits that scenes are made of.
-        kinds: The classes of scenes' and folders' sources; `masks` of the second tells whether
-            masks are read from files.
+        kinds: The classes of scenes' and folders' sources; `with_masks` of the second tells
+            whether masks are read from files.
 
     Returns:
         A `BoxSource`. `str` of it tells how a folder was understood, and what is odd.

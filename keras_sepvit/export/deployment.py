@@ -10,13 +10,6 @@ from keras_sepvit.detection.mask_rcnn import MaskRCNN
 from keras_sepvit.export.check import TOLERANCES, measure_agreement, measure_class_maps
 from keras_sepvit.export.check_detections import DETECTION_TOLERANCES, measure_detections
 
-# What models are, by task, whose files take photos whole.
-OF_WHOLE_PHOTOS = {
-    "segmentation": "a segmenter",
-    "detection": "a detector",
-    "instances": "an instance segmenter",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
@@ -121,10 +114,10 @@ def refuse_detections(model, raw, format):
         raw: Whether a detector's maps are.
         format: The format's name.
     """
-    advice = "Take LiteRT, ONNX, SavedModel or StableHLO."
-    if isinstance(model, MaskRCNN):
-        raw = False
-    elif isinstance(model, Detector):
-        advice = f"Export the detector's maps with `raw=True` (--raw). {advice}"
-    if isinstance(model, Detector) and not raw:
-        raise ValueError(f"Files of {format} hold no suppression of boxes. {advice}")
+    has_maps = isinstance(model, Detector) and not isinstance(model, MaskRCNN)
+    if isinstance(model, Detector) and not (raw and has_maps):
+        advice = "Export the detector's maps with `raw=True` (--raw). " if has_maps else ""
+        raise ValueError(
+            f"Files of {format} hold no suppression of boxes. {advice}Take LiteRT, ONNX, "
+            "SavedModel or StableHLO."
+        )

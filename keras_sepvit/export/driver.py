@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from keras_sepvit import __version__
 from keras_sepvit.export.check import check_mode, compare, median_latency_ms, size_of, writing
-from keras_sepvit.export.deployment import OF_WHOLE_PHOTOS, refuse_detections
+from keras_sepvit.export.deployment import refuse_detections
 from keras_sepvit.export.images import (
     check_calibration_images,
     check_images,
@@ -22,7 +22,13 @@ from keras_sepvit.export.images import (
 )
 from keras_sepvit.export.model import prepare
 from keras_sepvit.export.report import ExportReport
-from keras_sepvit.record import RECORD_NAME, Record, check_crop, check_interpolation
+from keras_sepvit.record import (
+    OF_WHOLE_PHOTOS,
+    RECORD_NAME,
+    Record,
+    check_crop,
+    check_interpolation,
+)
 from keras_sepvit.runtime import open_model
 from keras_sepvit.validation import check_choice, positive_int
 

@@ -5,18 +5,18 @@ import math
 import keras
 
 from keras_sepvit.classification.classifier import SepViTClassifier
-from keras_sepvit.detection.decoding import Detections, MediaPipeLayout
 from keras_sepvit.detection.detector import Detector
+from keras_sepvit.detection.layers import Detections, MediaPipeLayout
 from keras_sepvit.detection.mask_rcnn import MaskRCNN
 from keras_sepvit.detection.prediction import image_size as detector_image_size
 from keras_sepvit.export.deployment import (
-    OF_WHOLE_PHOTOS,
     ClassMapDeployment,
     Deployment,
     DetectionsDeployment,
 )
 from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.policy import dtype_policy
+from keras_sepvit.record import OF_WHOLE_PHOTOS
 from keras_sepvit.runtime.instances import INSTANCE_ANSWERS
 from keras_sepvit.scores import activations, final_activation, normalizes_images
 from keras_sepvit.segmentation.segmenter import ClassMap, ResizeTo, Segmenter, is_segmenter

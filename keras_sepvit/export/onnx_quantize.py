@@ -40,7 +40,7 @@ def to_float16(path, kept_behind=()):
     del proto.graph.value_info[:]
     proto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
     _merge_casts(proto.graph)
-    remove_round_trips(proto.graph)
+    _remove_round_trips(proto.graph)
     model = OnnxModel(proto)
     model.topological_sort()
     onnx.save(model.model, path)
@@ -147,7 +147,7 @@ def keep_outputs(path, names):
     outputs = {output.name: output for output in graph.output}
     del graph.output[:]
     graph.output.extend(outputs[name] for name in names)
-    remove_round_trips(graph)  # outputs were cast on the way
+    _remove_round_trips(graph)  # outputs were cast on the way
     used = {*names}
     for node in reversed(list(graph.node)):
         if used & {*node.output}:
@@ -157,7 +157,7 @@ def keep_outputs(path, names):
     onnx.save(proto, path)
 
 
-def remove_round_trips(graph):
+def _remove_round_trips(graph):
     """Reads float32 tensors where they are, not from a cast to float16 and back."""
     producers = {name: node for node in graph.node for name in node.output}
 
@@ -168,8 +168,9 @@ def remove_round_trips(graph):
 
     named = {}
     for output in graph.output:
-        if source(output.name) in producers.keys() - {output.name}:
-            named[source(output.name)] = output.name
+        at = source(output.name)
+        if at != output.name and at in producers:
+            named[at] = output.name
             producers[output.name].output[0] += "_cast"
     for node in graph.node:
         node.input[:] = [named.get(name, name) for name in map(source, node.input)]

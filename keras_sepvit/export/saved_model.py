@@ -9,13 +9,12 @@ from typing import Unpack
 import keras
 import numpy as np
 
-from keras_sepvit.export.deployment import OF_WHOLE_PHOTOS
 from keras_sepvit.export.driver import Format, OpenFile, Options, export, write_beside_model
 from keras_sepvit.export.errors import ExportError
 from keras_sepvit.export.images import batches
 from keras_sepvit.export.worker import OWN_PROCESS, convert_on
 from keras_sepvit.processes import last_lines, run_module
-from keras_sepvit.record import CROP, INTERPOLATION
+from keras_sepvit.record import CROP, INTERPOLATION, OF_WHOLE_PHOTOS
 
 _KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
 

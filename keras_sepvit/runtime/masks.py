@@ -64,8 +64,8 @@ def encode(mask):
     Raises:
         ImportError: without faster-coco-eval (the extra `detection`).
     """
-    (encoded,) = _coco().encode(np.asfortranarray(mask, "uint8")[..., np.newaxis])
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+    (encoded,) = coco_masks().encode(np.asfortranarray(mask, "uint8")[..., np.newaxis])
+    return as_text(encoded)
 
 
 def decode(encoded):
@@ -76,7 +76,7 @@ def decode(encoded):
         ImportError: without faster-coco-eval (the extra `detection`).
     """
     # Ten times as fast as that library's own decoding.
-    counts = _coco().toUncompressedRLE([encoded])[0]["counts"]
+    counts = coco_masks().toUncompressedRLE([encoded])[0]["counts"]
     height, width = encoded["size"]
     if sum(counts) != height * width:
         raise ValueError(
@@ -87,5 +87,11 @@ def decode(encoded):
     return np.repeat(covered, counts).reshape(width, height).T
 
 
-def _coco():
+def as_text(encoded):
+    """COCO's form with its size as ints and its counts as a str, as JSON has them."""
+    return {"size": [*map(int, encoded["size"])], "counts": encoded["counts"].decode("ascii")}
+
+
+def coco_masks():
+    """faster-coco-eval's functions of masks; ImportError without it."""
     return require("faster_coco_eval.mask_api_new_cpp", "detection", "COCO's form of masks")

@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_sepvit.record import CROP, INTERPOLATION, check_crop, check_interpolation
+from keras_sepvit.record import (
+    CROP,
+    INTERPOLATION,
+    OF_WHOLE_PHOTOS,
+    check_crop,
+    check_interpolation,
+)
 from keras_sepvit.runtime.detector import FileDetector
 from keras_sepvit.runtime.files import Hinted, ImageFile, checked_images, open_model
 from keras_sepvit.runtime.images import read_image
@@ -13,10 +19,10 @@ from keras_sepvit.runtime.instances import FileInstanceSegmenter
 from keras_sepvit.runtime.segmenter import FileSegmenter
 
 # What `Predictor` makes of a file by the task in its record; else a classifier.
-_OF_WHOLE_PHOTOS = {
-    "segmentation": ("a segmenter", FileSegmenter),
-    "detection": ("a detector", FileDetector),
-    "instances": ("an instance segmenter", FileInstanceSegmenter),
+_FILES = {
+    "segmentation": FileSegmenter,
+    "detection": FileDetector,
+    "instances": FileInstanceSegmenter,
 }
 
 # Rounding may take a probability that far out of 0..1.
@@ -172,14 +178,13 @@ class Predictor(ImageClassifier):
     ):
         model = open_model(path, threads, providers, delegates)
         record = model.record
-        if record is not None and record.task in _OF_WHOLE_PHOTOS:
-            kind, file_class = _OF_WHOLE_PHOTOS[record.task]
+        if record is not None and record.task in _FILES:
             if (crop, interpolation) != (None, None):
                 raise ValueError(
-                    f"{path} is {kind}'s, into whose images photos are fitted whole: leave "
-                    "out `crop` and `interpolation`."
+                    f"{path} is {OF_WHOLE_PHOTOS[record.task]}'s, into whose images photos are "
+                    "fitted whole: leave out `crop` and `interpolation`."
                 )
-            return file_class(path, model, labels, pixels)
+            return _FILES[record.task](path, model, labels, pixels)
         if record is not None and record.activation not in ("softmax", "sigmoid"):
             raise ValueError(
                 f"{path} gives {'logits' if record.activation else 'features'}, no probabilities. "
