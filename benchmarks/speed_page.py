@@ -35,6 +35,7 @@ PARTS = {
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
     "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
     "segmenters": f"{SEGMENTERS} --batch-sizes 1 --rounds 3",
+    "segmenters-train": f"{SEGMENTERS} --task train --batch-sizes 2 --rounds 2",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-sizes 1 --rounds 2",
     "mask-rcnn-train": f"{STAGES} --batch-sizes 1 --rounds 2",
 }
@@ -46,6 +47,7 @@ PACKAGES = "keras tensorflow jax torch keras-hub transformers".split()
 MEMORY = {
     "peers": f"{PEERS} --batch-size 8",
     "segmenters": f"{SEGMENTERS} --batch-size 1",
+    "segmenters-train": f"{SEGMENTERS} --task train --batch-size 2",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-size 1",
     "mask-rcnn-train": f"{STAGES} --batch-size 1",
 }
