@@ -26,6 +26,7 @@ FIGURES = {
     "benchmark-train": ("speed_page.py --parts train", 4),
     "benchmark-family": ("speed_page.py --parts family", 4),
     "benchmark-segmenters": ("speed_page.py --parts segmenters", 5),
+    "benchmark-segmenters-train": ("speed_page.py --parts segmenters-train", 5),
     "benchmark-detectors-train": ("speed_page.py --parts detectors-train", 4),
     "benchmark-mask-rcnn-train": ("speed_page.py --parts mask-rcnn-train", 4),
     "training-pipeline": ("input_pipeline.py --page", 1),
