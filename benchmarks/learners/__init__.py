@@ -1,0 +1,1 @@
+"""What `learning.py` trains: pictures, networks, runs and what is told of them."""

@@ -1,0 +1,137 @@
+"""Which runs an experiment has, in waves: a wave needs results of those before it."""
+
+import dataclasses
+import statistics
+
+from learners.networks import TITLES
+from learners.runs import EVEN, ODD, Run
+
+# Networks beside each other, all by one recipe. The first two again for equal seconds.
+NETWORKS = tuple(TITLES)
+EQUAL_SECONDS = "swin_equal_seconds"
+
+# Ways to begin, from a Swin that has seen other classes.
+SOURCE = "source"
+WAYS = {
+    "scratch": "(a) SepViT from random weights",
+    "warm": "(b) SepViT, warm start from that Swin",
+    "mlp_norms": "(c) SepViT, its MLPs and norms alone",
+    "taught": "(d) SepViT, taught by that Swin fine-tuned",
+    "both": "(e) SepViT, warm start and teacher",
+    "own": "(f) SepViT, warm start from a Swin trained on the same pictures",
+    "swin": "Swin from random weights",
+    "fine_tuned": "that Swin fine-tuned: the ceiling",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How large an experiment is; see `Run`.
+
+    Attributes:
+        pictures, epochs: Of the comparison of networks.
+        few, few_epochs: Pictures and epochs of the ways to begin.
+        source: Pictures that the Swin to begin from has seen, in `epochs` epochs.
+        batch_size, learning_rate, drop_path_rate, image_size: Of all runs.
+        seeds: Number of seeds.
+    """
+
+    pictures: int
+    epochs: int
+    few: int
+    few_epochs: int
+    source: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    drop_path_rate: float = 0.0
+    image_size: int = 32
+    seeds: int = 3
+
+
+SETTINGS = {
+    "small": Setting(pictures=10_000, epochs=12, few=5000, few_epochs=12, source=20_000),
+    "large": Setting(
+        pictures=50_000,
+        epochs=60,
+        few=5000,
+        few_epochs=60,
+        source=25_000,
+        batch_size=256,
+        drop_path_rate=0.1,
+        image_size=64,
+    ),
+    # To see that everything runs.
+    "tiny": Setting(pictures=640, epochs=2, few=640, few_epochs=2, source=640, seeds=2),
+}
+
+
+def network_waves(setting, data, results):
+    """Waves of the comparison of networks.
+
+    Args:
+        setting: A `Setting`.
+        data: Folder of CIFAR-10.
+        results: Function from a run's key to what it left, for waves after the first.
+
+    Yields:
+        Lists of `Run`s.
+    """
+    common = _common(setting, data)
+    seeds = range(setting.seeds)
+    runs = {
+        (name, seed): Run(
+            name, name, seed, pictures=setting.pictures, epochs=setting.epochs, **common
+        )
+        for seed in seeds
+        for name in NETWORKS
+    }
+    yield list(runs.values())
+
+    def seconds(name):
+        return statistics.median(results(runs[name, seed].key)["seconds"][-1] for seed in seeds)
+
+    epochs = max(round(setting.epochs * seconds("sepvit") / seconds("swin")), 1)
+    yield [
+        dataclasses.replace(runs["swin", seed], name=EQUAL_SECONDS, epochs=epochs) for seed in seeds
+    ]
+
+
+def way_waves(setting, data, folder):
+    """Waves of the experiment on ways to begin; arguments as for `network_waves`."""
+    common = _common(setting, data)
+    source = Run(
+        SOURCE,
+        "swin",
+        0,
+        classes=ODD,
+        pictures=setting.source,
+        epochs=setting.epochs,
+        saved=True,
+        **common,
+    )
+    yield [source]
+    few = {"classes": EVEN, "pictures": setting.few, "epochs": setting.few_epochs, **common}
+    first, second = [], []
+    begun = str(folder / f"{source.key}.keras")
+    for seed in range(setting.seeds):
+        first += [
+            Run("fine_tuned", "swin", seed, weights=begun, saved=True, **few),
+            Run("swin", "swin", seed, saved=True, **few),
+            Run("scratch", "sepvit", seed, **few),
+            Run("warm", "sepvit", seed, warm_start=begun, **few),
+            Run("mlp_norms", "sepvit", seed, warm_start=begun, parts=("mlp", "norms"), **few),
+        ]
+        teacher = str(folder / f"fine_tuned-{seed}.keras")
+        own = str(folder / f"swin-{seed}.keras")
+        second += [
+            Run("taught", "sepvit", seed, teacher=teacher, **few),
+            Run("both", "sepvit", seed, warm_start=begun, teacher=teacher, **few),
+            Run("own", "sepvit", seed, warm_start=own, **few),
+        ]
+    yield first
+    yield second
+
+
+def _common(setting, data):
+    names = ("batch_size", "learning_rate", "drop_path_rate", "image_size")
+    return {"data": data, **{name: getattr(setting, name) for name in names}}

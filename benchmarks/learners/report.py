@@ -1,0 +1,114 @@
+"""Tables and pictures of what runs left, in docs/learning.md."""
+
+import json
+import statistics
+
+from keras_sepvit.benchmark.machine import sentences
+from keras_sepvit.benchmark.report import markdown_table
+from learners.networks import TITLES
+from learners.picture import draw_curves
+from learners.plans import EQUAL_SECONDS, SOURCE, WAYS
+from page import fill_page
+
+# A way is advertised if it is ahead of random weights by more than this in every seed, in points.
+AHEAD = 2
+
+_PACKAGES = "keras keras-hub tensorflow jax torch".split()
+
+
+def write_networks(folder, docs, setting):
+    """Puts the comparison of networks into its part of the page."""
+    results = read_results(folder)
+    titles = {**TITLES, EQUAL_SECONDS: "Swin, as many seconds as SepViT"}
+    rows = [network_row(titles[name], results[name], results["sepvit"]) for name in titles]
+    header = ["network", "epochs", "M parameters", "M MACs", "top-1, %, mean (lowest to highest)"]
+    header += ["SepViT is ahead by, points", "seconds of a core"]
+    _write(
+        docs,
+        "networks",
+        folder,
+        f"{setting.pictures:,} pictures of ten classes, {setting.image_size} x "
+        f"{setting.image_size}; {setting.seeds} seeds; batches of {setting.batch_size}.",
+        markdown_table(header, rows),
+        {titles[name]: results[name] for name in titles},
+    )
+
+
+def write_ways(folder, docs, setting):
+    """Puts the experiment on ways to begin into its part of the page."""
+    results = read_results(folder)
+    rows = [way_row(title, results[name], results["scratch"]) for name, title in WAYS.items()]
+    header = ["way", *(f"top-1, %, seed {seed}" for seed in range(setting.seeds))]
+    header += ["ahead of (a) by, points", f"by more than {AHEAD} in every seed"]
+    source = results[SOURCE][0]
+    _write(
+        docs,
+        "ways",
+        folder,
+        f"{setting.few:,} pictures of five classes, {setting.image_size} x {setting.image_size}, "
+        f"{setting.few_epochs} epochs. The Swin to begin from was trained on {setting.source:,} "
+        f"pictures of the other five for {setting.epochs} epochs, and tells these apart in "
+        f"{source['top1'][-1]:.1f} % of the test pictures.",
+        markdown_table(header, rows),
+        {WAYS[name]: results[name] for name in WAYS},
+    )
+
+
+def read_results(folder):
+    """What runs left, by arm: lists in the order of seeds."""
+    results = {}
+    for path in folder.glob("*-*.json"):
+        result = json.loads(path.read_text())
+        results.setdefault(result["run"]["name"], []).append(result)
+    return {
+        name: sorted(of_arm, key=lambda result: result["run"]["seed"])
+        for name, of_arm in results.items()
+    }
+
+
+def network_row(title, results, ours):
+    """A network's row of the table; `ours` are the results that it is compared with."""
+    first, final = results[0], _final(results)
+    ahead = [own - other for own, other in zip(_final(ours), final, strict=True)]
+    return [
+        title,
+        str(first["run"]["epochs"]),
+        f"{first['parameters'] / 1e6:.2f}",
+        f"{first['macs'] / 1e6:.2f}",
+        f"{statistics.mean(final):.1f} ({min(final):.1f} to {max(final):.1f})",
+        "" if results is ours else _points(ahead),
+        f"{statistics.median(result['seconds'][-1] for result in results):.0f}",
+    ]
+
+
+def way_row(title, results, scratch):
+    """A way's row of the table, compared with random weights seed by seed."""
+    final = _final(results)
+    ahead = [own - other for own, other in zip(final, _final(scratch), strict=True)]
+    same = results is scratch
+    return [
+        title,
+        *(f"{top1:.1f}" for top1 in final),
+        "" if same else _points(ahead),
+        "" if same else ("yes" if min(ahead) > AHEAD else "no"),
+    ]
+
+
+def _final(results):
+    return [result["top1"][-1] for result in results]
+
+
+def _points(ahead):
+    return f"{statistics.mean(ahead):+.1f} ({min(ahead):+.1f} to {max(ahead):+.1f})"
+
+
+def _write(docs, part, folder, what, table, curves):
+    made = json.loads((folder / "made.json").read_text())
+    backend = next(iter(curves.values()))[0]["backend"]
+    text = (
+        f"Commit {made['commit']}. Command: `python benchmarks/learning.py --data FOLDER --part "
+        f"{part} --setting {made['setting']}`, backend {backend}.\n\n{what}\n\n{table}\n\n"
+        f"{sentences(made['machine'], _PACKAGES)}\n\n![accuracy](learning_{part}.png)"
+    )
+    draw_curves(docs / f"learning_{part}.png", curves)
+    fill_page(docs / "learning.md", {f"learning-{part}": text})

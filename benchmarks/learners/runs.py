@@ -1,0 +1,170 @@
+"""One training run: a network, pictures and a start; accuracy by epoch and by second."""
+
+import dataclasses
+import json
+import statistics
+import time
+import types
+
+import numpy as np
+
+from keras_sepvit.files import replacing
+
+# Test pictures after each epoch; after the last one all count.
+_SHOWN = 2000
+_PREDICTED = 500
+
+# Pictures on which a warm start fits norms.
+_FITTED = 256
+
+EVEN = (0, 2, 4, 6, 8)
+ODD = (1, 3, 5, 7, 9)
+
+
+@dataclasses.dataclass
+class Run:
+    """What is trained, on what, from what.
+
+    Attributes:
+        name: Of the arm, such as `"warm"`.
+        network: A key of `networks.TITLES`.
+        seed: Decides pictures, weights, order and crops.
+        data: Folder of CIFAR-10.
+        classes: Numbers of CIFAR-10's classes.
+        pictures: How many to train on.
+        epochs: Passes over them.
+        batch_size, learning_rate, drop_path_rate, image_size: As in recipes.
+        weights: A `.keras` file of the same network to go on from, with a new head; or None.
+        warm_start: A `.keras` file of a Swin to start a SepViT from, or None.
+        parts: What is taken of it; None for the default.
+        teacher: A `.keras` file of a classifier to learn from, too, or None.
+        saved: Whether the trained network is kept.
+    """
+
+    name: str
+    network: str
+    seed: int
+    data: str
+    classes: tuple = tuple(range(10))
+    pictures: int = 10_000
+    epochs: int = 12
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    drop_path_rate: float = 0.0
+    image_size: int = 32
+    weights: str | None = None
+    warm_start: str | None = None
+    parts: tuple | None = None
+    teacher: str | None = None
+    saved: bool = False
+
+    @property
+    def key(self):
+        return f"{self.name}-{self.seed}"
+
+
+def train(run, folder):
+    """Trains; leaves `KEY.json`, and the network as `KEY.keras` where it is to be kept."""
+    import keras
+
+    from keras_sepvit.complexity.graph import traced_macs
+    from learners.pictures import read_pictures, training_batches
+
+    keras.utils.set_random_seed(run.seed)
+    size = {"image_size": run.image_size}
+    pictures = read_pictures(
+        run.data, "train", run.classes, run.pictures, seed=run.seed, **size
+    )
+    tested = read_pictures(run.data, "test", run.classes, **size)
+    shown = slice(None, None, max(len(tested) // _SHOWN, 1))
+    model, report = _training_model(run, pictures)
+    network = model.network
+    batches = training_batches(pictures, run.batch_size, run.seed)
+    seconds, losses, top1 = [], [], []
+    for epoch in range(run.epochs):
+        begun = time.process_time()
+        history = model.fit(
+            batches,
+            steps_per_epoch=len(pictures) // run.batch_size,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+        )
+        seconds.append(time.process_time() - begun)
+        losses.append(history.history["loss"][0])
+        last = epoch == run.epochs - 1
+        top1.append(_top1(model, tested, slice(None) if last else shown))
+        print(f"{run.key}: epoch {epoch + 1}, {seconds[-1]:.0f} s, {top1[-1]:.1f} %", flush=True)
+    if len(seconds) > 1:  # the first epoch compiles
+        seconds[0] = statistics.median(seconds[1:])
+    if run.saved:
+        with replacing(folder / f"{run.key}.keras") as temporary:
+            network.save(temporary)
+    result = {
+        "run": dataclasses.asdict(run),
+        "backend": keras.config.backend(),
+        "parameters": sum(int(np.prod(v.shape)) for v in network.trainable_variables),
+        "macs": traced_macs(network, (run.image_size, run.image_size, 3)),
+        "seconds": np.cumsum(seconds).tolist(),
+        "loss": losses,
+        "top1": top1,
+        "report": report,
+    }
+    with replacing(folder / f"{run.key}.json") as temporary:
+        temporary.write_text(json.dumps(result))
+
+
+def _training_model(run, pictures):
+    """The package's training model of the run, compiled; and what its start reports."""
+    import keras
+
+    import keras_sepvit
+    from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
+    from keras_sepvit.classification.mixing import BatchAugmentation
+    from keras_sepvit.classification.recipes import AugmentationRecipe, ClassificationRecipe
+    from keras_sepvit.training.device import best_jit_compile
+    from keras_sepvit.training.model import TrainingModel
+    from keras_sepvit.training.optimizer import build_optimizer
+    from keras_sepvit.training.recipe import OptimizerRecipe
+    from learners.networks import build_network
+
+    recipe = ClassificationRecipe(
+        augmentation=AugmentationRecipe(label_smoothing=0.1),
+        optimizer=OptimizerRecipe(
+            learning_rate=run.learning_rate, reference_batch=None, warmup_epochs=1
+        ),
+        epochs=run.epochs,
+        batch_size=run.batch_size,
+    )
+    network = build_network(run.network, run.image_size, len(run.classes), run.drop_path_rate)
+    report = None
+    if run.weights:
+        _go_on_from(network, keras.models.load_model(run.weights))
+    if run.warm_start:
+        parts = {} if run.parts is None else {"parts": run.parts}
+        images = pictures.images[:: max(len(pictures) // _FITTED, 1)]
+        report = str(keras_sepvit.warm_start(network, run.warm_start, images=images, **parts))
+    augmentation = BatchAugmentation(
+        len(run.classes), recipe.augmentation.label_smoothing, seed=run.seed
+    )
+    task = types.SimpleNamespace(
+        loss_names=("loss",), losses=soft_cross_entropy, answers=probabilities
+    )
+    model = TrainingModel(network, task, augmentation)
+    optimizer = build_optimizer(recipe, network, len(pictures) // run.batch_size)
+    model.compile(optimizer=optimizer, jit_compile=best_jit_compile())
+    optimizer.build(model.trainable_variables)
+    return model, report
+
+
+def _go_on_from(network, trained):
+    """Gives a network the weights of another of its kind, but for the head."""
+    for layer in network.layers:
+        if layer.name != "head":
+            layer.set_weights(trained.get_layer(layer.name).get_weights())
+
+
+def _top1(model, pictures, chosen):
+    answers = model.predict({"image": pictures.images[chosen]}, batch_size=_PREDICTED, verbose=0)
+    return float(100 * np.mean(answers.argmax(axis=1) == pictures.labels[chosen]))

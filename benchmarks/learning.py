@@ -1,0 +1,122 @@
+"""Does it learn? SepViT beside a Swin of its widths on CIFAR-10, and ways to begin that cost less.
+
+    python benchmarks/learning.py --data FOLDER
+
+trains, from random weights and by one recipe, a small SepViT, a Swin made of KerasHub's layers with
+the same widths, heads and MLPs, and the paper's ablations (`--part networks`); then SepViT in the
+ways to begin that docs/learning.md compares (`--part ways`): from random weights, by a warm start
+from a Swin that has seen other classes, with a teacher. Three seeds each; accuracy by epoch and by
+second. FOLDER has `cifar10_train.npz` and `cifar10_test.npz`. Figures of recompressed pictures
+compare only with each other.
+
+Runs are processes of one core each, as many at a time as there are cores, and their seconds are
+those that the processor spends on training. What has run is kept in `--output-dir`: after an
+interruption the same command goes on. Tables and pictures go into docs/learning.md; with
+`--page-only` from what is there. The small setting takes an hour on two cores for each part; the
+large one is meant for a GPU. The backend is that of `KERAS_BACKEND`.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from learners.plans import SETTINGS, network_waves, way_waves
+from learners.report import write_networks, write_ways
+from learners.runs import Run, train
+from page import ROOT, commit
+
+from keras_sepvit.benchmark.machine import machine
+
+PARTS = ("networks", "ways")
+
+
+def run_waves(waves, folder, workers):
+    """Runs what has not run, a process each, as many at a time as there are workers.
+
+    Args:
+        waves: Iterable of lists of `Run`s.
+        folder: Where results are kept.
+        workers: Queue of sets of cores, one for each process at a time; None in the place of a set
+            lets a process have all.
+    """
+    for wave in waves:
+        left = [run for run in wave if not (folder / f"{run.key}.json").exists()]
+        with concurrent.futures.ThreadPoolExecutor(workers.qsize()) as pool:
+            for error in pool.map(lambda run: _run_in_process(run, folder, workers), left):
+                if error:
+                    raise SystemExit(f"{error} failed, see above. What was done stays done.")
+
+
+def _run_in_process(run, folder, workers):
+    """Runs one; its key where it failed."""
+    cores = workers.get()
+    try:
+        job = json.dumps({"run": dataclasses.asdict(run), "folder": str(folder), "cores": cores})
+        command = [sys.executable, __file__, "--data", run.data, "--job", job]
+        return subprocess.run(command).returncode and run.key
+    finally:
+        workers.put(cores)
+
+
+def work(job):
+    """A process's part: one run on its cores."""
+    job = json.loads(job)
+    if job["cores"] is not None:
+        os.sched_setaffinity(0, job["cores"])
+    train(Run(**job["run"]), pathlib.Path(job["folder"]))
+
+
+def workers_of(gpu):
+    """A queue of what `run_waves` shares out."""
+    workers = queue.Queue()
+    for core in [None] if gpu else sorted(os.sched_getaffinity(0)):
+        workers.put(core if core is None else [core])
+    return workers
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder of CIFAR-10")
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS)
+    parser.add_argument("--setting", choices=SETTINGS, default="small")
+    parser.add_argument("--gpu", action="store_true", help="one run at a time, on all cores")
+    parser.add_argument("--page-only", action="store_true", help="train nothing")
+    parser.add_argument("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / "learning")
+    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        work(options.job)
+        return
+    for part in options.part:
+        folder = options.output_dir / options.setting / part
+
+        def result(key, folder=folder):
+            return json.loads((folder / f"{key}.json").read_text())
+
+        setting = SETTINGS[options.setting]
+        if not options.page_only:
+            folder.mkdir(parents=True, exist_ok=True)
+            made = {"commit": commit(), "machine": machine(), "setting": options.setting}
+            (folder / "made.json").write_text(json.dumps(made))
+            if part == "networks":
+                waves = network_waves(setting, options.data, result)
+            else:
+                waves = way_waves(setting, options.data, folder)
+            run_waves(waves, folder, workers_of(options.gpu))
+        write = write_networks if part == "networks" else write_ways
+        write(folder, options.docs, setting)
+
+
+if __name__ == "__main__":
+    main()
