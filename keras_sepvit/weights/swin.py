@@ -12,18 +12,30 @@ from keras import layers, ops
 
 from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.lazy import require
-from keras_sepvit.weights.files import check_file
-
-_SUFFIX = ".keras"
+from keras_sepvit.weights.files import check_file, has_weights_suffix, suffix_of
 
 # Pictures that are computed at a time.
 _BATCH = 8
 
 
 def check_swin_file(source):
-    """Refuses the path of a `.keras` file that is not there or no such file; None is none."""
-    if source is not None and _is_file(source):
-        check_file(source)
+    """Refuses a `source` of `warm_start` that is a file's path, where `open_swin` cannot read it.
+
+    Args:
+        source: A path, the name of a preset, which is not looked for, or None.
+
+    Raises:
+        ValueError: if it is no `.keras` file.
+        FileNotFoundError: if there is no such file.
+    """
+    if source is None or not has_weights_suffix(source):
+        return
+    if not _is_model_file(source):
+        raise ValueError(
+            "`source` must be a .keras file or a KerasHub preset: weights alone do not tell a "
+            f"Swin's layers. Received: {str(source)!r}. Save the whole model with `model.save`."
+        )
+    check_file(source)
 
 
 def open_swin(source, with_head=False):
@@ -47,15 +59,15 @@ def open_swin(source, with_head=False):
         )
     check_swin_file(source)
     keras_hub = require("keras_hub", "hub", f"A warm start from '{source}'")
-    if _is_file(source):
+    if _is_model_file(source):
         return Swin(keras.saving.load_model(source, compile=False), str(source))
     kind = keras_hub.models.ImageClassifier if with_head else keras_hub.models.Backbone
     converter = keras_hub.layers.ImageConverter.from_preset(source)
     return Swin(kind.from_preset(source), str(source), converter)
 
 
-def _is_file(source):
-    return os.fspath(source).endswith(_SUFFIX)
+def _is_model_file(source):
+    return suffix_of(source) == ".keras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,16 +195,21 @@ class Swin:
             List of float32 arrays (batch, height, width, channels): the pictures, normalised with
             ImageNet's statistics, and the maps of all stages but the last.
         """
-        pixels = ops.convert_to_tensor(np.asarray(images, "float32"))
-        if tuple(images.shape[1:3]) != self.image_size:
-            pixels = ops.image.resize(
-                pixels, self.image_size, antialias=True, data_format="channels_last"
-            )
-        pixels = ops.convert_to_numpy(pixels)
+        parts = range(0, len(images), _BATCH)
+        pixels = np.concatenate([self._resized(images[i : i + _BATCH]) for i in parts])
         own = np.asarray(pixels * self._scale + self._offset, "float32")
         maps = _Maps(self._embedding, self._stages).predict(own, batch_size=_BATCH, verbose=0)
         normalised = (pixels - IMAGENET_MEAN) / np.sqrt(IMAGENET_VARIANCE)
         return [np.asarray(normalised, "float32"), *maps]
+
+    def _resized(self, images):
+        images = np.asarray(images, "float32")
+        if images.shape[1:3] == self.image_size:
+            return images
+        images = ops.convert_to_tensor(images)
+        return ops.convert_to_numpy(
+            ops.image.resize(images, self.image_size, antialias=True, data_format="channels_last")
+        )
 
 
 class _Maps(keras.Model):

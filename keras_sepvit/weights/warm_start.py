@@ -43,7 +43,8 @@ class WarmStartReport:
             for PEGs (see `warm_start`).
         blocks: For each stage, which of the Swin's blocks its blocks are, from 1.
         pictures: Number of pictures that norms were fitted on.
-        share: Share of the model's numbers that are in `taken`, 0 to 1.
+        share: Share of the model's numbers that are the Swin's, 0 to 1; the zeros that fill up
+            kernels do not count.
     """
 
     source: str
@@ -160,7 +161,6 @@ def warm_start(
         values.update({path: np.zeros(variables[path].shape) for path in pegs})
     for path, value in values.items():
         variables[path].assign(np.array(value, "float32"))
-    sizes = {path: np.prod(variable.shape) for path, variable in variables.items()}
     return WarmStartReport(
         source=swin.name,
         taken=tuple(taken),
@@ -168,7 +168,7 @@ def warm_start(
         new=tuple(new),
         blocks=tuple(tuple(block + 1 for block in blocks) for blocks in chosen),
         pictures=len(images) if fitted and images is not None else 0,
-        share=float(sum(sizes[path] for path in taken) / sum(sizes.values())),
+        share=float(sum(map(np.count_nonzero, taken.values())) / model.count_params()),
     )
 
 
