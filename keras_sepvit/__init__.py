@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` do
     from keras_sepvit.weights.load import LoadReport, load_weights
     from keras_sepvit.weights.pytorch import save_pytorch
     from keras_sepvit.weights.registry import register_weights
+    from keras_sepvit.weights.warm_start import WarmStartReport, warm_start
 
 _MODULES = {
     "SeparableAttention": "attention",
@@ -52,9 +53,11 @@ _MODULES = {
     "PEG": "layers",
     "convert": "conversion",
     "LoadReport": "weights.load",
+    "WarmStartReport": "weights.warm_start",
     "load_weights": "weights.load",
     "register_weights": "weights.registry",
     "save_pytorch": "weights.pytorch",
+    "warm_start": "weights.warm_start",
 }
 
 _PACKAGES = (

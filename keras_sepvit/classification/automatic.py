@@ -6,6 +6,7 @@ import math
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.configs import DIGITS_CONFIG, VARIANTS
 from keras_sepvit.training import device
+from keras_sepvit.training.automatic import told_weights
 from keras_sepvit.validation import counted
 from keras_sepvit.weights.registry import registered_weights
 
@@ -49,7 +50,7 @@ def decided(recipe, images, devices):
         rate = (1e-3 if scratch else 2e-4) * math.sqrt(recipe.batch_size / 64)
         rate *= (recipe.optimizer.reference_batch or recipe.batch_size) / recipe.batch_size
         recipe.optimizer.learning_rate = float(f"{rate:.2g}")
-        why = "random weights" if scratch else "trained weights"
+        why = told_weights(recipe.model)
         chosen["optimizer.learning_rate"] = f"{recipe.optimizer.learning_rate:g} ({why})"
     if recipe.optimizer.warmup_epochs is None:
         recipe.optimizer.warmup_epochs = min(_WARMUP, _WARMUP_SHARE * recipe.epochs)

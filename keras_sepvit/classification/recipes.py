@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from keras_sepvit.classification.randaugment_settings import RandAugmentSettings
 from keras_sepvit.configs import VARIANTS
 from keras_sepvit.record import INTERPOLATIONS
-from keras_sepvit.training.recipe import OptimizerRecipe, Recipe, check, check_choice, check_rate
+from keras_sepvit.training.recipe import (
+    OptimizerRecipe,
+    Recipe,
+    check,
+    check_choice,
+    check_rate,
+    check_warm_start,
+)
 
 # The configuration of the embedded digits, a small member beside the published family.
 DIGITS_VARIANT = "sepvit_digits"
@@ -30,6 +37,8 @@ class ModelRecipe:
             (paper, section 4.1: 0.2, 0.3 and 0.5 for T, S and B).
         weights: Weights to start from: a file, an https:// address with its SHA-256, or a
             registered name; null for random ones. Another number of classes gets a new head.
+        warm_start: A Swin of equal widths to start from in the place of `weights`: a `.keras` file
+            or the name of a KerasHub preset; see `keras_sepvit.warm_start`. Null for none.
         pad_windows: Keep the windows' size at every image size, instead of scaling them.
         residual_in_fp32: Keep the maps between the branches of blocks in float32 under mixed
             precision, as the code's autocast does.
@@ -41,6 +50,7 @@ class ModelRecipe:
     image_size: int | None = 224
     drop_path_rate: float | None = None
     weights: str | None = None
+    warm_start: str | None = None
     pad_windows: bool = False
     residual_in_fp32: bool = False
     frozen_stages: int = 0
@@ -159,6 +169,9 @@ class ClassificationRecipe(Recipe):
         size = model.image_size
         check("model.image_size", size, size is None or size >= 1, "at least 1")
         check_choice("model.frozen_stages", model.frozen_stages, range(5))
+        check_warm_start(model)
+        frozen, expected = model.frozen_backbone, "false with model.warm_start"
+        check("model.frozen_backbone", frozen, not frozen or model.warm_start is None, expected)
         check_rate("model.drop_path_rate", model.drop_path_rate)
         check_rate("augmentation.label_smoothing", augmentation.label_smoothing)
         for name in ("flip", "erase_rate", "cutmix_rate", "color_jitter"):

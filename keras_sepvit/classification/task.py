@@ -16,10 +16,13 @@ from keras_sepvit.classification.report import ClassificationReport
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.record import Record
+from keras_sepvit.training.sample import sample_pictures
 from keras_sepvit.training.sources.labelled import open_splits
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
+from keras_sepvit.weights.swin import check_swin_file
+from keras_sepvit.weights.warm_start import warm_start
 
 # Folders that are no classes: pictures with their masks, for segmentation.
 _OF_MASKS = ({"images", "masks"}, {"images", "annotations"})
@@ -41,6 +44,7 @@ class Classification(Task):
 
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
+        check_swin_file(self.recipe.model.warm_start)
         data = self.recipe.data
         _refuse_boxes(data.name)
         self.source, self.validation_source = open_splits(
@@ -109,6 +113,13 @@ class Classification(Task):
     def _group(self, part):
         largest = self.recipe.augmentation.mixing_group
         return max(size for size in range(1, min(part, largest) + 1) if part % size == 0)
+
+    def start(self, network):
+        source = self.recipe.model.warm_start
+        if source is None:
+            return ""
+        images = sample_pictures(self.source, self._image_size, self.recipe.seed)
+        return str(warm_start(network, source, images=images))
 
     def augmentation(self, part):
         return BatchAugmentation(

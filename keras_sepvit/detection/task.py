@@ -22,8 +22,11 @@ from keras_sepvit.record import Record
 from keras_sepvit.runtime.canvas import turned
 from keras_sepvit.training.automatic import decided
 from keras_sepvit.training.canvas import place
+from keras_sepvit.training.sample import sample_pictures
 from keras_sepvit.training.task import Task
 from keras_sepvit.weights import check_pretrained
+from keras_sepvit.weights.swin import check_swin_file
+from keras_sepvit.weights.warm_start import warm_start
 
 # Learning rates of batches of 16, from random weights and from trained ones.
 _SCRATCH_RATE = 1e-3
@@ -56,6 +59,7 @@ class Detection(Task):
 
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
+        check_swin_file(self.recipe.model.warm_start)
         data = self.recipe.data
         self.source, self.validation_source = self._open_splits(
             data.name, data.train_split, data.validation_split, keep_empty=data.keep_empty
@@ -75,7 +79,7 @@ class Detection(Task):
             self.recipe, self.source.size, devices, _SCRATCH_RATE, _TRAINED_RATE
         )
         model, groups = self.recipe.model, self.source.groups
-        if model.weights is None and model.variant != SCENES_VARIANT:
+        if model.weights is model.warm_start is None and model.variant != SCENES_VARIANT:
             chosen["model.weights"] = (
                 "null (all weights start at random; results as published need ImageNet's: "
                 "model.weights=FILE)"
@@ -136,6 +140,13 @@ class Detection(Task):
         network = self._network(dtype, weights)
         network.backbone.freeze(self.recipe.model.frozen_stages)
         return network
+
+    def start(self, network):
+        source = self.recipe.model.warm_start
+        if source is None:
+            return ""
+        images = sample_pictures(self.source, self._image_size, self.recipe.seed)
+        return str(warm_start(network, source, images=images))
 
     def augmentation(self, part):
         return ImagesAndBoxes()

@@ -18,7 +18,7 @@ class ModelRecipe(detection.ModelRecipe):
     """The network, a Mask R-CNN.
 
     Attributes:
-        variant, image_size, drop_path_rate, weights, frozen_stages: As of detectors.
+        variant, image_size, drop_path_rate, weights, warm_start, frozen_stages: As of detectors.
         channels: Channels of neck, of the proposals' head and of the masks'.
         units: Channels of the two layers of the boxes' head.
         num_convs: Convolutions of the masks' head before it doubles its map.

@@ -15,6 +15,7 @@ from keras_sepvit.training.recipe import (
     check_choice,
     check_frozen_stages,
     check_rate,
+    check_warm_start,
 )
 
 HEADS = ("semantic_fpn", "upernet")
@@ -39,6 +40,8 @@ class ModelRecipe:
             variant's own.
         weights: Weights to start from: a file, an https:// address with its SHA-256, or a
             registered name, of a classifier, a backbone or a segmenter; null for random ones.
+        warm_start: A Swin of equal widths to start from in the place of `weights`: a `.keras` file
+            or the name of a KerasHub preset; see `keras_sepvit.warm_start`. Null for none.
         frozen_stages: How many stages, from the image on, keep their weights, from 0 to 4.
     """
 
@@ -49,6 +52,7 @@ class ModelRecipe:
     dropout: float = 0.1
     drop_path_rate: float | None = None
     weights: str | None = None
+    warm_start: str | None = None
     frozen_stages: int = 0
 
     def __post_init__(self):
@@ -125,6 +129,7 @@ class SegmentationRecipe(Recipe):
         model, augmentation = self.model, self.augmentation
         check_choice("model.head", model.head, HEADS)
         check_choice("model.variant", model.variant, (*VARIANTS, SCENES_VARIANT))
+        check_warm_start(model)
         check_frozen_stages(model)
         check_rate("model.dropout", model.dropout)
         check_rate("model.drop_path_rate", model.drop_path_rate)

@@ -19,9 +19,12 @@ from keras_sepvit.segmentation.sources import open_splits
 from keras_sepvit.segmentation.upernet import UPerNet
 from keras_sepvit.training.automatic import decided
 from keras_sepvit.training.canvas import place
+from keras_sepvit.training.sample import sample_pictures
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
+from keras_sepvit.weights.swin import check_swin_file
+from keras_sepvit.weights.warm_start import warm_start
 
 # Learning rates of batches of 16, from random weights and from trained ones.
 _SCRATCH_RATE = 1e-3
@@ -48,6 +51,7 @@ class Segmentation(Task):
 
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
+        check_swin_file(self.recipe.model.warm_start)
         data = self.recipe.data
         self.source, self.validation_source = open_splits(
             data.name, data.train_split, data.validation_split
@@ -63,7 +67,7 @@ class Segmentation(Task):
             self.recipe, self.source.size, devices, _SCRATCH_RATE, _TRAINED_RATE
         )
         model = self.recipe.model
-        if model.weights is None and model.variant != SCENES_VARIANT:
+        if model.weights is model.warm_start is None and model.variant != SCENES_VARIANT:
             chosen["model.weights"] = (
                 "null (all weights start at random; results as published need ImageNet's: "
                 "model.weights=FILE)"
@@ -116,6 +120,13 @@ class Segmentation(Task):
         network = self._network(dtype, weights)
         network.backbone.freeze(self.recipe.model.frozen_stages)
         return network
+
+    def start(self, network):
+        source = self.recipe.model.warm_start
+        if source is None:
+            return ""
+        images = sample_pictures(self.source, self._image_size, self.recipe.seed)
+        return str(warm_start(network, source, images=images))
 
     def augmentation(self, part):
         return ImagesAndMaps()

@@ -10,6 +10,13 @@ _UPDATES = 8
 _TRAINED_BACKBONE_RATE = 0.1
 
 
+def told_weights(model):
+    """What kind of weights a model's settings start from, as text."""
+    if model.weights is not None:
+        return "trained weights"
+    return "random weights" if model.warm_start is None else "a warm start"
+
+
 def decided(recipe, images, devices, scratch_rate, trained_rate):
     """A recipe with its batch size, learning rate and backbone rate decided, and what they are.
 
@@ -25,7 +32,7 @@ def decided(recipe, images, devices, scratch_rate, trained_rate):
     """
     recipe, chosen = copy.deepcopy(recipe), {}
     scratch = recipe.model.weights is None
-    why = "random weights" if scratch else "trained weights"
+    why = told_weights(recipe.model)
     if recipe.batch_size is None:
         largest = max(min(_BATCH, images / _UPDATES / devices), 1)
         recipe.batch_size = devices * 2 ** int(math.log2(largest))

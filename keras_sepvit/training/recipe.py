@@ -264,6 +264,15 @@ def check_frozen_stages(model):
     check("model.frozen_stages", model.frozen_stages, trained or not model.frozen_stages, expected)
 
 
+def check_warm_start(model):
+    """Refuses `warm_start` of a model's settings beside `weights`, and with frozen stages."""
+    if model.warm_start is not None:
+        expected = f"null with model.weights={model.weights}: a network starts from one of them"
+        check("model.warm_start", model.warm_start, model.weights is None, expected)
+        expected = "0 with model.warm_start, whose weights must be trained in their new network"
+        check("model.frozen_stages", model.frozen_stages, not model.frozen_stages, expected)
+
+
 def check_rate(key, value):
     """Refuses a number that is not in [0, 1); None is none."""
     check(key, value, value is None or 0 <= value < 1, "at least 0 and below 1")

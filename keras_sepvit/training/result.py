@@ -1,6 +1,20 @@
-"""What a run tells at its end."""
+"""What a run tells at its beginning and at its end."""
 
 import dataclasses
+
+
+def announcement(trainer):
+    """What a run is, as lines of text, from its `Trainer`."""
+    compiled = "compiled" if trainer.model.jit_compile else "not compiled"
+    decisions = ", ".join(f"{key}={value}" for key, value in trainer.decisions.items())
+    lines = [
+        f"Training on {trainer.distribution} in {trainer.precision}, {compiled}.",
+        f"Data: {trainer.source}; validation: {trainer.validation_source}.",
+        decisions and f"Decided: {decisions}.",
+        trainer.recipe.batch_note(trainer.steps / trainer.recipe.accumulate),
+        trainer.started,
+    ]
+    return "\n".join(filter(None, lines))
 
 
 @dataclasses.dataclass(frozen=True)

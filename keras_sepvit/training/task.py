@@ -84,6 +84,16 @@ class Task(abc.ABC):
             weights: Weights to start from, as the recipe names them.
         """
 
+    def start(self, network):
+        """Gives the network of a new run, which `build` made, other values to begin with.
+
+        A run that goes on has its own, and does not come here.
+
+        Returns:
+            What they are, in a line of text; empty where `build` has given it all it gets.
+        """
+        return ""
+
     @abc.abstractmethod
     def augmentation(self, part):
         """A new layer from a batch of examples, a dict, to images and targets, in training.

@@ -23,7 +23,7 @@ from keras_sepvit.training.pipeline import (
 )
 from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.report import DataReport
-from keras_sepvit.training.result import TrainingResult
+from keras_sepvit.training.result import TrainingResult, announcement
 from keras_sepvit.training.sources.source import Shard
 
 
@@ -96,14 +96,7 @@ class Trainer:
         elif verbose == "auto":
             verbose = 1 if sys.stdout.isatty() else 2
         if verbose:
-            compiled = "compiled" if self.model.jit_compile else "not compiled"
-            print(f"Training on {self.distribution} in {self.precision}, {compiled}.")
-            print(f"Data: {self.source}; validation: {self.validation_source}.")
-            if self.decisions:
-                decisions = ", ".join(f"{key}={value}" for key, value in self.decisions.items())
-                print(f"Decided: {decisions}.")
-            if note := self.recipe.batch_note(self.steps / self.recipe.accumulate):
-                print(note)
+            print(announcement(self))
         if self.distribution.is_chief:
             if not self.folder.checkpoint.exists():
                 checked = self.task.check_data()
@@ -245,6 +238,8 @@ class Trainer:
         if self.precision == "auto":
             self.precision = device.fastest_precision()
         network = self.task.build(self.precision, recipe.model.weights)
+        with distribution.local():
+            self.started = "" if self.folder.checkpoint.exists() else self.task.start(network)
         augmentation = self.task.augmentation(self.part)
         model = distribution.model_class(network, self.task, augmentation)
         adapt = distribution.optimizer_class

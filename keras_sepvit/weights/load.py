@@ -203,7 +203,7 @@ def assign_weights(
     Returns:
         A `LoadReport`.
     """
-    variables = _variables_by_path(model)
+    variables = variables_by_path(model)
     arrays = named_by(model, variables, arrays)
     plan = Plan(model, variables, arrays)
     if skip_head_mismatch or (skip_other_head and plan.has_other_head):
@@ -239,7 +239,12 @@ def assign_weights(
     )
 
 
-def _variables_by_path(model):
+def variables_by_path(model):
+    """The weights of a model by their paths; those of heads that share one are numbered.
+
+    Raises:
+        ValueError: if it is no built model, or has two backbones.
+    """
     if not isinstance(model, keras.Model) or not model.weights:
         raise ValueError(f"`model` must be a Keras model that has been built. Received: {model!r}.")
     variables = {}

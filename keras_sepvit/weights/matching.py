@@ -104,7 +104,7 @@ class Plan:
     def __init__(self, model, variables, arrays):
         self.copied, self.resized = {}, {}
         self.assumed, self.new, self.unused, self.differences = [], [], [], []
-        self._blocks = {layer.name: layer for layer in _window_layers(model)}
+        self._blocks = {layer.name: layer for layer in window_layers(model)}
         self._file_is_dense, self._model_is_dense = _is_dense(arrays), _is_dense(variables)
         self._model_has_head = any(parse(path).is_head for path in variables)
         self._file_psa = {name.layer for name in map(parse, arrays) if name.is_psa}
@@ -275,7 +275,7 @@ def _advice(model, in_file, in_model, plan):
     return "To load what fits and leave the rest, use `load_weights(..., partial=True)`."
 
 
-def _window_layers(model):
+def window_layers(model):
     """All layers of a model that cut maps into windows, also those of models in it.
 
     `SepViTBlock` is one. Any layer counts that tells the (rows, columns) of its windows,
@@ -286,7 +286,7 @@ def _window_layers(model):
         if hasattr(layer, "window_grid"):
             yield layer
         elif isinstance(layer, keras.Model):
-            yield from _window_layers(layer)
+            yield from window_layers(layer)
 
 
 def _is_dense(paths):
