@@ -102,8 +102,8 @@ class Trainer:
             if self.decisions:
                 decisions = ", ".join(f"{key}={value}" for key, value in self.decisions.items())
                 print(f"Decided: {decisions}.")
-            if note := self.recipe.batch_note(self.steps / self.recipe.accumulate):
-                print(note)
+            notes = self.task.note(), self.recipe.batch_note(self.steps / self.recipe.accumulate)
+            print(*(f"{note}\n" for note in notes if note), sep="", end="")
         if self.distribution.is_chief:
             if not self.folder.checkpoint.exists():
                 checked = self.task.check_data()
