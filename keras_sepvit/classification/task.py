@@ -47,6 +47,7 @@ class Classification(Task):
 
     best = "top1"
     curves = ("top1",)
+    teacher = None  # until `open`, which reads it
 
     @property
     def loss_names(self):
