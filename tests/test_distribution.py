@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 from helpers import BACKEND
-from training_data import write_folder, write_rectangles
+from training_data import SMALL_DIGITS, write_folder, write_rectangles
 
+from keras_sepvit import SepViT
 from keras_sepvit.detection.rcnn_losses import LOSS_NAMES
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.training import checkpoint, distribution, parallel
@@ -154,10 +155,14 @@ def finish(*processes):
 def runs(tmp_path_factory):
     """Has trained on one device."""
     runs = Runs(tmp_path_factory.mktemp("runs"))
-    for split, per_class in (("train", 11), ("validation", 4)):
-        write_folder(runs.folder / "data" / split, "abc", per_class, seed=per_class)
+    write_classes(runs.folder)
     finish(runs.start("one"))
     return runs
+
+
+def write_classes(folder):
+    for split, per_class in (("train", 11), ("validation", 4)):
+        write_folder(folder / "data" / split, "abc", per_class, seed=per_class)
 
 
 def assert_equal_runs(state, expected):
@@ -216,6 +221,16 @@ def on_one_and_two_devices(runs):
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
         finish(runs.start("two", devices=2, **({"XLA_FLAGS": flags} if BACKEND == "jax" else {})))
     return runs.state("one"), runs.state("two")
+
+
+@pytest.mark.slow
+def test_a_student_on_two_devices_equals_one_device(tmp_path):
+    """Each device has the teacher's answers to its own images."""
+    write_classes(tmp_path)
+    SepViT(SMALL_DIGITS, input_shape=(32, 32, 3), classes=3).save(tmp_path / "teacher.keras")
+    teacher = f"distill.teacher={tmp_path / 'teacher.keras'}", "distill.weight=0.9"
+    states = on_one_and_two_devices(Runs(tmp_path, changes=(*CHANGES, *RANDOM, *teacher)))
+    assert_equal_runs(*states)
 
 
 @pytest.mark.slow

@@ -52,7 +52,9 @@ ALLOWED = {
     },
     "complexity": {*DATA, "complexity"},
     "training": {*DATA, "runtime.images", "training"},
-    "classification": {*WEIGHTS, "inference", "runtime", "training", "classification"},
+    "classification": {
+        *(*WEIGHTS, "resizing", "scores", "inference", "runtime", "training", "classification"),
+    },
     "recipes": {"training", "classification", "detection", "segmentation", "instances"},
     "export": {
         *DATA,

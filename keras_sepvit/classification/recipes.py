@@ -5,6 +5,7 @@ is DeiT's with timm. Where the two differ, the paper's value is the default and 
 what the code has.
 """
 
+import re
 import types
 from dataclasses import dataclass, field
 
@@ -124,6 +125,41 @@ class AugmentationRecipe:
 
 
 @dataclass
+class DistillationRecipe:
+    """What a student learns of a teacher's answers to its augmented images, beside the labels.
+
+    Soft, by the distance of both softmaxes at a temperature (Hinton et al., arXiv 1503.02531), or
+    hard, by the teacher's most likely class (DeiT, arXiv 2012.12877, section 4).
+
+    Attributes:
+        teacher: A `.keras`, `.tflite` or `.onnx` file of a classifier of the same classes, the name
+            of one of `keras.applications`, or a preset of KerasHub; null for none.
+        weight: The teacher's share of the loss, from 0 to 1; null for DeiT's: 0.1 of soft and 0.5
+            of hard distillation. 0 is as no teacher.
+        temperature: Of soft distillation, which divides the logits of both (DeiT: 3); hard
+            distillation has none.
+        hard: Hard distillation.
+        sha256: Checksum of the teacher's file; null for any. A run writes it into its recipe, and
+            goes on with the same file only.
+    """
+
+    teacher: str | None = None
+    weight: float | None = None
+    temperature: float = 3.0
+    hard: bool = False
+    sha256: str | None = None
+
+    @property
+    def share(self):
+        """The teacher's share of the loss; 0 without one."""
+        if self.teacher is None:
+            return 0.0
+        if self.weight is None:
+            return 0.5 if self.hard else 0.1
+        return self.weight
+
+
+@dataclass
 class ClassificationRecipe(Recipe):
     """All settings of the training of a classifier.
 
@@ -131,7 +167,7 @@ class ClassificationRecipe(Recipe):
     the device, its memory, the number of images, and whether the weights are trained ones.
 
     Attributes:
-        model, data, augmentation: See their classes.
+        model, data, augmentation, distill: See their classes.
     """
 
     AUTOMATIC = (
@@ -139,6 +175,7 @@ class ClassificationRecipe(Recipe):
         "model.image_size",
         "optimizer.learning_rate",
         "optimizer.warmup_epochs",
+        "distill.sha256",
     )
     MAY_CHANGE = (*Recipe.MAY_CHANGE, "data.data_dir")
 
@@ -146,6 +183,7 @@ class ClassificationRecipe(Recipe):
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    distill: DistillationRecipe = field(default_factory=DistillationRecipe)
 
     def make_task(self):
         from keras_sepvit.classification.task import Classification
@@ -188,6 +226,13 @@ class ClassificationRecipe(Recipe):
         check("augmentation.crop_scale", augmentation.crop_scale, largest <= 1, "at most 1")
         group = augmentation.mixing_group
         check("augmentation.mixing_group", group, group >= 1, "at least 1")
+        weight, temperature, sha256 = (
+            getattr(self.distill, name) for name in ("weight", "temperature", "sha256")
+        )
+        check("distill.weight", weight, weight is None or 0 <= weight <= 1, "from 0 to 1, or null")
+        check("distill.temperature", temperature, temperature > 0, "above 0")
+        valid = sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256)
+        check("distill.sha256", sha256, valid, "64 hexadecimal digits in lower case, or null")
 
 
 def _imagenet(variant, **optimizer):

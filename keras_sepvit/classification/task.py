@@ -4,16 +4,23 @@ import functools
 import itertools
 import pathlib
 
+import keras
+
 from keras_sepvit import __version__
 from keras_sepvit.classification.automatic import decided
 from keras_sepvit.classification.classifier import SepViT
 from keras_sepvit.classification.images import EvalTransform, TrainTransform
-from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
+from keras_sepvit.classification.losses import (
+    distillation_losses,
+    probabilities,
+    soft_cross_entropy,
+)
 from keras_sepvit.classification.mixing import BatchAugmentation, draw_erasing, draw_mixing
 from keras_sepvit.classification.picture import draw_classes
 from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.classification.report import ClassificationReport
 from keras_sepvit.classification.scores import ClassificationScores
+from keras_sepvit.classification.teacher import TaughtAugmentation, Teacher
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.record import Record
 from keras_sepvit.training.sample import sample_pictures
@@ -33,6 +40,8 @@ _OF_BOXES = ("*/_annotations.coco.json", "annotations/instances_*.json", "data.y
 class Classification(Task):
     """Images with one label each: cross-entropy of soft targets, top-1 and top-5 accuracy.
 
+    With a teacher (the recipe's `distill`) also the distance from its answers.
+
     Examples have a `"label"`, int32, in evaluation also a row of 0 and 1 for sets of labels.
 
     Args:
@@ -41,10 +50,16 @@ class Classification(Task):
 
     best = "top1"
     curves = ("top1",)
+    teacher = None  # until `open`, which reads it
+
+    @property
+    def loss_names(self):
+        return ("cross_entropy", "distillation") if self.recipe.distill.share else ("loss",)
 
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
         check_swin_file(self.recipe.model.warm_start)
+        self.teacher = self._open_teacher()
         data = self.recipe.data
         _refuse_boxes(data.name)
         self.source, self.validation_source = open_splits(
@@ -67,11 +82,31 @@ class Classification(Task):
             )
         if self.validation_source is not None:
             _check_validation(self.source, self.validation_source)
+        if self.teacher is not None:
+            self.teacher.match(self.source)
         return self.source, self.validation_source
 
     def decide(self, devices):
         self.recipe, chosen = decided(self.recipe, self.source.size, devices)
+        if self.teacher is not None:
+            chosen.update(self.teacher.decide(self.recipe, devices))
         return chosen
+
+    def note(self):
+        if self.teacher is None:
+            return ""
+        settings = self.recipe.distill
+        how = "hard" if settings.hard else f"soft at temperature {settings.temperature:g}"
+        return f"Teacher: {self.teacher}; {how}, {100 * settings.share:g} % of the loss."
+
+    def _open_teacher(self):
+        settings = self.recipe.distill
+        if not settings.share:
+            return None
+        teacher = Teacher(settings.teacher, settings.sha256)
+        # Loading it has drawn numbers: the student begins as it would without a teacher.
+        keras.utils.set_random_seed(self.recipe.seed)
+        return teacher
 
     @functools.cached_property
     def _transform(self):
@@ -122,12 +157,15 @@ class Classification(Task):
         return str(warm_start(network, source, images=images))
 
     def augmentation(self, part):
-        return BatchAugmentation(
+        augmentation = BatchAugmentation(
             self.source.classes,
             self.recipe.augmentation.label_smoothing,
             group=self._group(part),
             seed=self.recipe.seed,
         )
+        if self.teacher is None:
+            return augmentation
+        return TaughtAugmentation(augmentation, self.teacher)
 
     def build(self, dtype, weights=None):
         network = self._network(dtype, classifier_activation=None, weights=weights)
@@ -143,7 +181,16 @@ class Classification(Task):
         return network
 
     def losses(self, targets, outputs):
-        return soft_cross_entropy(targets, outputs)
+        settings = self.recipe.distill
+        if not settings.share:
+            return soft_cross_entropy(targets, outputs)
+        return distillation_losses(
+            targets,
+            outputs,
+            weight=settings.share,
+            temperature=settings.temperature,
+            hard=settings.hard,
+        )
 
     def answers(self, outputs):
         return probabilities(outputs)
@@ -174,7 +221,8 @@ class Classification(Task):
         )
 
     def draw_batch(self, path, images, targets):
-        draw_classes(path, images, targets, self.source.class_names)
+        labels = targets if self.teacher is None else targets["labels"]
+        draw_classes(path, images, labels, self.source.class_names)
 
     def _network(self, dtype, classifier_activation, weights):
         settings = self.recipe.model

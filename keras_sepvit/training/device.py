@@ -6,6 +6,34 @@ import re
 import sys
 
 import keras
+import numpy as np
+
+
+def call_on_host(function, tensor, shape):
+    """A NumPy function of a tensor, within a step on the device; no gradient goes through it.
+
+    TensorFlow's XLA cannot compile it, and several devices of one program cannot share it.
+
+    Args:
+        function: From a float32 array to one.
+        tensor: float32 tensor.
+        shape: Shape of the result; with TensorFlow, None is any.
+
+    Returns:
+        float32 tensor of `shape`.
+    """
+    backend = keras.config.backend()
+    if backend == "torch":
+        array = function(keras.ops.convert_to_numpy(tensor))
+        return keras.ops.convert_to_tensor(array, "float32")
+    if backend == "jax":
+        import jax
+
+        result = jax.ShapeDtypeStruct(shape, "float32")
+        return jax.pure_callback(lambda values: function(np.asarray(values)), result, tensor)
+    import tensorflow as tf
+
+    return tf.ensure_shape(tf.numpy_function(function, [tensor], tf.float32), shape)
 
 
 def fastest_precision():

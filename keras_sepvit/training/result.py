@@ -11,6 +11,7 @@ def announcement(trainer):
         f"Training on {trainer.distribution} in {trainer.precision}, {compiled}.",
         f"Data: {trainer.source}; validation: {trainer.validation_source}.",
         decisions and f"Decided: {decisions}.",
+        trainer.task.note(),
         trainer.recipe.batch_note(trainer.steps / trainer.recipe.accumulate),
         trainer.started,
     ]

@@ -57,6 +57,10 @@ class Task(abc.ABC):
         """
         return {}
 
+    def note(self):
+        """A line on what else a run trains by, told at its start; empty for nothing."""
+        return ""
+
     @abc.abstractmethod
     def transform(self, example, seed):
         """An example to train on, from what a source loads and a stateless seed, int32 (2,)."""
