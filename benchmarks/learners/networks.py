@@ -32,6 +32,8 @@ SWIN_WINDOWS = {32: (4, 4, 2, 1), 64: (4, 4, 4, 2)}
 TITLES = {
     "sepvit": "SepViT",
     "swin": "Swin (KerasHub)",
+    "sepvit_glorot": "SepViT, MLPs begin by Glorot",
+    "swin_normal": "Swin, begins as its authors' does",
     "no_gsa": "SepViT without GSA",
     "zero_tokens": "SepViT, window tokens of zeros",
     "average_pooling": "SepViT, average pooling for tokens",
@@ -48,8 +50,12 @@ def build_network(name, image_size, classes, drop_path_rate=0.0):
         classes: Number of classes.
         drop_path_rate: Drop path rate of the last block.
     """
-    if name == "swin":
-        return _swin(image_size, classes, drop_path_rate)
+    if name.startswith("swin"):
+        network = _swin(image_size, classes, drop_path_rate)
+        if name == "swin_normal":
+            # As Swin's and SepViT's authors do; KerasHub's layers begin by Glorot.
+            _reset(network, "", lambda: keras.initializers.TruncatedNormal(stddev=0.02))
+        return network
     windows = (WITHOUT_GSA if name == "no_gsa" else SEPVIT_WINDOWS)[image_size]
     tokens = {"zero_tokens": "zeros", "average_pooling": "average_pooling"}.get(name, "learned")
     network = keras_sepvit.SepViT(
@@ -66,12 +72,21 @@ def build_network(name, image_size, classes, drop_path_rate=0.0):
         classes=classes,
         classifier_activation=None,
     )
+    if name == "sepvit_glorot":
+        _reset(network, "/mlp/", keras.initializers.GlorotUniform)
     if name == "no_peg":  # x + convolution(x), where kernel and bias stay zero
         for layer in network.layers:
             if isinstance(layer, keras_sepvit.PEG):
                 layer.set_weights([0 * weight for weight in layer.get_weights()])
                 layer.trainable = False
     return network
+
+
+def _reset(network, part, initializer):
+    """Draws new kernels for the dense layers that have `part` in their paths, but for the head."""
+    for layer in network._flatten_layers():
+        if isinstance(layer, layers.Dense) and layer.name != "head" and part in layer.path:
+            layer.kernel.assign(initializer()(layer.kernel.shape))
 
 
 def _swin(image_size, classes, drop_path_rate):

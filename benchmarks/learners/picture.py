@@ -22,7 +22,9 @@ def draw_curves(path, results):
         style = {"color": f"C{number}", "linestyle": "--" if "Swin" in title.split(",")[0] else "-"}
         for axis, x in ((by_epoch, np.arange(1, top1.shape[1] + 1)), (by_second, seconds)):
             axis.plot(x, top1.mean(axis=0), label=title, **style)
-            axis.fill_between(x, top1.min(axis=0), top1.max(axis=0), color=style["color"], alpha=0.12)
+            axis.fill_between(
+                x, top1.min(axis=0), top1.max(axis=0), color=style["color"], alpha=0.12
+            )
     by_epoch.set(xlabel="epoch", ylabel="top-1 on test pictures, %")
     by_second.set(xlabel="seconds of training")
     for axis in (by_epoch, by_second):

@@ -33,8 +33,8 @@ def read_pictures(folder, split, classes, count=None, seed=None, image_size=SIDE
     """Pictures of some classes, equally many of each.
 
     Args:
-        folder: Has `cifar10_train.npz` and `cifar10_test.npz`: JPEG files in a row (`jpegs`, uint8),
-            where each begins (`offsets`), `labels` and `class_names`.
+        folder: Has `cifar10_train.npz` and `cifar10_test.npz`: JPEG files in a row (`jpegs`,
+            uint8), where each begins (`offsets`), `labels` and `class_names`.
         split: `"train"` or `"test"`.
         classes: Numbers of the classes to take; they become labels from 0 in this order.
         count: How many pictures in all; None for all there are.

@@ -49,7 +49,7 @@ class Setting:
 
 
 SETTINGS = {
-    "small": Setting(pictures=10_000, epochs=12, few=5000, few_epochs=12, source=20_000),
+    "small": Setting(pictures=8000, epochs=12, few=5000, few_epochs=12, source=20_000),
     "large": Setting(
         pictures=50_000,
         epochs=60,

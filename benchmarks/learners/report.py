@@ -3,12 +3,13 @@
 import json
 import statistics
 
+from page import fill_page
+
 from keras_sepvit.benchmark.machine import sentences
 from keras_sepvit.benchmark.report import markdown_table
 from learners.networks import TITLES
 from learners.picture import draw_curves
 from learners.plans import EQUAL_SECONDS, SOURCE, WAYS
-from page import fill_page
 
 # A way is advertised if it is ahead of random weights by more than this in every seed, in points.
 AHEAD = 2

@@ -1,6 +1,7 @@
 """One training run: a network, pictures and a start; accuracy by epoch and by second."""
 
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -16,6 +17,10 @@ _PREDICTED = 500
 
 # Pictures on which a warm start fits norms.
 _FITTED = 256
+
+# A teacher's share of the loss, and the temperature of both softmaxes.
+_TAUGHT = 0.5
+_TEMPERATURE = 3.0
 
 EVEN = (0, 2, 4, 6, 8)
 ODD = (1, 3, 5, 7, 9)
@@ -72,9 +77,7 @@ def train(run, folder):
 
     keras.utils.set_random_seed(run.seed)
     size = {"image_size": run.image_size}
-    pictures = read_pictures(
-        run.data, "train", run.classes, run.pictures, seed=run.seed, **size
-    )
+    pictures = read_pictures(run.data, "train", run.classes, run.pictures, seed=run.seed, **size)
     tested = read_pictures(run.data, "test", run.classes, **size)
     shown = slice(None, None, max(len(tested) // _SHOWN, 1))
     model, report = _training_model(run, pictures)
@@ -120,9 +123,14 @@ def _training_model(run, pictures):
     import keras
 
     import keras_sepvit
-    from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
+    from keras_sepvit.classification.losses import (
+        distillation_losses,
+        probabilities,
+        soft_cross_entropy,
+    )
     from keras_sepvit.classification.mixing import BatchAugmentation
     from keras_sepvit.classification.recipes import AugmentationRecipe, ClassificationRecipe
+    from keras_sepvit.classification.teacher import TaughtAugmentation, Teacher
     from keras_sepvit.training.device import best_jit_compile
     from keras_sepvit.training.model import TrainingModel
     from keras_sepvit.training.optimizer import build_optimizer
@@ -148,9 +156,14 @@ def _training_model(run, pictures):
     augmentation = BatchAugmentation(
         len(run.classes), recipe.augmentation.label_smoothing, seed=run.seed
     )
-    task = types.SimpleNamespace(
-        loss_names=("loss",), losses=soft_cross_entropy, answers=probabilities
-    )
+    loss_names, losses = ("loss",), soft_cross_entropy
+    if run.teacher:
+        augmentation = TaughtAugmentation(augmentation, Teacher(run.teacher))
+        loss_names = ("cross_entropy", "distillation")
+        losses = functools.partial(
+            distillation_losses, weight=_TAUGHT, temperature=_TEMPERATURE, hard=False
+        )
+    task = types.SimpleNamespace(loss_names=loss_names, losses=losses, answers=probabilities)
     model = TrainingModel(network, task, augmentation)
     optimizer = build_optimizer(recipe, network, len(pictures) // run.batch_size)
     model.compile(optimizer=optimizer, jit_compile=best_jit_compile())
