@@ -216,7 +216,7 @@ class _Maps(keras.Model):
     """A Swin's layers, to the maps in front of each patch merging."""
 
     def __init__(self, embedding, stages):
-        super().__init__()
+        super().__init__(name="swin_maps")
         self.embedding = embedding
         self.stages = stages
         self.built = True
