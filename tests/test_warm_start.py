@@ -11,8 +11,8 @@ from helpers import TINY, images, randomize, run, to_numpy
 
 from keras_sepvit import SepViT, SepViTBackbone, warm_start
 from keras_sepvit.classification import task as classification
+from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.detection import task as detection
-from keras_sepvit.layers import imagenet_normalization
 from keras_sepvit.recipes import load_recipe
 from keras_sepvit.segmentation import SemanticFPN
 from keras_sepvit.training.trainer import Trainer
@@ -65,6 +65,10 @@ def swin_classifier(backbone, **kwargs):
     classifier = keras_hub.models.SwinTransformerImageClassifier(backbone, CLASSES, **kwargs)
     randomize(classifier.output_dense, seed=5)
     return classifier
+
+
+def normalised(photos):
+    return ((photos - np.array(IMAGENET_MEAN)) / np.sqrt(IMAGENET_VARIANCE)).astype("float32")
 
 
 def as_map(tokens):
@@ -131,8 +135,7 @@ def test_norms_are_fitted_on_pictures(photos):
     for stage in swin.stages[:-1]:
         randomize(stage.downsample.norm, seed=4)
     model = SepViTBackbone.from_variant(CONFIG, image_shape=(*SIZE, 3), include_preprocessing=True)
-    normalised = run(imagenet_normalization("n"), photos.astype("float32"))
-    tokens = run(swin.patch_embedding, normalised)
+    tokens = run(swin.patch_embedding, normalised(photos))
     for block in swin.stages[0].blocks:
         tokens = run(block, tokens)
     x = as_map(tokens)
@@ -157,7 +160,7 @@ def test_without_a_norm_behind_it_the_patch_embedding_is_fitted_too(photos):
     model = SepViTBackbone.from_variant(CONFIG, image_shape=(*SIZE, 3), include_preprocessing=True)
     report = warm_start(model, swin, images=photos)
     assert "stage1_embed/norm/gamma" in report.fitted
-    x = run(imagenet_normalization("n"), photos.astype("float32"))
+    x = normalised(photos)
     expected = as_map(run(swin.patch_embedding, x))
     error = np.mean((run(model.get_layer("stage1_embed"), x) - expected) ** 2)
     assert error < 0.3 * expected.var()  # SepViT's norm takes the scale of each position away
