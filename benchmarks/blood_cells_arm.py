@@ -18,6 +18,7 @@ from peers.build import count_parameters
 
 from keras_sepvit import hub
 from keras_sepvit.benchmark.worker import main
+from keras_sepvit.detection.detector import Detector
 from keras_sepvit.detection.prediction import predict
 from keras_sepvit.detection.sources import open_source
 from keras_sepvit.layers import imagenet_normalization
@@ -126,7 +127,7 @@ class Arm:
         progress = {"rank": None, "best_epoch": 0}
         budget = Budget(self.job["seconds"], seconds, HUB_LEARNING_RATE)
         validate = Validation(
-            lambda: evaluate(functools.partial(predict, detector), held_out, task.scores()),
+            lambda: evaluate(answers_of(detector), held_out, task.scores()),
             task.best,
             lambda: detector.save_weights(best),
             progress,
@@ -154,7 +155,7 @@ class Arm:
         """What the model makes of the split `test`, in tables and pictures in the arm's folder."""
         report = task.report()
         source = open_source(self.job["data"], "test")
-        evaluate(functools.partial(predict, model), batches_of(source, task), report)
+        evaluate(answers_of(model), batches_of(source, task), report)
         report.write(self.folder)
         print(report.text())
         return report
@@ -210,6 +211,14 @@ def batches_of(source, task):
     """Batches to evaluate on, of photos on canvases."""
     transform = task.transform_for_evaluation
     return evaluation_batches(source, transform, batch_size=task.recipe.batch_size)
+
+
+def answers_of(model):
+    """A function from images of 0..255 to what a detector finds, arrays by name."""
+    if isinstance(model, Detector):
+        return functools.partial(predict, model)
+    # KerasHub's decoding fails in `predict_on_batch`.
+    return functools.partial(model.predict, verbose=0)
 
 
 def keras_hub_retinanet(image_shape, classes, recipe):

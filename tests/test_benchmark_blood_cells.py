@@ -114,7 +114,7 @@ def test_arms_train_and_are_measured(tmp_path, monkeypatch):
     pairs = dict(text.split("=") for text in arm_script.SETTINGS) | changes
     monkeypatch.setattr(arm_script, "SETTINGS", ["=".join(pair) for pair in pairs.items()])
     monkeypatch.setitem(VARIANTS, "sepvit_lite", SMALL)
-    small = {"input_conv_filters": [8], "stackwise_num_filters": [8] * 4}
+    small = {"stackwise_num_filters": [64, 8, 8, 8]}
     monkeypatch.setattr(arm_script, "RESNET_18", {**arm_script.RESNET_18, **small})
     job = {"data": str(tmp_path / "data"), "minutes": 0.0}
     for arm, length in (("random", {}), ("keras_hub", {"seconds": 1.0})):
