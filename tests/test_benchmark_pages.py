@@ -136,6 +136,7 @@ def test_the_pages_have_places_for_all_figures(tmp_path):
         (page.ROOT / "docs" / "benchmark.md", speed_page.PARTS),
         (page.ROOT / "docs" / "export.md", export_script.TABLES),
         (page.ROOT / "docs" / "training.md", ["pipeline"]),
+        (page.ROOT / "docs" / "detection.md", ["blood cells"]),
         (page.ROOT / "README.md", ["peers"]),
     ):
         copy = tmp_path / text.name
