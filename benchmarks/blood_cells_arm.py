@@ -14,6 +14,7 @@ import time
 
 import keras
 import keras_hub
+import learners.networks  # noqa: F401 (files of learning.py have its layers)
 from peers.build import count_parameters
 
 from keras_sepvit import hub
@@ -29,8 +30,7 @@ from keras_sepvit.training.device import best_jit_compile
 from keras_sepvit.training.pipeline import steps_per_epoch
 from keras_sepvit.training.tensorflow import tf
 
-# Of all arms, beside `finetune_detector`; chosen on the split `valid`. Photos of 640 x 480 become
-# 320 x 240, their red cells some 50 pixels wide and platelets 20, of one magnification: photos are
+# Of all arms, beside `finetune_detector`. Photos of 640 x 480 become 320 x 240, their red cells some 50 pixels wide and platelets 20, of one magnification: photos are
 # not drawn in several sizes.
 SETTINGS = (
     "model.variant=sepvit_lite",

@@ -7,8 +7,8 @@ minutes that `--list` shows. What is done is noted in `outputs/figures/COMMIT`: 
 interruption the same command goes on with the next table. The code must be as committed; the
 pages may be changed, by the tables that are there already. `--only benchmark-peers` writes the
 tables named. Needs what `make venv` installs. The trainer's table in docs/training.md, those of
-docs/detectors.md and docs/detection.md (networks are trained, three quarters of an hour and more)
-and docs/gpu.md (a GPU) have commands of their own.
+docs/detectors.md, docs/detection.md and docs/learning.md (networks are trained, three quarters of
+an hour and more) and docs/gpu.md (a GPU) have commands of their own.
 """
 
 import argparse

@@ -34,6 +34,7 @@ TITLES = {
     "swin": "Swin (KerasHub)",
     "sepvit_glorot": "SepViT, MLPs begin by Glorot",
     "swin_normal": "Swin, begins as its authors' does",
+    "swin_no_positions": "Swin without relative positions",
     "no_gsa": "SepViT without GSA",
     "zero_tokens": "SepViT, window tokens of zeros",
     "average_pooling": "SepViT, average pooling for tokens",
@@ -55,6 +56,12 @@ def build_network(name, image_size, classes, drop_path_rate=0.0):
         if name == "swin_normal":
             # As Swin's and SepViT's authors do; KerasHub's layers begin by Glorot.
             _reset(network, "", lambda: keras.initializers.TruncatedNormal(stddev=0.02))
+        if name == "swin_no_positions":
+            for stage in network.get_layer("backbone").stages:
+                for block in stage.blocks:
+                    table = block.attn.relative_position_bias_table
+                    table.assign(keras.ops.zeros(table.shape))
+                    table.trainable = False
         return network
     windows = (WITHOUT_GSA if name == "no_gsa" else SEPVIT_WINDOWS)[image_size]
     tokens = {"zero_tokens": "zeros", "average_pooling": "average_pooling"}.get(name, "learned")
