@@ -30,8 +30,8 @@ from keras_sepvit.training.device import best_jit_compile
 from keras_sepvit.training.pipeline import steps_per_epoch
 from keras_sepvit.training.tensorflow import tf
 
-# Of all arms, beside `finetune_detector`. Photos of 640 x 480 become 320 x 240, their red cells some 50 pixels wide and platelets 20, of one magnification: photos are
-# not drawn in several sizes.
+# Of all arms, beside `finetune_detector`. Photos of 640 x 480 become 320 x 240, their red cells
+# some 50 pixels wide and platelets 20, of one magnification: they are not drawn in several sizes.
 SETTINGS = (
     "model.variant=sepvit_lite",
     "model.image_size=[256,320]",
