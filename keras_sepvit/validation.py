@@ -52,6 +52,12 @@ def did_you_mean(name, known, mark="`"):
     return f" Did you mean {' or '.join(likely)}?" if likely else ""
 
 
+def first_line(error):
+    """The first line of an error's text, at most 200 characters of it, as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0][:200].rstrip(' .:')}."
+
+
 def counted(number, noun):
     """A number with its noun: `1 image`, `1,000 classes`, `2 boxes`."""
     plural = "es" if noun.endswith(("s", "x")) else "s"

@@ -292,6 +292,8 @@ def test_what_is_no_teacher_is_refused(tmp_path):
         Teacher(str(tmp_path / "none.keras"))
     with pytest.raises(ValueError, match=r"keras\.applications.*KerasHub"):
         Teacher("no_such_network")
+    with pytest.raises(ValueError, match=r"Did you mean `ConvNeXtTiny`\?"):
+        Teacher("ConvNextTiny")
     linear(activation="sigmoid").save(tmp_path / "sigmoid.keras")
     with pytest.raises(ValueError, match="sigmoid"):
         Teacher(str(tmp_path / "sigmoid.keras"))
@@ -305,11 +307,27 @@ def test_what_is_no_teacher_is_refused(tmp_path):
 
 
 @pytest.mark.once
+def test_an_exported_file_of_sigmoids_is_refused_before_a_run(tmp_path):
+    """Nothing in it tells: its answers to two images do."""
+    import tensorflow as tf
+
+    model = linear(activation="sigmoid")
+    signature = tf.TensorSpec((1, *SHAPE), tf.float32)
+    function = tf.function(model).get_concrete_function(signature)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    (tmp_path / "sigmoid.tflite").write_bytes(converter.convert())
+    with pytest.raises(ValueError, match=r"distill\.teacher=.*(sum up to|no probabilities)"):
+        Teacher(str(tmp_path / "sigmoid.tflite"))
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ("weight=1.5", "from 0 to 1"),
         ("weight=-0.1", "from 0 to 1"),
+        ("weight=0.7", "null without distill.teacher"),
+        ("hard=true", "false without distill.teacher"),
         ("temperature=0", "above 0"),
         ("sha256=abc", "64 hexadecimal"),
     ],
@@ -321,7 +339,7 @@ def test_settings_out_of_range_are_refused(change, expected):
 
 def test_weights_are_those_of_deit_unless_given():
     assert recipe().distill.share == 0
-    assert recipe("distill.weight=0.7").distill.share == 0
+    assert recipe("distill.weight=0").distill.share == 0
     assert recipe("distill.teacher=x.keras").distill.share == 0.1
     assert recipe("distill.teacher=x.keras", "distill.hard=true").distill.share == 0.5
 

@@ -248,7 +248,12 @@ def test_a_file_and_a_preset_give_the_same_as_the_model(swin, photos, tmp_path):
         ({"patch_size": 2}, {}, "a patch side of 2, the model of 4"),
         ({}, {"parts": ("embed", "tail")}, "`parts` must be some of 'embed'.*'tail'"),
         ({}, {"parts": "head"}, f"has no head, model `sepvit` {CLASSES} classes"),
+        ({}, {"parts": None}, "`parts` must be some of.*None"),
         ({}, {"images": np.zeros((64, 64, 3))}, r"`images` must be.*\(64, 64, 3\)"),
+        ({}, {"images": np.full((1, 8, 8, 3), 0.5)}, "`images` must be.*values from 0.5 to 0.5"),
+        ({}, {"images": np.full((1, 8, 8, 3), np.nan)}, "`images` must be.*values from nan"),
+        ({}, {"images": [[1, 2], [3]]}, "`images` must be.*Received: list"),
+        (None, {"source": "no_such_preset"}, "'no_such_preset' is no .keras file, and cannot"),
         (None, {"source": 5}, "`source` must be.*int"),
         (None, {"source": "swin.weights.h5"}, r"`source` must be.*'swin\.weights\.h5'"),
         (None, {"source": keras.Sequential([keras.Input((4,))])}, "a Swin among its layers"),
@@ -294,7 +299,7 @@ def test_a_run_starts_from_a_swin_and_goes_on_without_it(swin, tmp_path, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         Trainer(recipe, tmp_path / "stopped", callbacks=[Stop()]).train(verbose=0)
-    monkeypatch.setattr(classification, "warm_start", None)  # not called again
+    monkeypatch.setattr(classification, "start_network", None)  # not called again
     Trainer(recipe, tmp_path / "stopped").train(verbose=0)
     whole, stopped = (
         keras.saving.load_model(tmp_path / folder / "last.keras") for folder in ("whole", "stopped")
@@ -337,7 +342,26 @@ def test_recipes_refuse_what_goes_against_it(recipe, changes, expected):
 
 
 @pytest.mark.once
+def test_recipes_that_ask_for_weights_take_a_swin_in_their_place():
+    changes = ["data.name=digits", "model.warm_start=a.keras"]
+    with pytest.raises(ValueError, match=r"With model\.warm_start it is model\.weights=null\.$"):
+        load_recipe("finetune", changes)
+    assert load_recipe("finetune", [*changes, "model.weights=null"]).model.weights is None
+
+
+@pytest.mark.once
+def test_a_run_names_the_key_of_a_file_that_is_none(tmp_path):
+    path = tmp_path / "swin.keras"
+    path.write_bytes(b"PK\x03\x04 and no end")
+    task = load_recipe("digits", [f"model.warm_start={path}"]).make_task()
+    task.open()
+    expected = r"^model\.warm_start=.*swin\.keras: .*incomplete or damaged"
+    with pytest.raises(ValueError, match=expected):
+        task.start(SepViT(CONFIG, input_shape=(*SIZE, 3), classes=CLASSES))
+
+
+@pytest.mark.once
 def test_a_run_without_its_file_fails_at_once(tmp_path):
     recipe = load_recipe("digits", [f"model.warm_start={tmp_path / 'none.keras'}"])
-    with pytest.raises(FileNotFoundError, match=r"none\.keras"):
+    with pytest.raises(FileNotFoundError, match=r"^model\.warm_start=.*none\.keras"):
         Trainer(recipe, tmp_path / "run")

@@ -230,6 +230,10 @@ class ClassificationRecipe(Recipe):
             getattr(self.distill, name) for name in ("weight", "temperature", "sha256")
         )
         check("distill.weight", weight, weight is None or 0 <= weight <= 1, "from 0 to 1, or null")
+        if self.distill.teacher is None:
+            check("distill.weight", weight, not weight, "null without distill.teacher")
+            hard = self.distill.hard
+            check("distill.hard", hard, not hard, "false without distill.teacher")
         check("distill.temperature", temperature, temperature > 0, "above 0")
         valid = sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256)
         check("distill.sha256", sha256, valid, "64 hexadecimal digits in lower case, or null")

@@ -28,8 +28,7 @@ from keras_sepvit.training.sources.labelled import open_splits
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
-from keras_sepvit.weights.swin import check_swin_file
-from keras_sepvit.weights.warm_start import warm_start
+from keras_sepvit.weights.warm_start import check_start, start_network
 
 # Folders that are no classes: pictures with their masks, for segmentation.
 _OF_MASKS = ({"images", "masks"}, {"images", "annotations"})
@@ -58,7 +57,7 @@ class Classification(Task):
 
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
-        check_swin_file(self.recipe.model.warm_start)
+        check_start(self.recipe.model.warm_start)
         self.teacher = self._open_teacher()
         data = self.recipe.data
         _refuse_boxes(data.name)
@@ -150,11 +149,9 @@ class Classification(Task):
         return max(size for size in range(1, min(part, largest) + 1) if part % size == 0)
 
     def start(self, network):
-        source = self.recipe.model.warm_start
-        if source is None:
-            return ""
-        images = sample_pictures(self.source, self._image_size, self.recipe.seed)
-        return str(warm_start(network, source, images=images))
+        pictures = self.source, self._image_size, self.recipe.seed
+        sample = functools.partial(sample_pictures, *pictures)
+        return start_network(network, self.recipe.model.warm_start, sample)
 
     def augmentation(self, part):
         augmentation = BatchAugmentation(

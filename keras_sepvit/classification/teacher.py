@@ -20,7 +20,7 @@ from keras_sepvit.runtime import SUFFIXES, ImageClassifier, Predictor
 from keras_sepvit.runtime import labels as naming
 from keras_sepvit.training import device
 from keras_sepvit.training.evaluation import class_order
-from keras_sepvit.validation import counted
+from keras_sepvit.validation import counted, did_you_mean, first_line
 
 # Probabilities become logits by their logarithm, from the smallest on that float32 holds well.
 _LEAST = 1e-37
@@ -36,6 +36,7 @@ class _Classifier:
         classes: Number of classes.
         class_names: Their names in order, or None.
         gives_logits: Whether outputs are logits, not probabilities.
+        pixels: How it takes their pixels, in words.
         on_host: Whether `outputs` is of NumPy arrays, not of tensors.
     """
 
@@ -44,6 +45,7 @@ class _Classifier:
     classes: int
     class_names: tuple | None
     gives_logits: bool
+    pixels: str
     on_host: bool = False
 
 
@@ -85,17 +87,35 @@ class Teacher:
                 raise ValueError(
                     f"it is another file than the teacher of this recipe: its SHA-256 is "
                     f"{self.sha256}, distill.sha256 is {sha256}. Give the old file, or begin a new "
-                    "run with distill.sha256=null."
+                    "run in another folder, with distill.sha256=null."
                 )
             self._classifier = _of_file(path) if is_file else _of_name(name)
+            self._try()
         except (ValueError, OSError) as error:
             raise ValueError(f"distill.teacher={name}: {error}") from error
         self._order = None
 
     def __str__(self):
-        size = self._classifier.size
+        classifier = self._classifier
+        size = classifier.size
         pixels = "of any size" if size is None else f"of {size[0]} x {size[1]}"
-        return f"{self.name}, {counted(self._classifier.classes, 'class')}, images {pixels}"
+        classes = counted(classifier.classes, "class")
+        return f"{self.name}, {classes}, images {pixels}, pixels {classifier.pixels}"
+
+    def _try(self):
+        """Refuses what gives no probabilities, before a run begins."""
+        height, width = self._classifier.size or (64, 64)
+        noise = np.random.default_rng(0).uniform(0, 255, (2, height, width, 3)).astype("float32")
+        outputs = self._outputs(ops.convert_to_tensor(noise))
+        outputs = ops.convert_to_numpy(outputs)
+        if not np.all(np.isfinite(outputs)):
+            raise ValueError("its outputs are not finite.")
+        sums = outputs.sum(axis=-1)
+        if not self._classifier.gives_logits and not np.allclose(sums, 1, atol=0.01):
+            raise ValueError(
+                f"its outputs sum up to {sums[0]:.3g}: expected the probabilities of a softmax, or "
+                "the logits of a .keras file."
+            )
 
     def match(self, source):
         """Gives logits in the order of a source's classes, matched by name where both have names.
@@ -144,15 +164,19 @@ class Teacher:
         classifier = self._classifier
         if classifier.size is not None:
             images = resize_bilinear(images, classifier.size)
-        if classifier.on_host:
-            shape = (images.shape[0], classifier.classes)
-            outputs = device.call_on_host(classifier.outputs, images, shape)
-        else:
-            outputs = ops.cast(classifier.outputs(images), "float32")
+        outputs = self._outputs(images)
         logits = outputs if classifier.gives_logits else ops.log(ops.maximum(outputs, _LEAST))
         if self._order is not None:
             logits = ops.take(logits, np.array(self._order, "int32"), axis=-1)
         return ops.stop_gradient(logits)
+
+    def _outputs(self, images):
+        """float32 outputs (batch, classes) for images of its size."""
+        classifier = self._classifier
+        if classifier.on_host:
+            shape = (images.shape[0], classifier.classes)
+            return device.call_on_host(classifier.outputs, images, shape)
+        return ops.cast(classifier.outputs(images), "float32")
 
 
 class TaughtAugmentation(layers.Layer):
@@ -209,6 +233,7 @@ def _of_file(path):
         classes=classes,
         class_names=tuple(predictor.class_names) if named else None,
         gives_logits=False,
+        pixels="as its record tells" if predictor.record else "of 0..255",
         on_host=True,
     )
 
@@ -228,9 +253,16 @@ def _of_name(name):
 
             model = HubClassifier.from_preset(name)
     except Exception as error:  # plain ones where a download fails
+        known = [
+            key for key, value in vars(keras.applications).items() if inspect.isfunction(value)
+        ]
+        hint = did_you_mean(name, known)
+        if (pathlib.Path(name) / "best.keras").is_file():
+            hint = f" Take '{pathlib.Path(name) / 'best.keras'}'."
         raise ValueError(
             "it is no .keras, .tflite or .onnx file, and as the name of a classifier of "
-            f"keras.applications or of a preset of KerasHub it cannot be loaded: {error}"
+            "keras.applications or of a preset of KerasHub it cannot be loaded: "
+            f"{first_line(error)}{hint}"
         ) from error
     return _of_keras(model, preprocess)
 
@@ -244,13 +276,16 @@ def _of_keras(model, preprocess=None):
     activation, missing = scores.activations(model)
     _check(record.channels, activation)
     size = record.image_size
+    pixels = "of 0..255" if preprocess is None else "by its family's preprocess_input"
     converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)  # KerasHub's
     if converter is not None:
+        pixels = "by its image converter"
         preprocess = functools.partial(_converted, converter)
         size = converter.image_size or size
     elif preprocess is None and record.pixels == "imagenet":
         of_torch = keras.applications.imagenet_utils.preprocess_input
         preprocess = functools.partial(_preprocessed, of_torch, mode="torch")
+        pixels = "normalised by ImageNet's mean and deviation, since the file tells nothing else"
     model.trainable = False  # so that nothing is kept for gradients
 
     def outputs(images):
@@ -262,6 +297,7 @@ def _of_keras(model, preprocess=None):
         classes=model.output_shape[-1],
         class_names=record.class_names,
         gives_logits=missing != "none",
+        pixels=pixels,
     )
 
 

@@ -23,8 +23,7 @@ from keras_sepvit.training.sample import sample_pictures
 from keras_sepvit.training.task import Task
 from keras_sepvit.training.tensorflow import tf
 from keras_sepvit.weights import check_pretrained
-from keras_sepvit.weights.swin import check_swin_file
-from keras_sepvit.weights.warm_start import warm_start
+from keras_sepvit.weights.warm_start import check_start, start_network
 
 # Learning rates of batches of 16, from random weights and from trained ones.
 _SCRATCH_RATE = 1e-3
@@ -51,7 +50,7 @@ class Segmentation(Task):
 
     def open(self):
         check_pretrained(self.recipe.model.weights)  # before data are prepared
-        check_swin_file(self.recipe.model.warm_start)
+        check_start(self.recipe.model.warm_start)
         data = self.recipe.data
         self.source, self.validation_source = open_splits(
             data.name, data.train_split, data.validation_split
@@ -122,11 +121,9 @@ class Segmentation(Task):
         return network
 
     def start(self, network):
-        source = self.recipe.model.warm_start
-        if source is None:
-            return ""
-        images = sample_pictures(self.source, self._image_size, self.recipe.seed)
-        return str(warm_start(network, source, images=images))
+        pictures = self.source, self._image_size, self.recipe.seed
+        sample = functools.partial(sample_pictures, *pictures)
+        return start_network(network, self.recipe.model.warm_start, sample)
 
     def augmentation(self, part):
         return ImagesAndMaps()

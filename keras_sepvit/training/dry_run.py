@@ -34,10 +34,12 @@ def dry_run(trainer, tell=None):
     loss = trainer.train_step(batch)  # compiles
     device_rate = _rate(lambda: trainer.train_step(batch)) * len(batch["image"])
     device_rate *= trainer.shard.count
+    notes = "\n".join(filter(None, (trainer.task.note(), trainer.started)))
     images = trainer.all_steps * trainer.local_batch * trainer.shard.count
     description = {
         "training data": str(trainer.source),
         "validation data": str(trainer.validation_source),
+        **({"notes": notes} if notes else {}),
         **({"labels": checked, "labelled pictures": str(trainer.draw_batch())} if checked else {}),
         "devices": str(trainer.distribution),
         "steps of an epoch": trainer.steps,

@@ -37,9 +37,12 @@ def changed_recipe(recipe, settings=None, overrides=(), name=None):
     try:
         missing = sorted(omegaconf.OmegaConf.missing_keys(merged))
         if missing:
+            hint = ""
+            if "model.weights" in missing and merged.model.get("warm_start"):
+                hint = " With model.warm_start it is model.weights=null."
             raise ValueError(
                 f"The recipe {name!r} leaves {', '.join(missing)} to you. Add "
-                f"{' '.join(f'{key}=VALUE' for key in missing)}."
+                f"{' '.join(f'{key}=VALUE' for key in missing)}.{hint}"
             )
         changed = omegaconf.OmegaConf.to_object(merged)
     except omegaconf.errors.OmegaConfBaseException as error:  # of an interpolation

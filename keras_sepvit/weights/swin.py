@@ -3,8 +3,11 @@
 Knows KerasHub's attributes, and none of its classes: any model of such layers will do.
 """
 
+import contextlib
 import dataclasses
 import os
+import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -12,10 +15,14 @@ from keras import layers, ops
 
 from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.lazy import require
-from keras_sepvit.weights.files import check_file, has_weights_suffix, suffix_of
+from keras_sepvit.validation import first_line
+from keras_sepvit.weights.files import check_file, damaged, has_weights_suffix, suffix_of
 
 # Pictures that are computed at a time.
 _BATCH = 8
+
+# In the folder of a preset.
+_CONVERTER = "image_converter.json"
 
 
 def check_swin_file(source):
@@ -30,6 +37,7 @@ def check_swin_file(source):
     """
     if source is None or not has_weights_suffix(source):
         return
+    source = os.path.expanduser(source)
     if not _is_model_file(source):
         raise ValueError(
             "`source` must be a .keras file or a KerasHub preset: weights alone do not tell a "
@@ -58,12 +66,47 @@ def open_swin(source, with_head=False):
             f"or the name of a KerasHub preset. Received: {type(source).__name__}."
         )
     check_swin_file(source)
+    source = os.path.expanduser(source)
     keras_hub = require("keras_hub", "hub", f"A warm start from '{source}'")
-    if _is_model_file(source):
-        return Swin(keras.saving.load_model(source, compile=False), str(source))
+    with _without_warnings():
+        if _is_model_file(source):
+            return Swin(_load(source), str(source))
+        return _of_preset(keras_hub, source, with_head)
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    """Without those of KerasHub's attention, whose masks are none of Keras's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Layer 'attn'")
+        yield
+
+
+def _load(path):
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # what Keras raises depends on where the file is broken
+        if not zipfile.is_zipfile(path):
+            raise damaged(path, "a .keras file", "its end is missing") from error
+        raise ValueError(
+            f"'{path}' cannot be loaded as a Keras model: {first_line(error)} Import first what "
+            "registers layers of its own."
+        ) from error
+
+
+def _of_preset(keras_hub, name, with_head):
     kind = keras_hub.models.ImageClassifier if with_head else keras_hub.models.Backbone
-    converter = keras_hub.layers.ImageConverter.from_preset(source)
-    return Swin(kind.from_preset(source), str(source), converter)
+    try:
+        model, converter = kind.from_preset(name), None
+        # A folder of a backbone that was saved alone has none.
+        if not os.path.isdir(name) or os.path.exists(os.path.join(name, _CONVERTER)):
+            converter = keras_hub.layers.ImageConverter.from_preset(name)
+    except Exception as error:  # plain ones where a download fails
+        raise ValueError(
+            f"'{name}' is no .keras file, and cannot be loaded as a preset of KerasHub: "
+            f"{first_line(error)} Without internet, take the .keras file of a model with a Swin."
+        ) from error
+    return Swin(model, name, converter)
 
 
 def _is_model_file(source):
@@ -198,7 +241,8 @@ class Swin:
         parts = range(0, len(images), _BATCH)
         pixels = np.concatenate([self._resized(images[i : i + _BATCH]) for i in parts])
         own = np.asarray(pixels * self._scale + self._offset, "float32")
-        maps = _Maps(self._embedding, self._stages).predict(own, batch_size=_BATCH, verbose=0)
+        with _without_warnings():
+            maps = _Maps(self._embedding, self._stages).predict(own, batch_size=_BATCH, verbose=0)
         normalised = (pixels - IMAGENET_MEAN) / np.sqrt(IMAGENET_VARIANCE)
         return [np.asarray(normalised, "float32"), *maps]
 

@@ -1,6 +1,7 @@
 """Starts a SepViT from the weights of a Swin Transformer of equal widths."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from keras_sepvit.names import parse, stage_of
 from keras_sepvit.validation import counted
 from keras_sepvit.weights.load import variables_by_path
 from keras_sepvit.weights.matching import WeightsSummary, window_layers
-from keras_sepvit.weights.swin import open_swin
+from keras_sepvit.weights.swin import check_swin_file, open_swin
 
 PARTS = ("embed", "attention", "mlp", "norms", "head")
 
@@ -63,8 +64,9 @@ class WarmStartReport:
             f"Started from '{self.source}': {len(self.taken)} of {count} weights taken "
             f"({100 * self.share:.1f} % of the numbers), {len(self.fitted)} of norms {how}, "
             f"{len(self.new)} new. The model is not trained by that.",
-            f"Blocks taken, by stage: {stages}.",
         ]
+        if any(parse(path).part == "block" for path in self.taken):
+            lines.append(f"Blocks taken, by stage: {stages}.")
         if self.new:
             kinds = collections.Counter(map(_kind, self.new))
             lines.append(f"New: {', '.join(f'{kind} ({n})' for kind, n in kinds.items())}.")
@@ -172,23 +174,67 @@ def warm_start(
     )
 
 
+def start_network(network, source, sample):
+    """What a recipe's `model.warm_start` does to a new run's network.
+
+    Args:
+        network: The network.
+        source: The recipe's value; None for none.
+        sample: Function that gives `images`.
+
+    Returns:
+        The report as text, empty where there is nothing to start from.
+
+    Raises:
+        ValueError: for the reasons of `warm_start`, naming the key.
+    """
+    if source is None:
+        return ""
+    with _naming_the_key(source):
+        return str(warm_start(network, source, images=sample()))
+
+
+def check_start(source):
+    """Refuses a recipe's `model.warm_start`, as far as can be told without a network.
+
+    Raises:
+        ValueError: if it is the path of a file that is not there or no `.keras` file.
+    """
+    with _naming_the_key(source):
+        check_swin_file(source)
+
+
+@contextlib.contextmanager
+def _naming_the_key(source):
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"model.warm_start={source}: {error}") from error
+
+
 def _checked_parts(parts):
-    parts = (parts,) if isinstance(parts, str) else tuple(parts)
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
+    try:
+        chosen = (parts,) if isinstance(parts, str) else tuple(parts)
+    except TypeError:
+        chosen = ()
+    if not chosen or any(part not in PARTS for part in chosen):
         raise ValueError(
             f"`parts` must be some of {', '.join(map(repr, PARTS))}. Received: parts={parts!r}."
         )
-    return parts
+    return chosen
 
 
 def _checked_images(images):
-    images = np.asarray(images)
+    expected = "`images` must be an array (batch, height, width, 3) of 0..255, or None."
+    try:
+        images = np.asarray(images, "float32")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected} Received: {type(images).__name__}, {error}") from error
     if images.ndim != 4 or images.shape[-1] != 3 or not images.size:
-        raise ValueError(
-            "`images` must be an array (batch, height, width, 3) of 0..255, or None. Received an "
-            f"array of shape {images.shape}."
-        )
+        raise ValueError(f"{expected} Received an array of shape {images.shape}.")
+    low, high = images.min(), images.max()
+    if not (0 <= low and 1 < high <= 255):  # also where there are NaNs
+        raise ValueError(f"{expected} Received values from {low:g} to {high:g}.")
     return images
 
 
@@ -207,7 +253,8 @@ def _check_architecture(model, variables, summary, swin):
         if there != here:
             raise ValueError(
                 f"`source` does not fit model `{model.name}`: '{swin.name}' has {what} of {there}, "
-                f"the model of {here}. Swin-T goes with SepViT-T, Swin-S with S, Swin-B with B."
+                f"the model of {here}. Swin-T goes with SepViT-T, Swin-S with S, Swin-B with B; of "
+                "the widths of others no Swin is published, and it takes one of your own."
             )
 
 
