@@ -13,7 +13,7 @@ pytest.importorskip("keras_hub", reason="needs the `benchmark` extra")
 from learners import report
 from learners.networks import TITLES, build_network
 from learners.pictures import Pictures, read_pictures, training_batches
-from learners.plans import EQUAL_SECONDS, SETTINGS, WAYS, network_waves, way_waves
+from learners.plans import EQUAL_SECONDS, SETTINGS, SWINS, WAYS, network_waves, way_waves
 from learners.runs import Run, train
 from PIL import Image
 
@@ -127,8 +127,8 @@ def test_a_run_leaves_its_results(data, tmp_path):
 def test_ways_begin_from_other_classes_than_they_are_compared_on(tmp_path):
     (source,), first, second = way_waves(SETTINGS["small"], "data", tmp_path)
     few = [*first, *second]
-    assert {run.name for run in few} == set(WAYS)
-    assert len({run.key for run in few}) == len(few) == 3 * len(WAYS)
+    assert {run.name for run in few} == {*WAYS, *SWINS}
+    assert len({run.key for run in few}) == len(few) == 3 * (len(WAYS) + len(SWINS))
     assert all(not set(run.classes) & set(source.classes) for run in few)
     assert {(run.pictures, run.epochs, run.learning_rate) for run in few} == {(5000, 12, 1e-3)}
     made = {str(tmp_path / f"{run.key}.keras") for run in (source, *first) if run.saved}
@@ -159,11 +159,12 @@ def test_a_way_is_advertised_only_if_it_is_ahead_in_every_seed():
     scratch = [result_of("scratch", seed, [30.0, 40.0 + seed]) for seed in range(3)]
     better = [result_of("warm", seed, [30.0, 43.0 + seed]) for seed in range(3)]
     mixed = [result_of("both", seed, [30.0, 50.0 - 4 * seed]) for seed in range(3)]
-    assert report.way_row("b", better, scratch) == [
-        *("b", "43.0", "44.0", "45.0", "+3.0 (+3.0 to +3.0)", "yes")
+    assert report.way_row(WAYS["warm"], better, scratch) == [
+        *(WAYS["warm"], "43.0", "44.0", "45.0", "+3.0 (+3.0 to +3.0)", "yes")
     ]
-    assert report.way_row("e", mixed, scratch)[-2:] == ["+5.0 (+0.0 to +10.0)", "no"]
-    assert report.way_row("a", scratch, scratch)[-2:] == ["", ""]
+    assert report.way_row(WAYS["both"], mixed, scratch)[-2:] == ["+5.0 (+0.0 to +10.0)", "no"]
+    assert report.way_row(WAYS["scratch"], scratch, scratch)[-2:] == ["", ""]
+    assert report.way_row(SWINS["swin"], better, scratch)[-2:] == ["+3.0 (+3.0 to +3.0)", ""]
 
 
 def test_the_page_gets_tables_and_pictures(tmp_path):
@@ -179,7 +180,7 @@ def test_the_page_gets_tables_and_pictures(tmp_path):
     }
     made = {"commit": "abc", "machine": machine, "setting": "small"}
     (folder / "made.json").write_text(json.dumps(made))
-    for name in (*TITLES, EQUAL_SECONDS, *WAYS, "source"):
+    for name in (*TITLES, EQUAL_SECONDS, *WAYS, *SWINS, "source"):
         for seed in range(2):
             result = result_of(name, seed, [30.0, 40.0 + seed + len(name)])
             (folder / f"{name}-{seed}.json").write_text(json.dumps(result))

@@ -19,6 +19,9 @@ WAYS = {
     "taught": "(d) SepViT, taught by that Swin fine-tuned",
     "both": "(e) SepViT, warm start and teacher",
     "own": "(f) SepViT, warm start from a Swin trained on the same pictures",
+}
+# What they are compared with.
+SWINS = {
     "swin": "Swin from random weights",
     "fine_tuned": "that Swin fine-tuned: the ceiling",
 }

@@ -9,7 +9,7 @@ from keras_sepvit.benchmark.machine import sentences
 from keras_sepvit.benchmark.report import markdown_table
 from learners.networks import TITLES
 from learners.picture import draw_curves
-from learners.plans import EQUAL_SECONDS, SOURCE, WAYS
+from learners.plans import EQUAL_SECONDS, SOURCE, SWINS, WAYS
 
 # A way is advertised if it is ahead of random weights by more than this in every seed, in points.
 AHEAD = 2
@@ -38,7 +38,8 @@ def write_networks(folder, docs, setting):
 def write_ways(folder, docs, setting):
     """Puts the experiment on ways to begin into its part of the page."""
     results = read_results(folder)
-    rows = [way_row(title, results[name], results["scratch"]) for name, title in WAYS.items()]
+    titles = {**WAYS, **SWINS}
+    rows = [way_row(title, results[name], results["scratch"]) for name, title in titles.items()]
     header = ["way", *(f"top-1, %, seed {seed}" for seed in range(setting.seeds))]
     header += ["ahead of (a) by, points", f"by more than {AHEAD} in every seed"]
     source = results[SOURCE][0]
@@ -51,7 +52,7 @@ def write_ways(folder, docs, setting):
         f"pictures of the other five for {setting.epochs} epochs, and tells these apart in "
         f"{source['top1'][-1]:.1f} % of the test pictures.",
         markdown_table(header, rows),
-        {WAYS[name]: results[name] for name in WAYS},
+        {title: results[name] for name, title in titles.items()},
     )
 
 
@@ -87,11 +88,12 @@ def way_row(title, results, scratch):
     final = _final(results)
     ahead = [own - other for own, other in zip(final, _final(scratch), strict=True)]
     same = results is scratch
+    verdict = "yes" if min(ahead) > AHEAD else "no"
     return [
         title,
         *(f"{top1:.1f}" for top1 in final),
         "" if same else _points(ahead),
-        "" if same else ("yes" if min(ahead) > AHEAD else "no"),
+        verdict if title in WAYS.values() and not same else "",
     ]
 
 
