@@ -31,7 +31,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from learners.plans import SETTINGS, network_waves, way_waves
 from learners.report import write_networks, write_ways
 from learners.runs import Run, train
-from page import ROOT, commit
+from page import ROOT
 
 from keras_sepvit.benchmark.machine import machine
 
@@ -107,7 +107,7 @@ def main():
         setting = SETTINGS[options.setting]
         if not options.page_only:
             folder.mkdir(parents=True, exist_ok=True)
-            made = {"commit": commit(), "machine": machine(), "setting": options.setting}
+            made = {"machine": machine(), "setting": options.setting}
             (folder / "made.json").write_text(json.dumps(made))
             if part == "networks":
                 waves = network_waves(setting, options.data, result)

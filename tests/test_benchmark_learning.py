@@ -151,7 +151,7 @@ def result_of(name, seed, top1, **changes):
     seconds = [10.0 * (epoch + 1) for epoch in range(len(top1))]
     return {
         **{"run": run, "top1": top1, "seconds": seconds, "parameters": 1.5e6, "macs": 2e6},
-        **{"backend": "tensorflow", "loss": [1.0] * len(top1), "report": None},
+        **{"commit": "abc", "backend": "tensorflow", "loss": [1.0] * len(top1), "report": None},
     }
 
 
@@ -178,7 +178,7 @@ def test_the_page_gets_tables_and_pictures(tmp_path):
         **{"processor": "P", "available_cores": 2, "cores": 2, "instructions": [], "gpu": None},
         **{"memory_gib": 1.0, "system": "S", "python": "3", "versions": {}},
     }
-    made = {"commit": "abc", "machine": machine, "setting": "small"}
+    made = {"machine": machine, "setting": "small"}
     (folder / "made.json").write_text(json.dumps(made))
     for name in (*TITLES, EQUAL_SECONDS, *WAYS, *SWINS, "source"):
         for seed in range(2):
@@ -188,6 +188,7 @@ def test_the_page_gets_tables_and_pictures(tmp_path):
     report.write_networks(folder, docs, setting)
     report.write_ways(folder, docs, setting)
     text = (docs / "learning.md").read_text()
+    assert text.count("Commit abc. Command: `python benchmarks/learning.py") == 2
     assert "| SepViT | 2 | 1.50 | 2.00 | 46.5 (46.0 to 47.0) |  | 20 |" in text
     assert (
         "| Swin (KerasHub) | 2 | 1.50 | 2.00 | 44.5 (44.0 to 45.0) | +2.0 (+2.0 to +2.0) | 20 |"

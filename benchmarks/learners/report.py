@@ -107,9 +107,11 @@ def _points(ahead):
 
 def _write(docs, part, folder, what, table, curves):
     made = json.loads((folder / "made.json").read_text())
-    backend = next(iter(curves.values()))[0]["backend"]
+    of_runs = [result for results in curves.values() for result in results]
+    backend = of_runs[0]["backend"]
+    commits = ", ".join(sorted({result["commit"] for result in of_runs}))
     text = (
-        f"Commit {made['commit']}. Command: `python benchmarks/learning.py --data FOLDER --part "
+        f"Commit {commits}. Command: `python benchmarks/learning.py --data FOLDER --part "
         f"{part} --setting {made['setting']}`, backend {backend}.\n\n{what}\n\n{table}\n\n"
         f"{sentences(made['machine'], _PACKAGES)}\n\n![accuracy](learning_{part}.png)"
     )

@@ -71,6 +71,7 @@ class Run:
 def train(run, folder):
     """Trains; leaves `KEY.json`, and the network as `KEY.keras` where it is to be kept."""
     import keras
+    from page import commit
 
     from keras_sepvit.complexity.graph import traced_macs
     from learners.pictures import read_pictures, training_batches
@@ -106,6 +107,7 @@ def train(run, folder):
             network.save(temporary)
     result = {
         "run": dataclasses.asdict(run),
+        "commit": commit(),
         "backend": keras.config.backend(),
         "parameters": sum(int(np.prod(v.shape)) for v in network.trainable_variables),
         "macs": traced_macs(network, (run.image_size, run.image_size, 3)),
