@@ -398,8 +398,8 @@ def test_a_run_tells_its_teacher_and_keeps_it_out_of_its_files(teacher_file, dis
     assert read_header(folder / "checkpoint.npz")["progress"]["epoch"] == 2
     Trainer(recipe(f"distill.teacher={teacher_file}", "distill.weight=0.5"), folder).train(1)
     assert (
-        f"Teacher: {teacher_file}, 10 classes, images of 32 x 32; soft at temperature 3, "
-        "50 % of the loss." in capsys.readouterr().out
+        f"Teacher: {teacher_file}, 10 classes, images of 32 x 32, pixels of 0..255; "
+        "soft at temperature 3, 50 % of the loss." in capsys.readouterr().out
     )
 
 
