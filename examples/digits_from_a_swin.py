@@ -22,6 +22,7 @@ from keras_sepvit.training import Trainer, load_recipe
 from keras_sepvit.training.sources.digits import BRIGHTEST, load_digits_split
 
 SIDE = 64
+BATCH = 64
 
 # SepViT-Lite on images of 64 x 64, where each pixel of a scan is one of 8 x 8.
 SEPVIT = (
@@ -70,8 +71,12 @@ def train_swin(path, epochs):
             layers.Dense(10, activation="softmax"),
         ]
     )
-    swin.compile("adamw", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    swin.fit(*images_of("train"), batch_size=64, epochs=epochs, verbose=2)
+    images, labels = images_of("train")
+    steps = epochs * -(-len(images) // BATCH)
+    schedule = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05)
+    swin.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    swin.fit(images, labels, batch_size=BATCH, epochs=epochs, verbose=2)
     swin.save(path)
     return 100 * swin.evaluate(*images_of("validation"), verbose=0)[1]
 
@@ -81,7 +86,7 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/from_a_swin"))
-    parser.add_argument("--swin-epochs", type=int, default=15)
+    parser.add_argument("--swin-epochs", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
