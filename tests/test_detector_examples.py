@@ -1,4 +1,4 @@
-"""The examples of detectors, segmenters and own heads, run as a user runs them, for few steps."""
+"""Examples of detectors, segmenters, own heads and Swins, run as a user runs them, for few steps."""
 
 import pathlib
 import re
@@ -54,3 +54,21 @@ def test_a_head_of_ones_own_fits_saves_and_loads(tmp_path, capsys):
     assert re.search(r"\d ?% of the held-out pixels right", printed)
     assert f"{file}; loaded again, it predicts the same, here for 96 x 160" in printed
     assert file.is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "torch", reason="the same on each backend, and compiled by none")
+@pytest.mark.filterwarnings("ignore:Layer 'attn'")
+def test_each_way_to_begin_is_run_and_told(tmp_path, capsys):
+    pytest.importorskip("keras_hub")
+    example = runpy.run_path(str(EXAMPLES / "digits_from_a_swin.py"))
+    names = example["main"].__globals__
+    names["SEPVIT"] += ("steps=2", "optimizer.warmup_steps=1")
+    images_of = names["images_of"]
+    names["images_of"] = lambda split: [array[:32] for array in images_of(split)]
+    example["main"](["--output", str(tmp_path), "--swin-epochs", "1"])
+    printed = capsys.readouterr().out
+    told = re.findall(r"^(.*): [\d.]+ % of the held-out digits right", printed, re.M)
+    assert told == ["the Swin", *names["WAYS"]]
+    assert printed.count("Started from ") == printed.count("Teacher: ") == 2
+    assert (tmp_path / "warm_start_and_teacher" / "best.keras").is_file()
