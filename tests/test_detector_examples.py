@@ -1,4 +1,4 @@
-"""Examples of detectors, segmenters, own heads and Swins, run as a user runs them, for few steps."""
+"""Examples of detectors, segmenters, own heads, Swins: run as a user runs them, for few steps."""
 
 import pathlib
 import re
