@@ -53,9 +53,14 @@ def did_you_mean(name, known, mark="`"):
 
 
 def first_line(error):
-    """The first line of an error's text, at most 200 characters of it, as a sentence."""
+    """The first line of an error's text, else the name of its class."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{lines[0][:200].rstrip(' .:')}."
+    return lines[0]
+
+
+def as_sentence(error):
+    """The first line of an error's text, at most 200 characters of it, with a full stop."""
+    return f"{first_line(error)[:200].rstrip(' .:')}."
 
 
 def counted(number, noun):

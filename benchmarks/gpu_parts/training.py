@@ -8,22 +8,19 @@ import functools
 import itertools
 import tempfile
 import time
-import types
 
 import keras
 import numpy as np
+import trainer_step
 
 from gpu_parts import peers_of_torch
 from gpu_parts.building import on_host, to_device
 from gpu_parts.syncs import count_syncs
 from keras_sepvit import SepViT
-from keras_sepvit.classification.losses import probabilities, soft_cross_entropy
 from keras_sepvit.classification.mixing import BatchAugmentation
 from keras_sepvit.policy import dtype_policy
 from keras_sepvit.recipes import RECIPES
 from keras_sepvit.training import device
-from keras_sepvit.training.model import TrainingModel
-from keras_sepvit.training.optimizer import build_optimizer
 
 CLASSES = 1000
 WARM_UP_STEPS = 3
@@ -97,10 +94,7 @@ def one_step(step):
 
 
 def training_model(sizes, precision, batch_size):
-    """The model that `Trainer` would train by the recipe, without its data.
-
-    Made by hand, since the trainer's data need TensorFlow.
-    """
+    """The model that `Trainer` would train by the recipe, without its data."""
     recipe = RECIPES["imagenet_t"]
     keras.utils.set_random_seed(recipe.seed)
     with on_host():
@@ -114,14 +108,8 @@ def training_model(sizes, precision, batch_size):
         augmentation = BatchAugmentation(
             CLASSES, recipe.augmentation.label_smoothing, group=batch_size, seed=recipe.seed
         )
-        task = types.SimpleNamespace(
-            loss_names=("loss",), losses=soft_cross_entropy, answers=probabilities
-        )
-        model = TrainingModel(network, task, augmentation)
-        optimizer = build_optimizer(recipe, network, STEPS_PER_EPOCH)
-        model.compile(optimizer=optimizer, jit_compile=device.best_jit_compile())
-        optimizer.build(model.trainable_variables)
-    to_device([*model.variables, *optimizer.variables])
+        model = trainer_step.training_model(recipe, network, augmentation, STEPS_PER_EPOCH)
+    to_device([*model.variables, *model.optimizer.variables])
     return model
 
 

@@ -5,7 +5,6 @@ import functools
 import json
 import statistics
 import time
-import types
 
 import numpy as np
 
@@ -21,9 +20,6 @@ _FITTED = 256
 # A teacher's share of the loss, and the temperature of both softmaxes.
 _TAUGHT = 0.5
 _TEMPERATURE = 3.0
-
-EVEN = (0, 2, 4, 6, 8)
-ODD = (1, 3, 5, 7, 9)
 
 
 @dataclasses.dataclass
@@ -123,19 +119,13 @@ def train(run, folder):
 def _training_model(run, pictures):
     """The package's training model of the run, compiled; and what its start reports."""
     import keras
+    import trainer_step
 
     import keras_sepvit
-    from keras_sepvit.classification.losses import (
-        distillation_losses,
-        probabilities,
-        soft_cross_entropy,
-    )
+    from keras_sepvit.classification.losses import distillation_losses
     from keras_sepvit.classification.mixing import BatchAugmentation
     from keras_sepvit.classification.recipes import AugmentationRecipe, ClassificationRecipe
     from keras_sepvit.classification.teacher import TaughtAugmentation, Teacher
-    from keras_sepvit.training.device import best_jit_compile
-    from keras_sepvit.training.model import TrainingModel
-    from keras_sepvit.training.optimizer import build_optimizer
     from keras_sepvit.training.recipe import OptimizerRecipe
     from learners.networks import build_network
 
@@ -158,19 +148,15 @@ def _training_model(run, pictures):
     augmentation = BatchAugmentation(
         len(run.classes), recipe.augmentation.label_smoothing, seed=run.seed
     )
-    loss_names, losses = ("loss",), soft_cross_entropy
+    taught = {}
     if run.teacher:
         augmentation = TaughtAugmentation(augmentation, Teacher(run.teacher))
-        loss_names = ("cross_entropy", "distillation")
         losses = functools.partial(
             distillation_losses, weight=_TAUGHT, temperature=_TEMPERATURE, hard=False
         )
-    task = types.SimpleNamespace(loss_names=loss_names, losses=losses, answers=probabilities)
-    model = TrainingModel(network, task, augmentation)
-    optimizer = build_optimizer(recipe, network, len(pictures) // run.batch_size)
-    model.compile(optimizer=optimizer, jit_compile=best_jit_compile())
-    optimizer.build(model.trainable_variables)
-    return model, report
+        taught = {"losses": losses, "loss_names": ("cross_entropy", "distillation")}
+    steps = len(pictures) // run.batch_size
+    return trainer_step.training_model(recipe, network, augmentation, steps, **taught), report
 
 
 def _go_on_from(network, trained):

@@ -20,7 +20,7 @@ from keras_sepvit.runtime import SUFFIXES, ImageClassifier, Predictor
 from keras_sepvit.runtime import labels as naming
 from keras_sepvit.training import device
 from keras_sepvit.training.evaluation import class_order
-from keras_sepvit.validation import counted, did_you_mean, first_line
+from keras_sepvit.validation import as_sentence, counted, did_you_mean
 
 # Probabilities become logits by their logarithm, from the smallest on that float32 holds well.
 _LEAST = 1e-37
@@ -262,7 +262,7 @@ def _of_name(name):
         raise ValueError(
             "it is no .keras, .tflite or .onnx file, and as the name of a classifier of "
             "keras.applications or of a preset of KerasHub it cannot be loaded: "
-            f"{first_line(error)}{hint}"
+            f"{as_sentence(error)}{hint}"
         ) from error
     return _of_keras(model, preprocess)
 

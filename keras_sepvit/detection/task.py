@@ -78,7 +78,7 @@ class Detection(Task):
             self.recipe, self.source.size, devices, _SCRATCH_RATE, _TRAINED_RATE
         )
         model, groups = self.recipe.model, self.source.groups
-        if model.weights is model.warm_start is None and model.variant != SCENES_VARIANT:
+        if model.weights is None and model.warm_start is None and model.variant != SCENES_VARIANT:
             chosen["model.weights"] = (
                 "null (all weights start at random; results as published need ImageNet's: "
                 "model.weights=FILE)"

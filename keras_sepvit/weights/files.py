@@ -5,6 +5,8 @@ import os
 import pathlib
 from collections.abc import Callable
 
+from keras_sepvit.validation import first_line
+
 PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".pth.tar")
 SUFFIXES = (".weights.h5", ".keras", *PYTORCH_SUFFIXES)
 
@@ -132,10 +134,9 @@ def check_file(path):
 
 def damaged(path, kind, error):
     """The error for a file that breaks off or contradicts itself."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     return ValueError(
         f"The weights file '{path}' ({os.path.getsize(path):,} bytes) cannot be read as {kind}; it "
-        f"is incomplete or damaged. Download or save it again. The reader said: {reason[0]}"
+        f"is incomplete or damaged. Download or save it again. The reader said: {first_line(error)}"
     )
 
 

@@ -15,7 +15,7 @@ from keras import layers, ops
 
 from keras_sepvit.configs import IMAGENET_MEAN, IMAGENET_VARIANCE
 from keras_sepvit.lazy import require
-from keras_sepvit.validation import first_line
+from keras_sepvit.validation import as_sentence
 from keras_sepvit.weights.files import check_file, damaged, has_weights_suffix, suffix_of
 
 # Pictures that are computed at a time.
@@ -89,7 +89,7 @@ def _load(path):
         if not zipfile.is_zipfile(path):
             raise damaged(path, "a .keras file", "its end is missing") from error
         raise ValueError(
-            f"'{path}' cannot be loaded as a Keras model: {first_line(error)} Import first what "
+            f"'{path}' cannot be loaded as a Keras model: {as_sentence(error)} Import first what "
             "registers layers of its own."
         ) from error
 
@@ -104,7 +104,7 @@ def _of_preset(keras_hub, name, with_head):
     except Exception as error:  # plain ones where a download fails
         raise ValueError(
             f"'{name}' is no .keras file, and cannot be loaded as a preset of KerasHub: "
-            f"{first_line(error)} Without internet, take the .keras file of a model with a Swin."
+            f"{as_sentence(error)} Without internet, take the .keras file of a model with a Swin."
         ) from error
     return Swin(model, name, converter)
 
