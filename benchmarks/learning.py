@@ -5,9 +5,9 @@
 trains, from random weights and by one recipe, a small SepViT, a Swin made of KerasHub's layers with
 the same widths, heads and MLPs, and the paper's ablations (`--part networks`); then SepViT in the
 ways to begin that docs/learning.md compares (`--part ways`): from random weights, by a warm start
-from a Swin that has seen other classes, with a teacher. Three seeds each; accuracy by epoch and by
-second. FOLDER has `cifar10_train.npz` and `cifar10_test.npz`. Figures of recompressed pictures
-compare only with each other.
+from a Swin that has seen other classes, with a teacher; and these with fewer pictures (`--part
+fewer`). Three seeds each; accuracy by epoch and by second. FOLDER has `cifar10_train.npz` and
+`cifar10_test.npz`. Figures of recompressed pictures compare only with each other.
 
 Runs are processes of one core each, as many at a time as there are cores, and their seconds are
 those that the processor spends on training. What has run is kept in `--output-dir`: after an
@@ -28,14 +28,14 @@ import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from learners.plans import SETTINGS, network_waves, way_waves
-from learners.report import write_networks, write_ways
+from learners.plans import SETTINGS, fewer_waves, network_waves, way_waves
+from learners.report import write_fewer, write_networks, write_ways
 from learners.runs import Run, train
 from page import ROOT
 
 from keras_sepvit.benchmark.machine import machine
 
-PARTS = ("networks", "ways")
+PARTS = {"networks": write_networks, "ways": write_ways, "fewer": write_fewer}
 
 
 def run_waves(waves, folder, workers):
@@ -87,7 +87,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="folder of CIFAR-10")
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS)
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=[*PARTS])
     parser.add_argument("--setting", choices=SETTINGS, default="small")
     parser.add_argument("--gpu", action="store_true", help="one run at a time, on all cores")
     parser.add_argument("--page-only", action="store_true", help="train nothing")
@@ -112,10 +112,10 @@ def main():
             if part == "networks":
                 waves = network_waves(setting, options.data, result)
             else:
-                waves = way_waves(setting, options.data, folder)
+                make = way_waves if part == "ways" else fewer_waves
+                waves = make(setting, options.data, folder)
             run_waves(waves, folder, workers_of(options.gpu))
-        write = write_networks if part == "networks" else write_ways
-        write(folder, options.docs, setting)
+        PARTS[part](folder, options.docs, setting)
 
 
 if __name__ == "__main__":

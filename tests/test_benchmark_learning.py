@@ -1,7 +1,9 @@
 """benchmarks/learning.py: pictures, networks, what runs an experiment has, and what is told."""
 
 import io
+import itertools
 import json
+import shutil
 import types
 
 import keras
@@ -13,7 +15,17 @@ pytest.importorskip("keras_hub", reason="needs the `benchmark` extra")
 from learners import report
 from learners.networks import TITLES, build_network
 from learners.pictures import Pictures, read_pictures, training_batches
-from learners.plans import EQUAL_SECONDS, SETTINGS, SWINS, WAYS, network_waves, way_waves
+from learners.plans import (
+    BATCH_OF_FEWER,
+    EQUAL_SECONDS,
+    OF_FEWER,
+    SETTINGS,
+    SWINS,
+    WAYS,
+    fewer_waves,
+    network_waves,
+    way_waves,
+)
 from learners.runs import Run, train
 from PIL import Image
 
@@ -136,6 +148,21 @@ def test_ways_begin_from_other_classes_than_they_are_compared_on(tmp_path):
     assert asked <= made
 
 
+def test_fewer_pictures_are_seen_more_often(tmp_path):
+    """In about as many steps; each student's teacher has seen its pictures alone."""
+    (source,), first, second = fewer_waves(SETTINGS["small"], "data", tmp_path)
+    few = [*first, *second]
+    assert {run.name for run in few} == {f"{n}_{count}" for n in OF_FEWER for count in (100, 1000)}
+    assert len({run.key for run in few}) == len(few) == 3 * 2 * len(OF_FEWER)
+    assert {run.pictures * run.passes // run.batch_size for run in few} == {50, 60}
+    assert all(run.pictures % BATCH_OF_FEWER == 0 for run in few)
+    teachers = {str(tmp_path / f"{r.key}.keras"): (r.pictures, r.seed) for r in first if r.saved}
+    for run in second:
+        assert teachers[run.teacher] == (run.pictures, run.seed)
+    begun = {run.warm_start or run.weights for run in few} - {None}
+    assert begun == {str(tmp_path / f"{source.key}.keras")}
+
+
 def test_the_second_swin_has_as_many_seconds(tmp_path):
     seconds = {"sepvit": 120, "swin": 80}
     waves = network_waves(
@@ -170,9 +197,8 @@ def test_a_way_is_advertised_only_if_it_is_ahead_in_every_seed():
 def test_the_page_gets_tables_and_pictures(tmp_path):
     folder, docs = tmp_path / "runs", tmp_path / "docs"
     folder.mkdir(), docs.mkdir()
-    marks = "".join(
-        f"<!-- learning-{p} -->\n<!-- end of learning-{p} -->\n" for p in ("networks", "ways")
-    )
+    parts = ("networks", "ways", "fewer")
+    marks = "".join(f"<!-- learning-{p} -->\n<!-- end of learning-{p} -->\n" for p in parts)
     (docs / "learning.md").write_text(marks)
     machine = {
         **{"processor": "P", "available_cores": 2, "cores": 2, "instructions": [], "gpu": None},
@@ -184,16 +210,28 @@ def test_the_page_gets_tables_and_pictures(tmp_path):
         for seed in range(2):
             result = result_of(name, seed, [30.0, 40.0 + seed + len(name)])
             (folder / f"{name}-{seed}.json").write_text(json.dumps(result))
+    fewer = tmp_path / "fewer"
+    shutil.copytree(folder, fewer)
+    for name, count, seed in itertools.product(OF_FEWER, (100, 1000), range(2)):
+        top1 = [30.0, 60.0 + seed + len(name) - 1000 / count]
+        changes = {"passes": 1000 // count, "batch_size": 50}
+        result = result_of(f"{name}_{count}", seed, top1, **changes)
+        (fewer / f"{name}_{count}-{seed}.json").write_text(json.dumps(result))
     setting = types.SimpleNamespace(**{**vars(SETTINGS["small"]), "seeds": 2})
     report.write_networks(folder, docs, setting)
     report.write_ways(folder, docs, setting)
+    report.write_fewer(fewer, docs, setting)
     text = (docs / "learning.md").read_text()
-    assert text.count("Commit abc. Command: `python benchmarks/learning.py") == 2
+    assert text.count("Commit abc. Command: `python benchmarks/learning.py") == 3
     assert "| SepViT | 2 | 1.50 | 2.00 | 46.5 (46.0 to 47.0) |  | 20 |" in text
     assert (
         "| Swin (KerasHub) | 2 | 1.50 | 2.00 | 44.5 (44.0 to 45.0) | +2.0 (+2.0 to +2.0) | 20 |"
         in text
     )
     assert "in 46.0 % of the test pictures" in text and "--part ways --setting small" in text
+    assert "batches of 50: 100, each seen 20 times in 40 steps; 1,000, each seen 2 times" in text
+    both = WAYS["both"]
+    assert f"| 100 | {both} | 54.0 | 55.0 | -3.0 (-3.0 to -3.0) | no |" in text
+    assert f"| 1,000 | {both} | 63.0 | 64.0 | -3.0 (-3.0 to -3.0) | no |" in text
     for part in ("networks", "ways"):
         assert Image.open(docs / f"learning_{part}.png").width > 800

@@ -29,6 +29,9 @@ SWINS = {
     "swin": "Swin from random weights",
     "fine_tuned": "that Swin fine-tuned: the ceiling",
 }
+# Those of both that are tried on fewer pictures, too. Batches divide all numbers of pictures.
+OF_FEWER = ("scratch", "warm", "taught", "both", "fine_tuned")
+BATCH_OF_FEWER = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Setting:
         pictures, epochs: Of the comparison of networks.
         few, few_epochs: Pictures and epochs of the ways to begin.
         source: Pictures that the Swin to begin from has seen, in `epochs` epochs.
+        fewer: Numbers of pictures that the ways are tried on, too, each with the passes over them
+            in one of `few_epochs` epochs.
         batch_size, learning_rate, drop_path_rate, image_size: Of all runs.
         seeds: Number of seeds.
     """
@@ -48,6 +53,7 @@ class Setting:
     few: int
     few_epochs: int
     source: int
+    fewer: dict
     batch_size: int = 64
     learning_rate: float = 1e-3
     drop_path_rate: float = 0.0
@@ -55,20 +61,25 @@ class Setting:
     seeds: int = 3
 
 
+FEWER = {100: 25, 1000: 3}
+
 SETTINGS = {
-    "small": Setting(pictures=8000, epochs=12, few=5000, few_epochs=12, source=20_000),
+    "small": Setting(pictures=8000, epochs=12, few=5000, few_epochs=12, source=20_000, fewer=FEWER),
     "large": Setting(
         pictures=50_000,
         epochs=60,
         few=5000,
         few_epochs=60,
         source=25_000,
+        fewer=FEWER,
         batch_size=256,
         drop_path_rate=0.1,
         image_size=64,
     ),
     # To see that everything runs.
-    "tiny": Setting(pictures=640, epochs=2, few=640, few_epochs=2, source=640, seeds=2),
+    "tiny": Setting(
+        pictures=640, epochs=2, few=640, few_epochs=2, source=640, fewer={100: 2}, seeds=2
+    ),
 }
 
 
@@ -106,7 +117,48 @@ def network_waves(setting, data, results):
 def way_waves(setting, data, folder):
     """Waves of the experiment on ways to begin; arguments as for `network_waves`."""
     common = _common(setting, data)
-    source = Run(
+    source = _source(setting, common)
+    yield [source]
+    few = {"classes": EVEN, "pictures": setting.few, "epochs": setting.few_epochs, **common}
+    first, second = [], []
+    for seed in range(setting.seeds):
+        ways = _ways(seed, folder, few)
+        own = str(folder / f"swin-{seed}.keras")
+        first += [
+            ways["fine_tuned"],
+            Run("swin", "swin", seed, saved=True, **few),
+            ways["scratch"],
+            ways["warm"],
+            dataclasses.replace(ways["warm"], name="mlp_norms", parts=("mlp", "norms")),
+        ]
+        second += [
+            ways["taught"],
+            ways["both"],
+            Run("own", "sepvit", seed, warm_start=own, **few),
+        ]
+    yield first
+    yield second
+
+
+def fewer_waves(setting, data, folder):
+    """Waves of the ways to begin with fewer pictures; arguments as for `network_waves`."""
+    common = _common(setting, data)
+    yield [_source(setting, common)]
+    first, second = [], []
+    for pictures, passes in setting.fewer.items():
+        few = {"classes": EVEN, "pictures": pictures, "epochs": setting.few_epochs, **common}
+        few |= {"passes": passes, "batch_size": BATCH_OF_FEWER}
+        for seed in range(setting.seeds):
+            ways = _ways(seed, folder, few, suffix=f"_{pictures}")
+            first += [ways["fine_tuned"], ways["scratch"], ways["warm"]]
+            second += [ways["taught"], ways["both"]]
+    yield first
+    yield second
+
+
+def _source(setting, common):
+    """The Swin to begin from."""
+    return Run(
         SOURCE,
         "swin",
         0,
@@ -116,27 +168,20 @@ def way_waves(setting, data, folder):
         saved=True,
         **common,
     )
-    yield [source]
-    few = {"classes": EVEN, "pictures": setting.few, "epochs": setting.few_epochs, **common}
-    first, second = [], []
-    begun = str(folder / f"{source.key}.keras")
-    for seed in range(setting.seeds):
-        first += [
-            Run("fine_tuned", "swin", seed, weights=begun, saved=True, **few),
-            Run("swin", "swin", seed, saved=True, **few),
-            Run("scratch", "sepvit", seed, **few),
-            Run("warm", "sepvit", seed, warm_start=begun, **few),
-            Run("mlp_norms", "sepvit", seed, warm_start=begun, parts=("mlp", "norms"), **few),
-        ]
-        teacher = str(folder / f"fine_tuned-{seed}.keras")
-        own = str(folder / f"swin-{seed}.keras")
-        second += [
-            Run("taught", "sepvit", seed, teacher=teacher, **few),
-            Run("both", "sepvit", seed, warm_start=begun, teacher=teacher, **few),
-            Run("own", "sepvit", seed, warm_start=own, **few),
-        ]
-    yield first
-    yield second
+
+
+def _ways(seed, folder, few, suffix=""):
+    """Runs of one seed by the names of `OF_FEWER`; the suffix is that of their arms' names."""
+    begun = str(folder / f"{SOURCE}-0.keras")
+    teacher = str(folder / f"fine_tuned{suffix}-{seed}.keras")
+    runs = (
+        Run("fine_tuned", "swin", seed, weights=begun, saved=True, **few),
+        Run("scratch", "sepvit", seed, **few),
+        Run("warm", "sepvit", seed, warm_start=begun, **few),
+        Run("taught", "sepvit", seed, teacher=teacher, **few),
+        Run("both", "sepvit", seed, warm_start=begun, teacher=teacher, **few),
+    )
+    return {run.name: dataclasses.replace(run, name=run.name + suffix) for run in runs}
 
 
 def _common(setting, data):

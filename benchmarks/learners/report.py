@@ -9,7 +9,7 @@ from keras_sepvit.benchmark.machine import sentences
 from keras_sepvit.benchmark.report import markdown_table
 from learners.networks import TITLES
 from learners.picture import draw_curves
-from learners.plans import EQUAL_SECONDS, SOURCE, SWINS, WAYS
+from learners.plans import EQUAL_SECONDS, OF_FEWER, SOURCE, SWINS, WAYS
 
 # A way is advertised if it is ahead of random weights by more than this in every seed, in points.
 AHEAD = 2
@@ -40,19 +40,52 @@ def write_ways(folder, docs, setting):
     results = read_results(folder)
     titles = {**WAYS, **SWINS}
     rows = [way_row(title, results[name], results["scratch"]) for name, title in titles.items()]
-    header = ["way", *(f"top-1, %, seed {seed}" for seed in range(setting.seeds))]
-    header += ["ahead of (a) by, points", f"by more than {AHEAD} in every seed"]
-    source = results[SOURCE][0]
     _write(
         docs,
         "ways",
         folder,
         f"{setting.few:,} pictures of five classes, {setting.image_size} x {setting.image_size}, "
-        f"{setting.few_epochs} epochs. The Swin to begin from was trained on {setting.source:,} "
-        f"pictures of the other five for {setting.epochs} epochs, and tells these apart in "
-        f"{source['top1'][-1]:.1f} % of the test pictures.",
-        markdown_table(header, rows),
+        f"{setting.few_epochs} epochs. {_of_source(setting, results)}",
+        markdown_table(_header_of_ways(setting), rows),
         {title: results[name] for name, title in titles.items()},
+    )
+
+
+def write_fewer(folder, docs, setting):
+    """Puts the ways to begin with fewer pictures into their part of the page."""
+    results = read_results(folder)
+    titles = {**WAYS, **SWINS}
+    rows, steps = [], []
+    for pictures in setting.fewer:
+        of_number = {name: results[f"{name}_{pictures}"] for name in OF_FEWER}
+        for name, of_arm in of_number.items():
+            rows.append([f"{pictures:,}", *way_row(titles[name], of_arm, of_number["scratch"])])
+        run = of_number["scratch"][0]["run"]
+        times = run["passes"] * run["epochs"]
+        count = pictures * times // run["batch_size"]
+        steps.append(f"{pictures:,}, each seen {times} times in {count:,} steps")
+    _write(
+        docs,
+        "fewer",
+        folder,
+        f"Pictures of five classes, {setting.image_size} x {setting.image_size}, in batches of "
+        f"{run['batch_size']}: {'; '.join(steps)}. {_of_source(setting, results)}",
+        markdown_table(["pictures", *_header_of_ways(setting)], rows),
+        {name: of_arm for name, of_arm in results.items() if name != SOURCE},
+        drawn=False,
+    )
+
+
+def _header_of_ways(setting):
+    header = ["way", *(f"top-1, %, seed {seed}" for seed in range(setting.seeds))]
+    return [*header, "ahead of (a) by, points", f"by more than {AHEAD} in every seed"]
+
+
+def _of_source(setting, results):
+    return (
+        f"The Swin to begin from was trained on {setting.source:,} pictures of the other five "
+        f"for {setting.epochs} epochs, and tells these apart in "
+        f"{results[SOURCE][0]['top1'][-1]:.1f} % of the test pictures."
     )
 
 
@@ -105,15 +138,18 @@ def _points(ahead):
     return f"{statistics.mean(ahead):+.1f} ({min(ahead):+.1f} to {max(ahead):+.1f})"
 
 
-def _write(docs, part, folder, what, table, curves):
+def _write(docs, part, folder, what, table, results, drawn=True):
     made = json.loads((folder / "made.json").read_text())
-    of_runs = [result for results in curves.values() for result in results]
+    of_runs = [result for of_arm in results.values() for result in of_arm]
     backend = of_runs[0]["backend"]
     commits = ", ".join(sorted({result["commit"] for result in of_runs}))
     text = (
         f"Commit {commits}. Command: `python benchmarks/learning.py --data FOLDER --part "
         f"{part} --setting {made['setting']}`, backend {backend}.\n\n{what}\n\n{table}\n\n"
-        f"{sentences(made['machine'], _PACKAGES)}\n\n![accuracy](learning_{part}.png)"
+        f"{sentences(made['machine'], _PACKAGES)}"
     )
-    draw_curves(docs / f"learning_{part}.png", curves)
+    if drawn:
+        picture = f"learning_{part}.png"
+        draw_curves(docs / picture, results)
+        text += f"\n\n![accuracy]({picture})"
     fill_page(docs / "learning.md", {f"learning-{part}": text})

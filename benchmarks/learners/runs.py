@@ -33,7 +33,8 @@ class Run:
         data: Folder of CIFAR-10.
         classes: Numbers of CIFAR-10's classes.
         pictures: How many to train on.
-        epochs: Passes over them.
+        epochs: After each of them it is tested.
+        passes: How often each picture is seen in an epoch.
         batch_size, learning_rate, drop_path_rate, image_size: As in recipes.
         weights: A `.keras` file of the same network to go on from, with a new head; or None.
         warm_start: A `.keras` file of a Swin to start a SepViT from, or None.
@@ -49,6 +50,7 @@ class Run:
     classes: tuple = tuple(range(10))
     pictures: int = 10_000
     epochs: int = 12
+    passes: int = 1
     batch_size: int = 64
     learning_rate: float = 1e-3
     drop_path_rate: float = 0.0
@@ -77,7 +79,8 @@ def train(run, folder):
     pictures = read_pictures(run.data, "train", run.classes, run.pictures, seed=run.seed, **size)
     tested = read_pictures(run.data, "test", run.classes, **size)
     shown = slice(None, None, max(len(tested) // _SHOWN, 1))
-    model, report = _training_model(run, pictures)
+    steps = run.passes * (len(pictures) // run.batch_size)
+    model, report = _training_model(run, pictures, steps)
     network = model.network
     batches = training_batches(pictures, run.batch_size, run.seed)
     seconds, losses, top1 = [], [], []
@@ -85,7 +88,7 @@ def train(run, folder):
         begun = time.process_time()
         history = model.fit(
             batches,
-            steps_per_epoch=len(pictures) // run.batch_size,
+            steps_per_epoch=steps,
             initial_epoch=epoch,
             epochs=epoch + 1,
             shuffle=False,
@@ -116,8 +119,11 @@ def train(run, folder):
         temporary.write_text(json.dumps(result))
 
 
-def _training_model(run, pictures):
-    """The package's training model of the run, compiled; and what its start reports."""
+def _training_model(run, pictures, steps):
+    """The package's training model of the run, compiled; and what its start reports.
+
+    `steps` are those of an epoch.
+    """
     import keras
     import trainer_step
 
@@ -155,7 +161,6 @@ def _training_model(run, pictures):
             distillation_losses, weight=_TAUGHT, temperature=_TEMPERATURE, hard=False
         )
         taught = {"losses": losses, "loss_names": ("cross_entropy", "distillation")}
-    steps = len(pictures) // run.batch_size
     return trainer_step.training_model(recipe, network, augmentation, steps, **taught), report
 
 
