@@ -1,6 +1,7 @@
-"""A process of a distributed training run; started by test_distribution.py.
+"""A process of distributed training runs; started by test_distribution.py.
 
-Trains in a folder by a recipe, and writes what this process ended with to a file of its own.
+Trains each in a folder by a recipe, one after another, and writes what this process ended with to
+a file of its own.
 """
 
 import json
@@ -23,8 +24,21 @@ def main():
     settings = json.loads(sys.argv[1])
     split_cpu(settings["devices"])
 
+    import distributed_segmenter
     import keras
     import numpy as np
+
+    for run in settings["runs"]:
+        print(f"{run['output']}:", flush=True)
+        keras.utils.clear_session()
+        segmenter = run["recipe"] is None
+        distribution, state = distributed_segmenter.train() if segmenter else train(run)
+        np.savez(f"{run['output']}.{distribution.process}.npz", **state)
+
+
+def train(run):
+    """The distribution, and what this process ends with as a dict."""
+    import keras
     from helpers import SMALL
     from training_data import SMALL_DIGITS
 
@@ -33,14 +47,14 @@ def main():
     from keras_sepvit.training import Trainer, load_recipe
 
     classification.DIGITS_CONFIG, detection.SCENES_128_CONFIG = SMALL_DIGITS, SMALL
-    trainer = Trainer(load_recipe(settings["recipe"], settings["changes"]), settings["folder"])
-    if settings["killed"] == trainer.distribution.process:
+    trainer = Trainer(load_recipe(run["recipe"], run["changes"]), run["folder"])
+    if run["killed"] == trainer.distribution.process:
         kill_in_the_last_epoch(trainer)
     result = trainer.train(verbose=0)
     state = {"history": json.dumps(result.history), "best": result.best}
     for index, variable in enumerate(trainer.model.variables):
         state[f"{index}.{variable.name}"] = keras.ops.convert_to_numpy(variable)
-    np.savez(f"{settings['output']}.{trainer.distribution.process}.npz", **state)
+    return trainer.distribution, state
 
 
 def kill_in_the_last_epoch(trainer):

@@ -21,7 +21,6 @@ from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.trainer import Trainer
 
 SCRIPT = pathlib.Path(__file__).with_name("distributed_run.py")
-SEGMENTER_SCRIPT = SCRIPT.with_name("segmenter_run.py")
 EPOCHS = 2
 LAUNCHER_VARIABLES = (
     distribution.KERAS,
@@ -31,8 +30,8 @@ LAUNCHER_VARIABLES = (
     distribution.TENSORFLOW,
 )
 
-# Seconds after which a run that hangs is killed.
-LIMIT = 240
+# Seconds after which processes that hang are killed.
+LIMIT = 900
 
 # 4 steps an epoch, validation that does not fill its last batch, gradients that are clipped.
 CHANGES = (
@@ -83,34 +82,95 @@ def free_port():
         return server.getsockname()[1]
 
 
-class Runs:
-    """Training runs on the data in a folder, each in processes of its own."""
+DETECTORS = {
+    # Batches of two shapes; losses over all anchors with an object, unlike many in each part.
+    "detect_digits": (
+        ("train", (64, 80), (3, 0, 1, 2)),
+        ("train", (80, 64), (1, 0, 0, 2)),
+        ("valid", (64, 80), (2,)),
+        ("valid", (80, 64), (1, 1)),
+        ("model.image_size=[64,96]", "class_loss", "box_loss", "val_ar_100"),
+    ),
+    # So few anchors that all are trained on, and nothing is drawn.
+    "instances_digits": (
+        ("train", (32, 32), (3, 1, 1, 2, 2, 1, 1, 1)),
+        ("valid", (32, 32), (2, 1, 1)),
+        ("model.image_size=[32,32]", *LOSS_NAMES, "val_ar_100", "val_mask_ar_100"),
+    ),
+}
+OF_DETECTORS = (
+    *("model.channels=8", "model.num_convs=1", "batch_size=4", "epochs=2"),
+    *("augmentation.short_sides=null", "data.keep_empty=true", "ema_decay=null"),
+    *("optimizer.reference_batch=null", "optimizer.warmup_epochs=0", "precision=float32"),
+    *("optimizer.learning_rate=1e-4", "deterministic=true"),
+)
 
-    def __init__(self, folder, script=SCRIPT, recipe="digits", changes=(*CHANGES, *RANDOM)):
-        self.folder, self.script = folder, script
-        self.recipe, self.changes = recipe, changes
+
+class Runs:
+    """Training runs in a folder, each in processes of its own or, to import but once, together.
+
+    A run is a dict of its name, its recipe, what is changed in it, and the data's folder.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        write_classes(folder / "digits")
+        teacher = folder / "teacher.keras"
+        SepViT(SMALL_DIGITS, input_shape=(32, 32, 3), classes=3).save(teacher)
+        taught = f"distill.teacher={teacher}", "distill.weight=0.9"
+        digits = {"recipe": "digits", "data": "digits"}
+        self.digits = {"name": "digits", **digits, "changes": (*CHANGES, *RANDOM)}
+        self.dense = [
+            {"name": "student", **digits, "changes": (*CHANGES, *RANDOM, *taught)},
+            {"name": "segmenter", "recipe": None, "data": None, "changes": ()},
+        ]
+        for recipe, (*splits, (size, *_)) in DETECTORS.items():
+            for split in splits:
+                write_rectangles(folder / recipe, *split)
+            changes = [*OF_DETECTORS, size]
+            if recipe == "instances_digits":
+                changes += ["model.units=16", "model.samples=512"]
+            self.dense.append(
+                {"name": recipe, "recipe": recipe, "data": recipe, "changes": changes}
+            )
 
     def start(
-        self, name, command=(sys.executable,), devices=1, killed=None, changes=(), **variables
+        self,
+        place,
+        *runs,
+        devices=1,
+        killed=None,
+        changes=(),
+        **variables,
     ):
+        """Starts a process; its results are those of a place, such as `"one"`."""
         settings = {
-            "recipe": self.recipe,
-            "changes": [f"data.name=folder:{self.folder / 'data'}", *self.changes, *changes],
-            "folder": str(self.folder / name),
-            "output": str(self.folder / f"{name}.out"),
             "devices": devices,
-            "killed": killed,
+            "runs": [
+                {
+                    "recipe": run["recipe"],
+                    "changes": [
+                        f"data.name=folder:{self.folder / str(run['data'])}",
+                        *run["changes"],
+                        *changes,
+                    ],
+                    "folder": str(self.folder / place / run["name"]),
+                    "output": str(self.folder / f"{place}.{run['name']}"),
+                    "killed": killed,
+                }
+                for run in runs
+            ],
         }
         return subprocess.Popen(
-            [*command, str(self.script), json.dumps(settings)],
+            [sys.executable, str(SCRIPT), json.dumps(settings)],
             env=environment(**variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def start_processes(self, name, count, **options):
-        """Starts a run in several processes, as JAX's and torch's launchers do."""
+    def start_processes(self, place, count, *runs, **options):
+        """Starts several processes of runs, as JAX's and torch's launchers do."""
         port = free_port()
         common = {
             "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
@@ -125,13 +185,17 @@ class Runs:
             }
         number = "RANK" if BACKEND == "torch" else "KERAS_DISTRIBUTION_PROCESS_ID"
         return [
-            self.start(name, **common, **{number: str(process)}, **options)
+            self.start(place, *runs, **common, **{number: str(process)}, **options)
             for process in range(count)
         ]
 
-    def state(self, name, process=0):
-        with np.load(self.folder / f"{name}.out.{process}.npz") as file:
+    def state(self, place, name, process=0):
+        with np.load(self.folder / f"{place}.{name}.{process}.npz") as file:
             return dict(file)
+
+    def on_one_and_two(self, name):
+        """The states that a run has ended with on one device and on two."""
+        return self.state("one", name), self.state("two", name)
 
 
 @contextlib.contextmanager
@@ -153,16 +217,21 @@ def finish(*processes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Has trained on one device."""
+    """All of them, trained on one device and on two."""
     runs = Runs(tmp_path_factory.mktemp("runs"))
-    write_classes(runs.folder)
-    finish(runs.start("one"))
+    finish(runs.start("one", runs.digits, *runs.dense))
+    if BACKEND == "torch":  # one device a process; the digits' processes are another test's
+        finish(*runs.start_processes("two", 2, *runs.dense))
+    else:
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        variables = {"XLA_FLAGS": flags} if BACKEND == "jax" else {}
+        finish(runs.start("two", runs.digits, *runs.dense, devices=2, **variables))
     return runs
 
 
 def write_classes(folder):
     for split, per_class in (("train", 11), ("validation", 4)):
-        write_folder(folder / "data" / split, "abc", per_class, seed=per_class)
+        write_folder(folder / split, "abc", per_class, seed=per_class)
 
 
 def assert_equal_runs(state, expected):
@@ -180,12 +249,8 @@ def assert_equal_runs(state, expected):
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="torch has one device a process")
 def test_devices_of_one_process_equal_one_device(runs):
-    if BACKEND == "jax":
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-        finish(runs.start("devices", XLA_FLAGS=flags))
-    else:
-        finish(runs.start("devices", devices=2))
-    assert_equal_runs(runs.state("devices"), runs.state("one"))
+    one, two = runs.on_one_and_two("digits")
+    assert_equal_runs(two, one)
 
 
 @pytest.mark.slow
@@ -195,12 +260,14 @@ def test_processes_equal_one_device_after_a_kill(runs):
 
     With JAX, in more processes than before.
     """
-    with ended(*runs.start_processes("some", 2, killed=1)) as (statuses, outputs):
+    with ended(*runs.start_processes("some", 2, runs.digits, killed=1)) as (statuses, outputs):
         assert statuses[1] == -9
         assert not {0, None} & {*statuses}, outputs[0][-3000:]
-    assert not (runs.folder / "some" / "last.keras").exists()
-    finish(*runs.start_processes("some", 4 if BACKEND == "jax" else 2))
-    first, second, one = runs.state("some"), runs.state("some", 1), runs.state("one")
+    last = runs.folder / "some" / "digits" / "last.keras"
+    assert not last.exists()
+    finish(*runs.start_processes("some", 4 if BACKEND == "jax" else 2, runs.digits))
+    first, second = runs.state("some", "digits"), runs.state("some", "digits", 1)
+    one = runs.state("one", "digits")
     assert_equal_runs(first, one)
     for name, value in first.items():
         if name[0].isdigit() and "seed_generator" not in name:
@@ -209,34 +276,20 @@ def test_processes_equal_one_device_after_a_kill(runs):
         seeds = [name for name in first if "seed_generator" in name]
         assert seeds
         assert all(first[name][0] != second[name][0] for name in seeds)
-    assert (runs.folder / "some" / "last.keras").exists()
-
-
-def on_one_and_two_devices(runs):
-    """The states that a run ends with on one device and on two."""
-    finish(runs.start("one"))
-    if BACKEND == "torch":
-        finish(*runs.start_processes("two", 2))
-    else:
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-        finish(runs.start("two", devices=2, **({"XLA_FLAGS": flags} if BACKEND == "jax" else {})))
-    return runs.state("one"), runs.state("two")
+    assert last.exists()
 
 
 @pytest.mark.slow
-def test_a_student_on_two_devices_equals_one_device(tmp_path):
+def test_a_student_on_two_devices_equals_one_device(runs):
     """Each device has the teacher's answers to its own images."""
-    write_classes(tmp_path)
-    SepViT(SMALL_DIGITS, input_shape=(32, 32, 3), classes=3).save(tmp_path / "teacher.keras")
-    teacher = f"distill.teacher={tmp_path / 'teacher.keras'}", "distill.weight=0.9"
-    states = on_one_and_two_devices(Runs(tmp_path, changes=(*CHANGES, *RANDOM, *teacher)))
-    assert_equal_runs(*states)
+    one, two = runs.on_one_and_two("student")
+    assert_equal_runs(two, one)
 
 
 @pytest.mark.slow
-def test_a_segmenter_on_two_devices_equals_one_device(tmp_path):
+def test_a_segmenter_on_two_devices_equals_one_device(runs):
     """Losses over all pixels, and batch norm over all images: weights and moving averages."""
-    one, two = on_one_and_two_devices(Runs(tmp_path, SEGMENTER_SCRIPT))
+    one, two = runs.on_one_and_two("segmenter")
     histories = (json.loads(str(state.pop("history")))[0] for state in (one, two))
     for losses in zip(*(history["loss"] for history in histories), strict=True):
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -245,39 +298,11 @@ def test_a_segmenter_on_two_devices_equals_one_device(tmp_path):
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-DETECTORS = {
-    # Batches of two shapes; losses over all anchors with an object, unlike many in each part.
-    "detect_digits": (
-        ("train", (64, 80), (3, 0, 1, 2)),
-        ("train", (80, 64), (1, 0, 0, 2)),
-        ("valid", (64, 80), (2,)),
-        ("valid", (80, 64), (1, 1)),
-        ("model.image_size=[64,96]", "class_loss", "box_loss", "val_ar_100"),
-    ),
-    # So few anchors that all are trained on, and nothing is drawn.
-    "instances_digits": (
-        ("train", (32, 32), (3, 1, 1, 2, 2, 1, 1, 1)),
-        ("valid", (32, 32), (2, 1, 1)),
-        ("model.image_size=[32,32]", *LOSS_NAMES, "val_ar_100", "val_mask_ar_100"),
-    ),
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", DETECTORS)
-def test_a_detector_on_two_devices_equals_one_device(recipe, tmp_path):
-    *splits, (size, *results) = DETECTORS[recipe]
-    for split in splits:
-        write_rectangles(tmp_path / "data", *split)
-    changes = (
-        *(size, "model.channels=8", "model.num_convs=1", "batch_size=4"),
-        *("augmentation.short_sides=null", "data.keep_empty=true", "ema_decay=null", "epochs=2"),
-        *("optimizer.reference_batch=null", "optimizer.warmup_epochs=0", "precision=float32"),
-        *("optimizer.learning_rate=1e-4", "deterministic=true"),
-    )
-    if recipe == "instances_digits":
-        changes += ("model.units=16", "model.samples=512")
-    one, two = on_one_and_two_devices(Runs(tmp_path, recipe=recipe, changes=changes))
+def test_a_detector_on_two_devices_equals_one_device(recipe, runs):
+    *_, (_, *results) = DETECTORS[recipe]
+    one, two = runs.on_one_and_two(recipe)
     assert one["best"] == pytest.approx(two["best"])
     for epoch, other in zip(*(json.loads(str(run["history"])) for run in (one, two)), strict=True):
         for key in ("loss", *results):
@@ -291,7 +316,10 @@ def test_a_detector_on_two_devices_equals_one_device(recipe, tmp_path):
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere there is one loss only")
 def test_a_loss_that_is_not_finite_ends_all_processes(runs):
     changes = ["optimizer.learning_rate=1e30", "optimizer.clip_norm=null", "checkpoint_steps=0"]
-    with ended(*runs.start_processes("diverging", 2, changes=changes)) as (statuses, outputs):
+    with ended(*runs.start_processes("diverging", 2, runs.digits, changes=changes)) as (
+        statuses,
+        outputs,
+    ):
         assert not {0, None} & set(statuses)
         # The process that is told later may see only that the other one has gone.
         told = ["NonFiniteLossError: The loss is" in output for output in outputs]
