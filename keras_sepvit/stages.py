@@ -53,6 +53,11 @@ class ImageModelMixin:
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
 
 
+def argument(name: str) -> Any:
+    """A read-only attribute: the argument of this name that a model was made with."""
+    return property(lambda model: model._config[name], doc=f"`{name}`, as it was given.")
+
+
 class StagesMixin(ImageModelMixin):
     """What models of the four stages share, with a head or without: the pyramid, and freezing."""
 

@@ -1,5 +1,7 @@
 """RetinaNet as users meet it: training, files, box formats, other backbones, errors."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from keras_sepvit import SepViTBackbone, convert, load_weights, save_pytorch
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.detection import MaskRCNN, RetinaNet
 from keras_sepvit.detection.detector import BOX_FORMATS, convert_boxes, is_detector
-from keras_sepvit.segmentation import SemanticFPN
+from keras_sepvit.segmentation import SemanticFPN, UPerNet
 from keras_sepvit.training.sources.scenes import DigitScenes
 
 SHAPE = (64, 96, 3)
@@ -295,6 +297,22 @@ def test_other_backbones(tmp_path):
     for name, levels in expected.items():
         for level, same in zip(levels, loaded[name], strict=True):
             np.testing.assert_allclose(same, level, atol=1e-5)
+
+
+OTHER_ARGUMENTS = {"weights", "drop_path_rate", "kwargs"}
+
+
+@pytest.mark.parametrize("network", [RetinaNet, MaskRCNN, SemanticFPN, UPerNet])
+def test_arguments_are_attributes(network):
+    parameters = inspect.signature(network).parameters
+    model = network(SMALL, 3, image_shape=SHAPE, dtype="bfloat16")
+    values = {name: getattr(model, name) for name in {*parameters} - OTHER_ARGUMENTS}
+    assert isinstance(values.pop("backbone"), SepViTBackbone)
+    assert [values.pop(name) for name in ("num_classes", "dtype")] == [3, "bfloat16"]
+    assert values.pop("image_shape") == SHAPE
+    assert all(value == parameters[name].default for name, value in values.items())
+    with pytest.raises(AttributeError):
+        model.num_classes = 4
 
 
 def with_row(targets, name, row):

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_sepvit import task_model
 from keras_sepvit.detection.layers import suppression_settings
+from keras_sepvit.stages import argument
 from keras_sepvit.task_model import TaskModel
 from keras_sepvit.validation import check_choice, positive_int
 
@@ -49,18 +50,19 @@ class Detector(TaskModel):
     }
     _targets_in_words = "'boxes' (images, boxes, 4) and 'labels' (images, boxes), padded with -1"
 
+    num_classes = argument("num_classes")
+    bounding_box_format = argument("bounding_box_format")
+    anchor_scale = argument("anchor_scale")
+    channels = argument("channels")
+    num_convs = argument("num_convs")
+    score_threshold = argument("score_threshold")
+    iou_threshold = argument("iou_threshold")
+    max_detections = argument("max_detections")
+
     def __init__(self, backbone, outputs, anchors, weights, policy, config, **kwargs):
         super().__init__(backbone, outputs, policy, config, **kwargs)
         self.anchors = anchors
         self._begin(weights)
-
-    @property
-    def num_classes(self) -> int:
-        return self._config["num_classes"]
-
-    @property
-    def bounding_box_format(self) -> str:
-        return self._config["bounding_box_format"]
 
     @property
     def decoding(self) -> dict:

@@ -64,6 +64,7 @@ class RetinaNet(Detector):
         anchors: The `Anchors`.
         backbone: The backbone; `backbone.freeze(stages)` freezes a SepViT's.
         decoding: Dict of the two thresholds and `max_detections`.
+        All arguments but `weights` and `drop_path_rate`: As they are in the model; read-only.
 
     Input shape: `(batch, height, width, 3)`; images of 0..255, or what a model as `backbone`
         takes.
