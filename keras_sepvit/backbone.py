@@ -16,7 +16,6 @@ from keras_sepvit.configs import (
     SepViTConfig,
     WindowSizes,
     variant_architecture,
-    variant_config,
 )
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
 from keras_sepvit.layers import (
@@ -38,6 +37,7 @@ from keras_sepvit.validation import (
     positive_number,
 )
 from keras_sepvit.weights import check_pretrained, load_pretrained
+from keras_sepvit.weights.registry import config_for_weights
 
 
 class BackboneMixin(StagesMixin):
@@ -151,14 +151,15 @@ class BackboneMixin(StagesMixin):
                 such as another variant's (naming what differs).
             FileNotFoundError: if the file in `weights` does not exist.
         """
+        config = config_for_weights("variant", variant)
         check_pretrained(weights)
         image_shape = check_image_shape(image_shape)
         fixed = kwargs.get("dense") or kwargs.get("pad_windows")
-        architecture = variant_architecture(variant, image_shape, scale=not fixed)
+        architecture = variant_architecture(config, image_shape, scale=not fixed)
         if kwargs.get("dense") and architecture["window_tokens"] == "learned":
             architecture["window_tokens"] = "zeros"
         if drop_path_rate is None:
-            drop_path_rate = variant_config(variant).drop_path_rate
+            drop_path_rate = config.drop_path_rate
         architecture.update(image_shape=image_shape, drop_path_rate=drop_path_rate)
         backbone = cls(**{**architecture, **kwargs})
         if weights is not None:

@@ -409,6 +409,8 @@ def test_bad_input(model):
         ({"max_detections": 0}, "`max_detections` must be a positive integer"),
         ({"max_detections": 5001}, "`max_detections` must be a number from 1 to 5000"),
         ({"backbone": SepViTBackbone.from_variant(SMALL, (64, 64, 3))}, "classification form"),
+        ({"backbone": "sepvit_scenes"}, "Unknown `backbone`.*sepvit_b, .*configs.SCENES_CONFIG`"),
+        ({"backbone": "digits"}, "`backbone`: 'digits' is the name of registered weights"),
         ({"backbone": keras.Sequential([keras.Input(SHAPE)])}, "lacks P3, P4, P5"),
         ({"backbone": model.backbone, "image_shape": SHAPE}, "goes with the name of a variant"),
     ):

@@ -3,8 +3,7 @@
 import copy
 import math
 
-from keras_sepvit.classification.recipes import DIGITS_VARIANT
-from keras_sepvit.configs import DIGITS_CONFIG, VARIANTS
+from keras_sepvit.configs import DIGITS_CONFIG, DIGITS_VARIANT, VARIANTS
 from keras_sepvit.training import device
 from keras_sepvit.training.automatic import told_weights
 from keras_sepvit.validation import counted
