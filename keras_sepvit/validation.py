@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import numbers
+import os
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -98,6 +99,19 @@ def checks_names(function: Callable[_Arguments, _Result]) -> Callable[_Arguments
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def refuse_path(name, model):
+    """Refuses the path of a model where the model itself is expected."""
+    if not isinstance(model, (str, os.PathLike)):
+        return
+    path = os.fspath(model)
+    advice = f"`keras.saving.load_model({path!r})`"
+    if path.lower().endswith((".tflite", ".onnx")):
+        advice = f"`keras_sepvit.runtime.Predictor({path!r})`, which has methods of its own"
+    elif not path.lower().endswith(".keras"):
+        advice = "a whole model from a .keras file, or build one with these weights"
+    raise ValueError(f"`{name}` must be a model, no path. Received: {path!r}. Load {advice}.")
 
 
 def positive_int(name, value):

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit.names import parse
-from keras_sepvit.validation import counted
+from keras_sepvit.validation import counted, refuse_path
 from keras_sepvit.warn import warn
 from keras_sepvit.weights.fetch import local_file, locate
 from keras_sepvit.weights.files import check_file, damaged, numbered, suffix_of
@@ -245,6 +245,7 @@ def variables_by_path(model):
     Raises:
         ValueError: if it is no built model, or has two backbones.
     """
+    refuse_path("model", model)
     if not isinstance(model, keras.Model) or not model.weights:
         raise ValueError(f"`model` must be a Keras model that has been built. Received: {model!r}.")
     variables = {}
