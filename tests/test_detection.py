@@ -1,7 +1,9 @@
 """RetinaNet as users meet it: training, files, box formats, other backbones, errors."""
 
 import inspect
+import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -245,6 +247,37 @@ def test_weights(tmp_path):
     assert {*report.new} == {f"{last}/kernel", f"{last}/bias"}
     with pytest.raises(ValueError, match="with bbox_head, neck behind it"):
         load_weights(SemanticFPN(DIGITS_CONFIG, 5), paths[0])
+
+
+@pytest.mark.parametrize("network, suffix", [(RetinaNet, "keras"), (MaskRCNN, "weights.h5")])
+def test_weights_for_other_anchors(tmp_path, network, suffix):
+    """Refused, or told where heads are trained anew; files that do not tell load as ever."""
+
+    def make(scale, classes=3, **kwargs):
+        options = {"units": 6} if network is MaskRCNN else {}
+        return network(SMALL, classes, anchor_scale=scale, channels=8, **options, **kwargs)
+
+    path, model = tmp_path / f"model.{suffix}", make(2.0)
+    model.save(path) if suffix == "keras" else model.save_weights(path)
+    told = "anchor_scale=2, .*has anchor_scale=5, .*Build the model with anchor_scale=2"
+    with pytest.raises(ValueError, match=f"{told}, or pass skip_head_mismatch=True"):
+        load_weights(make(5.0), path)
+    with pytest.raises(ValueError, match="has anchor_scale=5, .*with anchor_scale=2"):
+        make(5.0).load_weights(path)
+    with pytest.warns(UserWarning, match=f"{told}, or train it anew"):
+        make(5.0, 3, weights=path)
+    with warnings.catch_warnings(action="error"):
+        make(2.0, weights=path)
+        make(2.0).load_weights(path)
+        load_weights(make(5.0).backbone, path)
+    report = convert(path, tmp_path / "same.keras", variant=SMALL)
+    assert not report.new
+    assert keras.saving.load_model(tmp_path / "same.keras").anchor_scale == 2
+    if suffix == "weights.h5":
+        with h5py.File(path, "r+") as old:
+            del old["vars/anchor_scale"]
+        for load in (load_weights, keras.Model.load_weights):
+            load(make(5.0), path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_sepvit import task_model
 from keras_sepvit.detection.layers import suppression_settings
+from keras_sepvit.names import ANCHOR_SCALE
 from keras_sepvit.stages import argument
 from keras_sepvit.task_model import TaskModel
 from keras_sepvit.validation import check_choice, positive_int
@@ -63,6 +64,24 @@ class Detector(TaskModel):
         super().__init__(backbone, outputs, policy, config, **kwargs)
         self.anchors = anchors
         self._begin(weights)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store[ANCHOR_SCALE] = np.array(self.anchor_scale)
+
+    def load_own_variables(self, store):
+        variables = dict(store)
+        scale = float(
+            np.asarray(variables.pop(ANCHOR_SCALE, self.anchor_scale))
+        )  # none in old files
+        if scale != self.anchor_scale:
+            raise ValueError(
+                f"`{self.name}` has anchor_scale={self.anchor_scale:g}, and the file is of a model "
+                f"with anchor_scale={scale:g}: boxes would be of wrong sizes. Build the model with "
+                "that, or load what fits, to train it anew, by "
+                "`keras_sepvit.load_weights(..., skip_head_mismatch=True)`."
+            )
+        super().load_own_variables(variables)
 
     @property
     def decoding(self) -> dict:

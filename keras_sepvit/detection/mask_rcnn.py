@@ -55,7 +55,7 @@ class MaskRCNN(Detector):
         backbone: As for `RetinaNet`, for `"P2"` to `"P5"`.
         num_classes, bounding_box_format, image_shape, weights, drop_path_rate: As for `RetinaNet`.
         anchor_scale: Side of the anchors in strides of their level: with 8 those of P2 are 32
-            pixels wide. Files of weights do not tell it: give that of their model.
+            pixels wide. Give that of the model that weights are of, as for `RetinaNet`.
         channels: Channels of the FPN, the RPN and the mask head.
         units: Units of the two layers of the box head.
         num_convs: Convolutions of the mask head before its transposed one.
