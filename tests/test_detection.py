@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import BACKEND, SMALL, images, loss_and_gradients, randomize, run, to_numpy
 
-from keras_sepvit import SepViTBackbone, convert, load_weights, save_pytorch
+from keras_sepvit import SepViT, SepViTBackbone, convert, load_weights, save_pytorch
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.detection import MaskRCNN, RetinaNet
 from keras_sepvit.detection.detector import BOX_FORMATS, convert_boxes, is_detector
@@ -398,6 +398,77 @@ def test_boxes_of_another_format(box_format, boxes, message):
     targets = {"boxes": np.tile(np.float32([boxes]), (4, 1, 1)), "labels": np.zeros((4, 1), int)}
     with pytest.raises(ValueError, match=message):
         retinanet(image_shape=SHAPE, bounding_box_format=box_format)._check_targets(targets)
+
+
+def semantic_fpn(backbone):
+    return SemanticFPN(backbone, 3, neck_channels=8, head_channels=8)
+
+
+def classifier(variant):
+    return SepViT(variant, classes=3, input_shape=(64, 64, 3), pad_windows=True)
+
+
+def fit_without_steps(monkeypatch, model, kind, images, targets):
+    """`fit` that only goes through the data: arrays, or a data set for two epochs."""
+    passed = []
+
+    def fit(model, x, y, epochs=1):
+        passed.extend([*x] if y is None else [(x, y)])
+
+    if kind == "data set":
+        tf = pytest.importorskip("tensorflow")
+        data = tf.data.Dataset.from_tensor_slices((images, targets)).batch(3)
+        images, targets = data, None
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    model.fit(images, targets)
+    return passed
+
+
+FAR = "and as such .* reach far out of their images of 64 x 96"
+
+
+@pytest.mark.parametrize("kind", ["arrays", "data set"])
+@pytest.mark.parametrize(
+    "box_format, given, message",
+    [
+        *((box_format, box_format, None) for box_format in BOX_FORMATS),
+        *((one, "xyxy", FAR) for one in ("xywh", "center_xywh")),
+        ("rel_xywh", "rel_xyxy", FAR),
+        ("xyxy", "xywh", "second corner must not lie before the first"),
+    ],
+)
+def test_boxes_that_fit_no_image(box_format, given, message, kind, monkeypatch):
+    """Are told where most do; the data are the same."""
+    model = retinanet(image_shape=SHAPE, bounding_box_format=box_format)
+    photos, targets = scenes(8)
+    targets["boxes"][0, 0] += 60  # one that a picture cuts
+    boxes = to_numpy(convert_boxes(targets["boxes"], "xyxy", given, *SHAPE[:2]))
+    boxes[targets["labels"] < 0] = -1
+    own = {**targets, "boxes": boxes}
+    if message is not None:
+        told = pytest.warns(UserWarning, match=message)
+        with told if message == FAR else pytest.raises(Exception, match=message):
+            fit_without_steps(monkeypatch, model, kind, photos, own)
+        return
+    with warnings.catch_warnings(action="error"):
+        passed = fit_without_steps(monkeypatch, model, kind, photos, own)
+    found = np.concatenate([np.asarray(y["boxes"]) for _, y in passed])
+    np.testing.assert_array_equal(found, boxes)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "data set"])
+@pytest.mark.parametrize("build", [retinanet, semantic_fpn, classifier])
+def test_images_of_0_to_1_are_told(build, kind, monkeypatch):
+    """But for models that take other ones."""
+    photos, targets = scenes()
+    targets = targets if build is retinanet else np.zeros(4, "uint8")
+    images = photos / np.float32(255)
+    with pytest.warns(UserWarning, match="taken as 0..255, but no value exceeds 0.9"):
+        fit_without_steps(monkeypatch, build(SMALL), kind, images, targets)
+    backbone = SepViTBackbone.from_variant(SMALL, (None, None, 3), dense=True)
+    with warnings.catch_warnings(action="error"):
+        fit_without_steps(monkeypatch, build(SMALL), kind, photos, targets)
+        fit_without_steps(monkeypatch, retinanet(backbone), kind, images, scenes()[1])
 
 
 @pytest.mark.parametrize("wrong", [{"labels": 10}, {"labels": -2}, {"boxes": np.nan}], ids=str)

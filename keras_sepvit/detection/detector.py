@@ -10,6 +10,7 @@ from keras_sepvit.names import ANCHOR_SCALE
 from keras_sepvit.stages import argument
 from keras_sepvit.task_model import TaskModel
 from keras_sepvit.validation import check_choice, positive_int
+from keras_sepvit.warn import warn
 
 BOX_FORMATS = (
     *("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw"),
@@ -19,6 +20,9 @@ BOX_FORMATS = (
 
 # Boxes of shares may reach out of their image, but not that far.
 _FARTHEST = 5
+# Boxes reach far out of their image by more than this share of its side. If more than so many of
+# them do, they are of another format.
+_BEYOND, _MOST_BEYOND = 0.1, 0.5
 
 
 class Detector(TaskModel):
@@ -170,6 +174,27 @@ class Detector(TaskModel):
                 f"shares of an image's sides. {advice}"
             )
 
+    def _check_first(self, images, targets):
+        super()._check_first(images, targets)
+        if not isinstance(targets, dict) or not {"boxes", "labels"} <= {*targets}:
+            return  # the step tells
+        boxes, labels = (
+            ops.convert_to_numpy(targets[name][: len(images)]) for name in ("boxes", "labels")
+        )
+        if boxes.shape != (*labels.shape, 4):
+            return
+        rows = boxes[labels >= 0]
+        self._check_boxes(rows)
+        height, width = images.shape[1:3]
+        wrong = _beyond(rows, self.bounding_box_format, height, width)
+        if wrong.sum() > _MOST_BEYOND * len(rows):
+            warn(
+                f"Boxes for `{self.name}` are {self.bounding_box_format!r}, and as such "
+                f"{wrong.sum()} of the first {len(rows)} reach far out of their images of "
+                f"{height} x {width}, such as {rows[wrong][0].tolist()}. Build the model with the "
+                "`bounding_box_format` that they have, or convert them."
+            )
+
     def _loss_pairs(self, x, y, y_pred):
         return self.losses_of(self._in_pixels(y, x), y_pred)
 
@@ -216,6 +241,20 @@ def convert_boxes(boxes, source, target, height, width):
     return keras.utils.bounding_boxes.convert_format(
         ops.cast(boxes, "float32"), source, target, height, width
     )
+
+
+def _beyond(boxes, box_format, height, width):
+    """Which boxes (n, 4) of a format reach far out of their images."""
+    kind = box_format.removeprefix("rel_")
+    first, second = np.split(boxes.astype("float32"), 2, axis=1)
+    if kind.startswith("center"):
+        first, second = first - second / 2, first + second / 2
+    elif kind == "xywh":
+        second = first + second
+    if kind == box_format:
+        sides = (height, width) if kind in ("yxyx", "center_yxhw") else (width, height)
+        first, second = first / sides, second / sides
+    return ((first < -_BEYOND) | (second > 1 + _BEYOND)).any(axis=1)
 
 
 def check_arguments(detector, weights, others, config, most):
