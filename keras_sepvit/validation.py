@@ -102,16 +102,18 @@ def checks_names(function: Callable[_Arguments, _Result]) -> Callable[_Arguments
 
 
 def refuse_path(name, model):
-    """Refuses the path of a model where the model itself is expected."""
+    """Refuses the path or the name of a model where the model itself is expected."""
     if not isinstance(model, (str, os.PathLike)):
         return
     path = os.fspath(model)
-    advice = f"`keras.saving.load_model({path!r})`"
+    advice = f"Load it first: `keras.saving.load_model({path!r})`"
     if path.lower().endswith((".tflite", ".onnx")):
-        advice = f"`keras_sepvit.runtime.Predictor({path!r})`, which has methods of its own"
+        advice = f"`keras_sepvit.runtime.Predictor({path!r})` has methods of its own"
     elif not path.lower().endswith(".keras"):
-        advice = "a whole model from a .keras file, or build one with these weights"
-    raise ValueError(f"`{name}` must be a model, no path. Received: {path!r}. Load {advice}.")
+        advice = "Build it first, or load a whole one from a .keras file"
+    raise ValueError(
+        f"`{name}` must be a Keras model, no path or name. Received: {path!r}. {advice}."
+    )
 
 
 def positive_int(name, value):

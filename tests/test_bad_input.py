@@ -371,9 +371,9 @@ def test_paths_are_no_models(take):
     for path, advice in (
         (pathlib.Path("best.keras"), r"`keras.saving.load_model\('best.keras'\)`"),
         ("best.onnx", r"runtime.Predictor\('best.onnx'\)`"),
-        ("best.weights.h5", "build one with these weights"),
+        ("best.weights.h5", "Build it first, or load a whole one"),
     ):
-        with pytest.raises(ValueError, match=f"must be a model, no path.*{advice}"):
+        with pytest.raises(ValueError, match=f"must be a Keras model, no path.*{advice}"):
             take(path)
 
 
