@@ -16,7 +16,6 @@ from keras_sepvit.configs import (
     SepViTConfig,
     WindowSizes,
     variant_architecture,
-    variant_config,
 )
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
 from keras_sepvit.layers import (
@@ -25,7 +24,7 @@ from keras_sepvit.layers import (
     dtype_config,
     imagenet_normalization,
 )
-from keras_sepvit.stages import StagesMixin, freeze_layers, frozen_layers
+from keras_sepvit.stages import StagesMixin, argument, freeze_layers, frozen_layers
 from keras_sepvit.validation import (
     check_channels_last,
     check_choice,
@@ -38,13 +37,7 @@ from keras_sepvit.validation import (
     positive_number,
 )
 from keras_sepvit.weights import check_pretrained, load_pretrained
-
-
-def _argument(name):
-    """A read-only attribute: the argument of this name that a backbone was made with."""
-    return property(
-        lambda backbone: backbone._config[name], doc=f"`{name}`, as `SepViTBackbone` takes it."
-    )
+from keras_sepvit.weights.registry import config_for_weights
 
 
 class BackboneMixin(StagesMixin):
@@ -55,19 +48,19 @@ class BackboneMixin(StagesMixin):
     are read-only attributes too.
     """
 
-    hidden_dims = _argument("hidden_dims")
-    depths = _argument("depths")
-    num_heads = _argument("num_heads")
-    window_sizes = _argument("window_sizes")
-    image_shape = _argument("image_shape")
-    mlp_ratio = _argument("mlp_ratio")
-    drop_path_rate = _argument("drop_path_rate")
-    window_tokens = _argument("window_tokens")
-    patch_embedding = _argument("patch_embedding")
-    dense = _argument("dense")
-    pad_windows = _argument("pad_windows")
-    residual_in_fp32 = _argument("residual_in_fp32")
-    include_preprocessing = _argument("include_preprocessing")
+    hidden_dims = argument("hidden_dims")
+    depths = argument("depths")
+    num_heads = argument("num_heads")
+    window_sizes = argument("window_sizes")
+    image_shape = argument("image_shape")
+    mlp_ratio = argument("mlp_ratio")
+    drop_path_rate = argument("drop_path_rate")
+    window_tokens = argument("window_tokens")
+    patch_embedding = argument("patch_embedding")
+    dense = argument("dense")
+    pad_windows = argument("pad_windows")
+    residual_in_fp32 = argument("residual_in_fp32")
+    include_preprocessing = argument("include_preprocessing")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Before Python asks for the other arguments of an architecture.
@@ -158,14 +151,15 @@ class BackboneMixin(StagesMixin):
                 such as another variant's (naming what differs).
             FileNotFoundError: if the file in `weights` does not exist.
         """
+        config = config_for_weights("variant", variant)
         check_pretrained(weights)
         image_shape = check_image_shape(image_shape)
         fixed = kwargs.get("dense") or kwargs.get("pad_windows")
-        architecture = variant_architecture(variant, image_shape, scale=not fixed)
+        architecture = variant_architecture(config, image_shape, scale=not fixed)
         if kwargs.get("dense") and architecture["window_tokens"] == "learned":
             architecture["window_tokens"] = "zeros"
         if drop_path_rate is None:
-            drop_path_rate = variant_config(variant).drop_path_rate
+            drop_path_rate = config.drop_path_rate
         architecture.update(image_shape=image_shape, drop_path_rate=drop_path_rate)
         backbone = cls(**{**architecture, **kwargs})
         if weights is not None:

@@ -145,8 +145,13 @@ SCENES_128_CONFIG = dataclasses.replace(
     SCENES_CONFIG, window_sizes=((4,), (4, 8), (4, 8), (4,)), image_size=128
 )
 
-# What recipes call either, a small member beside the published family.
+# What recipes call them, small members beside the published family.
+DIGITS_VARIANT = "sepvit_digits"
 SCENES_VARIANT = "sepvit_scenes"
+_OF_RECIPES = {
+    DIGITS_VARIANT: "DIGITS_CONFIG",
+    SCENES_VARIANT: "SCENES_CONFIG` or, for images of 128 x 128, `SCENES_128_CONFIG",
+}
 
 # Paper, table 2 (v1 and v4).
 PUBLISHED = {
@@ -177,14 +182,21 @@ def variant_config(variant: str | SepViTConfig) -> SepViTConfig:
     Raises:
         ValueError: for an unknown variant.
     """
+    return config_of("variant", variant)
+
+
+def config_of(argument, variant):
+    """`variant_config` of an argument of another name."""
     if isinstance(variant, SepViTConfig):
         return variant
     by_plain_name = {key.replace("_", ""): key for key in VARIANTS}
     plain_name = str(variant).lower().replace("_", "").replace("-", "")
     if plain_name not in by_plain_name:
+        small = _OF_RECIPES.get(str(variant))
+        note = f" Recipes call so `keras_sepvit.configs.{small}`." if small else ""
         raise ValueError(
-            f"Unknown `variant`: {variant!r}. Expected one of "
-            f"{', '.join(VARIANTS)}, or a `SepViTConfig` of your own."
+            f"Unknown `{argument}`: {variant!r}. Expected one of "
+            f"{', '.join(VARIANTS)}, or a `SepViTConfig` of your own.{note}"
         )
     return VARIANTS[by_plain_name[plain_name]]
 

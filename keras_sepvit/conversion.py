@@ -54,8 +54,8 @@ def convert(
         classes: Number of classes of the new model; by default those of the
             file. With another number, the new head has random weights.
         dense: True for the dense form, of a segmenter or detector its backbone; by default that
-            of the file, and the whole segmenter or detector. Weights do not tell a detector's
-            `anchor_scale`: one made of them alone has the default.
+            of the file, and the whole segmenter or detector. PyTorch's do not tell a detector's
+            `anchor_scale`: one made of them has the default.
         partial: As for `load_weights`.
 
     Returns:
@@ -150,6 +150,7 @@ def _detector(variant, arrays, image_size, classes):
         classes or values // Anchors().per_place,
         channels=channels,
         num_convs=_count(arrays, "bbox_head/cls_convs_"),
+        **_anchors(arrays[_DET_KERNEL]),
     )
 
 
@@ -163,7 +164,13 @@ def _mask_rcnn(variant, arrays, image_size, classes):
         channels=channels,
         units=arrays["bbox_head/fc_cls/kernel"].shape[0],
         num_convs=_count(arrays, "mask_head/convs_"),
+        **_anchors(arrays["bbox_head/fc_cls/kernel"]),
     )
+
+
+def _anchors(stored):
+    """The `anchor_scale` of a detector, where the file tells it."""
+    return {} if stored.anchor_scale is None else {"anchor_scale": stored.anchor_scale}
 
 
 def _count(arrays, prefix):

@@ -32,7 +32,7 @@ from keras_sepvit.runtime import labels as naming
 from keras_sepvit.runtime.detector import THRESHOLD
 from keras_sepvit.segmentation.prediction import segment
 from keras_sepvit.segmentation.segmenter import is_segmenter
-from keras_sepvit.validation import positive_int, window_pair
+from keras_sepvit.validation import positive_int, refuse_path, window_pair
 from keras_sepvit.weights.files import check_file
 
 _CLASSIFIER, _SEGMENTER, _DETECTOR = "image classifier", "segmenter", "detector"
@@ -262,6 +262,7 @@ def attach_record(model, class_names=None, *, crop=None, interpolation=None, act
     KerasPredictor("pets.keras").top("photo.jpg")
     ```
     """
+    refuse_path("model", model)
     maps = [len(tensor.shape) for tensor in model.outputs] == [4]
     kind = _kind_of(model, maps)
     (_, *size, channels), (*_, classes) = _shapes(model, kind)

@@ -26,6 +26,10 @@ TASK_PARTS = ("neck", "decode_head", "auxiliary_head", "rpn_head", "bbox_head", 
 # In files of Keras: (rows, columns) of a block's windows, beside the tokens of the windows.
 WINDOW_GRID = "window_grid"
 
+# The same of a detector, in the place of its own variables: the `anchor_scale` of its boxes.
+ANCHOR_SCALE = "anchor_scale"
+_OF_ANCHORS = ("rpn_head/", "bbox_head/")
+
 # The weights of PSA, which a block on a single window does not have.
 _PSA = ("win_tokens", "attn/win_tokens_norm/", "attn/psa_qk/")
 
@@ -54,6 +58,11 @@ class WeightName:
     def is_task_part(self):
         """Whether it is of the neck or a head of a task model."""
         return self.is_head and self.inner.partition("/")[0] in TASK_PARTS
+
+    @property
+    def is_of_anchors(self):
+        """Whether it is of a head whose boxes start from anchors."""
+        return self.is_head and self.inner.startswith(_OF_ANCHORS)
 
     @property
     def is_window_token(self):

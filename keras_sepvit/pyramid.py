@@ -17,6 +17,7 @@ from keras_sepvit.initializers import FanOutNormal
 from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.resizing import resize_nearest
 from keras_sepvit.validation import check_map, positive_int
+from keras_sepvit.weights.registry import config_for_weights
 
 
 def pyramid_backbone(
@@ -42,7 +43,7 @@ def pyramid_backbone(
     """
     if not isinstance(backbone, keras.Model):
         return SepViTBackbone.from_variant(
-            backbone,
+            config_for_weights("backbone", backbone),
             (None, None, 3) if image_shape is None else image_shape,
             drop_path_rate=drop_path_rate,
             dense=True,

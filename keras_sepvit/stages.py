@@ -1,6 +1,8 @@
 """What models of the four stages have in common."""
 
 import contextlib
+import functools
+import sys
 from typing import Any
 
 import keras
@@ -9,7 +11,12 @@ from keras_sepvit.block import SepViTBlock
 from keras_sepvit.geometry import STRIDES
 from keras_sepvit.layers import one_draw
 from keras_sepvit.names import stage_of
+from keras_sepvit.scores import normalizes_images
 from keras_sepvit.validation import check_choice
+from keras_sepvit.warn import warn_if_normalised
+
+# Of arrays, the images of `fit` that are looked at.
+_FIRST = 32
 
 
 class ImageModelMixin:
@@ -39,6 +46,24 @@ class ImageModelMixin:
     def _compute(self, inputs, **kwargs):
         return super().call(inputs, **kwargs)  # type: ignore[misc]
 
+    @functools.wraps(keras.Model.fit)
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if len(getattr(x, "shape", ())) == 4:
+            self._check_first(keras.ops.convert_to_numpy(x[:_FIRST]), y)
+        elif (tf := sys.modules.get("tensorflow")) and isinstance(x, tf.data.Dataset):
+            x = _watched(x, self._check_first)
+        return super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+
+    def _check_first(self, images, targets):
+        """Warns of what cannot be right in the first images of `fit`.
+
+        Args:
+            images: Array.
+            targets: As `fit` is given them; of these images, and maybe of others behind them.
+        """
+        if normalizes_images(self):
+            warn_if_normalised(images)
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras's, also for files of another backend, and classes with a `compile` of their own.
 
@@ -51,6 +76,37 @@ class ImageModelMixin:
         self.compile(**config)  # type: ignore[attr-defined]
         if self.built:  # type: ignore[attr-defined]
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
+
+def argument(name: str) -> Any:
+    """A read-only attribute: the argument of this name that a model was made with."""
+    return property(lambda model: model._config[name], doc=f"`{name}`, as it was given.")
+
+
+def _watched(data, check):
+    """A `tf.data.Dataset` whose first batch is given to a function as it passes.
+
+    Not taken from it before: that would fill its buffers twice, and shuffle it otherwise.
+    """
+    import tensorflow as tf
+
+    specs = data.element_spec[:2] if isinstance(data.element_spec, tuple) else ()
+    flat = tf.nest.flatten(specs)
+    plain = all(isinstance(spec, tf.TensorSpec) for spec in flat)
+    if len(specs) < 2 or not plain or tf.distribute.has_strategy():
+        return data
+    unseen = [check]
+
+    def look(*arrays):
+        if unseen:
+            unseen.pop()(*tf.nest.pack_sequence_as(specs, arrays))
+
+    def passing(number, batch):
+        arrays = tf.nest.flatten(batch[:2])
+        tf.cond(number == 0, lambda: tf.group(tf.numpy_function(look, arrays, [])), tf.no_op)
+        return batch
+
+    return data.enumerate().map(passing)
 
 
 class StagesMixin(ImageModelMixin):

@@ -35,6 +35,11 @@ class TaskModel(ImageModelMixin, Recorded, keras.Model):
         self.backbone = backbone
         self._config = config
 
+    @property
+    def image_shape(self) -> tuple[int | None, ...]:
+        """(height, width, channels) of the images, with None for any size."""
+        return self.input_shape[1:]
+
     def _begin(self, weights):
         """Freezes what is to be, and loads `weights` unless they are None."""
         freeze_layers(self, self._all_layers())

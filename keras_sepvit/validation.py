@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import numbers
+import os
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -98,6 +99,21 @@ def checks_names(function: Callable[_Arguments, _Result]) -> Callable[_Arguments
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def refuse_path(name, model):
+    """Refuses the path or the name of a model where the model itself is expected."""
+    if not isinstance(model, (str, os.PathLike)):
+        return
+    path = os.fspath(model)
+    advice = f"Load it first: `keras.saving.load_model({path!r})`"
+    if path.lower().endswith((".tflite", ".onnx")):
+        advice = f"`keras_sepvit.runtime.Predictor({path!r})` has methods of its own"
+    elif not path.lower().endswith(".keras"):
+        advice = "Build it first, or load a whole one from a .keras file"
+    raise ValueError(
+        f"`{name}` must be a Keras model, no path or name. Received: {path!r}. {advice}."
+    )
 
 
 def positive_int(name, value):

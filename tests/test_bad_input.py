@@ -1,6 +1,7 @@
 """What is refused, and that the message says what to do."""
 
 import dataclasses
+import pathlib
 
 import keras
 import numpy as np
@@ -17,12 +18,21 @@ from keras_sepvit import (
     SepViT,
     SepViTBackbone,
     SepViTBlock,
+    classification,
+    detection,
+    segmentation,
     variant_config,
 )
+from keras_sepvit.detection import sources as box_sources
+from keras_sepvit.hub.detection import detect as hub_detect
+from keras_sepvit.inference import attach_record
+from keras_sepvit.segmentation import sources as map_sources
+from keras_sepvit.training import open_source
 
 pytestmark = pytest.mark.once
 
 NAN = float("nan")
+OF_0_1_0 = pathlib.Path(__file__).parent / "data" / "0.1.0" / "classifier.weights.h5"
 
 
 def tiny(**kwargs):
@@ -334,6 +344,37 @@ def test_bad_input_is_refused_with_what_to_do(action, parts):
         action()
     for part in parts:
         error.match(part)
+
+
+TAKE_MODELS = {
+    "detect": lambda model: detection.detect(model, ["x.png"]),
+    "segment": lambda model: segmentation.segment(model, ["x.png"]),
+    "classifier": lambda model: classification.evaluate(
+        model, open_source("digits", "validation"), image_size=8
+    ),
+    "segmenter": lambda model: segmentation.evaluate(
+        model, map_sources.open_source("scenes", "validation")
+    ),
+    "detector": lambda model: detection.evaluate(
+        model, box_sources.open_source("scenes", "validation")
+    ),
+    "attach_record": attach_record,
+    "load_weights": lambda model: keras_sepvit.load_weights(model, OF_0_1_0),
+    "save_pytorch": lambda model: keras_sepvit.save_pytorch(model, "x.safetensors"),
+    "warm_start": lambda model: keras_sepvit.warm_start(model, "swin.keras"),
+    "hub": lambda model: hub_detect(model, ["x.png"]),
+}
+
+
+@pytest.mark.parametrize("take", TAKE_MODELS.values(), ids=TAKE_MODELS)
+def test_paths_are_no_models(take):
+    for path, advice in (
+        (pathlib.Path("best.keras"), r"`keras.saving.load_model\('best.keras'\)`"),
+        ("best.onnx", r"runtime.Predictor\('best.onnx'\)`"),
+        ("best.weights.h5", "Build it first, or load a whole one"),
+    ):
+        with pytest.raises(ValueError, match=f"must be a Keras model, no path.*{advice}"):
+            take(path)
 
 
 @pytest.mark.parametrize("make", [tiny, tiny_backbone], ids=["classifier", "backbone"])

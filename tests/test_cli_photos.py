@@ -57,3 +57,30 @@ def test_results_do_not_become_photos(folder, read):
     outputs = outputs_of(folder / "a" / "out", names[0], ("mask", "overlay"))
     with pytest.raises(ValueError, match="where photos are read"):
         check_outputs(folder / "a" / "out", paths, files, outputs.values(), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "read, output, refused",
+    [
+        ("a/x.jpg", "a", None),  # beside the photo
+        ("a/*.jpg", "a", None),
+        ("b/[1].jpg", "b", None),
+        ("a/*", "a", r"_overlay.png would be read as a photo the next time, by a/\*\. Give"),
+        ("?/*", "a/deep", "next time"),  # of which folders are read, too
+        ("a/y.PNG", "linked", "is one of the photos"),
+    ],
+)
+def test_results_lie_beside_photos_unless_they_are_read(folder, read, output, refused):
+    (folder / "linked").mkdir()
+    (folder / "linked" / "y_overlay.png").symlink_to(folder / "a" / "y.PNG")
+    paths = [pathlib.Path(read)]
+    files, names = photos_of(paths)
+    outputs = [outputs_of(pathlib.Path(output), name, ["overlay"])["overlay"] for name in names]
+
+    def check():
+        check_outputs(pathlib.Path(output), paths, files, outputs, overwrite=True)
+
+    if refused is None:
+        return check()
+    with pytest.raises(ValueError, match=refused):
+        check()

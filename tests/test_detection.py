@@ -1,15 +1,19 @@
 """RetinaNet as users meet it: training, files, box formats, other backbones, errors."""
 
+import inspect
+import warnings
+
+import h5py
 import keras
 import numpy as np
 import pytest
 from helpers import BACKEND, SMALL, images, loss_and_gradients, randomize, run, to_numpy
 
-from keras_sepvit import SepViTBackbone, convert, load_weights, save_pytorch
+from keras_sepvit import SepViT, SepViTBackbone, convert, load_weights, save_pytorch
 from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.detection import MaskRCNN, RetinaNet
 from keras_sepvit.detection.detector import BOX_FORMATS, convert_boxes, is_detector
-from keras_sepvit.segmentation import SemanticFPN
+from keras_sepvit.segmentation import SemanticFPN, UPerNet
 from keras_sepvit.training.sources.scenes import DigitScenes
 
 SHAPE = (64, 96, 3)
@@ -245,6 +249,37 @@ def test_weights(tmp_path):
         load_weights(SemanticFPN(DIGITS_CONFIG, 5), paths[0])
 
 
+@pytest.mark.parametrize("network, suffix", [(RetinaNet, "keras"), (MaskRCNN, "weights.h5")])
+def test_weights_for_other_anchors(tmp_path, network, suffix):
+    """Refused, or told where heads are trained anew; files that do not tell load as ever."""
+
+    def make(scale, classes=3, **kwargs):
+        options = {"units": 6} if network is MaskRCNN else {}
+        return network(SMALL, classes, anchor_scale=scale, channels=8, **options, **kwargs)
+
+    path, model = tmp_path / f"model.{suffix}", make(2.0)
+    model.save(path) if suffix == "keras" else model.save_weights(path)
+    told = "anchor_scale=2, .*has anchor_scale=5, .*Build the model with anchor_scale=2"
+    with pytest.raises(ValueError, match=f"{told}, or pass skip_head_mismatch=True"):
+        load_weights(make(5.0), path)
+    with pytest.raises(ValueError, match="has anchor_scale=5, .*with anchor_scale=2"):
+        make(5.0).load_weights(path)
+    with pytest.warns(UserWarning, match=f"{told}, or train it anew"):
+        make(5.0, 3, weights=path)
+    with warnings.catch_warnings(action="error"):
+        make(2.0, weights=path)
+        make(2.0).load_weights(path)
+        load_weights(make(5.0).backbone, path)
+    report = convert(path, tmp_path / "same.keras", variant=SMALL)
+    assert not report.new
+    assert keras.saving.load_model(tmp_path / "same.keras").anchor_scale == 2
+    if suffix == "weights.h5":
+        with h5py.File(path, "r+") as old:
+            del old["vars/anchor_scale"]
+        for load in (load_weights, keras.Model.load_weights):
+            load(make(5.0), path)
+
+
 @pytest.mark.parametrize(
     "network, options, last",
     [
@@ -295,6 +330,22 @@ def test_other_backbones(tmp_path):
     for name, levels in expected.items():
         for level, same in zip(levels, loaded[name], strict=True):
             np.testing.assert_allclose(same, level, atol=1e-5)
+
+
+OTHER_ARGUMENTS = {"weights", "drop_path_rate", "kwargs"}
+
+
+@pytest.mark.parametrize("network", [RetinaNet, MaskRCNN, SemanticFPN, UPerNet])
+def test_arguments_are_attributes(network):
+    parameters = inspect.signature(network).parameters
+    model = network(SMALL, 3, image_shape=SHAPE, dtype="bfloat16")
+    values = {name: getattr(model, name) for name in {*parameters} - OTHER_ARGUMENTS}
+    assert isinstance(values.pop("backbone"), SepViTBackbone)
+    assert [values.pop(name) for name in ("num_classes", "dtype")] == [3, "bfloat16"]
+    assert values.pop("image_shape") == SHAPE
+    assert all(value == parameters[name].default for name, value in values.items())
+    with pytest.raises(AttributeError):
+        model.num_classes = 4
 
 
 def with_row(targets, name, row):
@@ -349,6 +400,77 @@ def test_boxes_of_another_format(box_format, boxes, message):
         retinanet(image_shape=SHAPE, bounding_box_format=box_format)._check_targets(targets)
 
 
+def semantic_fpn(backbone):
+    return SemanticFPN(backbone, 3, neck_channels=8, head_channels=8)
+
+
+def classifier(variant):
+    return SepViT(variant, classes=3, input_shape=(64, 64, 3), pad_windows=True)
+
+
+def fit_without_steps(monkeypatch, model, kind, images, targets):
+    """`fit` that only goes through the data: arrays, or a data set for two epochs."""
+    passed = []
+
+    def fit(model, x, y, epochs=1):
+        passed.extend([*x] if y is None else [(x, y)])
+
+    if kind == "data set":
+        tf = pytest.importorskip("tensorflow")
+        data = tf.data.Dataset.from_tensor_slices((images, targets)).batch(3)
+        images, targets = data, None
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    model.fit(images, targets)
+    return passed
+
+
+FAR = "and as such .* reach far out of their images of 64 x 96"
+
+
+@pytest.mark.parametrize("kind", ["arrays", "data set"])
+@pytest.mark.parametrize(
+    "box_format, given, message",
+    [
+        *((box_format, box_format, None) for box_format in BOX_FORMATS),
+        *((one, "xyxy", FAR) for one in ("xywh", "center_xywh")),
+        ("rel_xywh", "rel_xyxy", FAR),
+        ("xyxy", "xywh", "second corner must not lie before the first"),
+    ],
+)
+def test_boxes_that_fit_no_image(box_format, given, message, kind, monkeypatch):
+    """Are told where most do; the data are the same."""
+    model = retinanet(image_shape=SHAPE, bounding_box_format=box_format)
+    photos, targets = scenes(8)
+    targets["boxes"][0, 0] += 60  # one that a picture cuts
+    boxes = to_numpy(convert_boxes(targets["boxes"], "xyxy", given, *SHAPE[:2]))
+    boxes[targets["labels"] < 0] = -1
+    own = {**targets, "boxes": boxes}
+    if message is not None:
+        told = pytest.warns(UserWarning, match=message)
+        with told if message == FAR else pytest.raises(Exception, match=message):
+            fit_without_steps(monkeypatch, model, kind, photos, own)
+        return
+    with warnings.catch_warnings(action="error"):
+        passed = fit_without_steps(monkeypatch, model, kind, photos, own)
+    found = np.concatenate([np.asarray(y["boxes"]) for _, y in passed])
+    np.testing.assert_array_equal(found, boxes)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "data set"])
+@pytest.mark.parametrize("build", [retinanet, semantic_fpn, classifier])
+def test_images_of_0_to_1_are_told(build, kind, monkeypatch):
+    """But for models that take other ones."""
+    photos, targets = scenes()
+    targets = targets if build is retinanet else np.zeros(4, "uint8")
+    images = photos / np.float32(255)
+    with pytest.warns(UserWarning, match="taken as 0..255, but no value exceeds 0.9"):
+        fit_without_steps(monkeypatch, build(SMALL), kind, images, targets)
+    backbone = SepViTBackbone.from_variant(SMALL, (None, None, 3), dense=True)
+    with warnings.catch_warnings(action="error"):
+        fit_without_steps(monkeypatch, build(SMALL), kind, photos, targets)
+        fit_without_steps(monkeypatch, retinanet(backbone), kind, images, scenes()[1])
+
+
 @pytest.mark.parametrize("wrong", [{"labels": 10}, {"labels": -2}, {"boxes": np.nan}], ids=str)
 def test_what_data_sets_bring_makes_the_loss_nan(wrong, model):
     """Of compiled steps, which can raise nothing."""
@@ -391,6 +513,8 @@ def test_bad_input(model):
         ({"max_detections": 0}, "`max_detections` must be a positive integer"),
         ({"max_detections": 5001}, "`max_detections` must be a number from 1 to 5000"),
         ({"backbone": SepViTBackbone.from_variant(SMALL, (64, 64, 3))}, "classification form"),
+        ({"backbone": "sepvit_scenes"}, "Unknown `backbone`.*sepvit_b, .*configs.SCENES_CONFIG`"),
+        ({"backbone": "digits"}, "`backbone`: 'digits' is the name of registered weights"),
         ({"backbone": keras.Sequential([keras.Input(SHAPE)])}, "lacks P3, P4, P5"),
         ({"backbone": model.backbone, "image_shape": SHAPE}, "goes with the name of a variant"),
     ):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import unicodedata
+import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from keras_sepvit.detection.sources import open_source, open_splits  # noqa: E40
 from keras_sepvit.training.canvas import place  # noqa: E402
 from keras_sepvit.training.pipeline import evaluation_batches, training_stream  # noqa: E402
 from keras_sepvit.training.sources.scenes import DigitScenes  # noqa: E402
+from keras_sepvit.training.sources.splits import warn_of_copies  # noqa: E402
 from keras_sepvit.visualize import palette  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -520,6 +522,28 @@ def test_without_splits_a_tenth_is_held_out(tmp_path):
     # A split of one's own, by the name of its file.
     (tmp_path / "all.json").rename(tmp_path / "mine.json")
     assert open_source(str(tmp_path), "mine").size == 23
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_copies_in_the_validation_data_are_told(tmp_path, copies):
+    """Photos of the same name and size are copies if they have the same content, too."""
+    names = [f"{number}.bmp" for number in range(30)]  # of one size all
+    for split in ("train", "valid"):
+        boxes = [(number, 1, [1, 1, 9, 9]) for number in range(30)]
+        write(
+            tmp_path / split / "boxes.json", names[:25] if split == "valid" else names, boxes[:25]
+        )
+    for name in names[24 if copies else 0 :]:
+        Image.new("RGB", (60, 40), (9, 9, 9)).save(tmp_path / "train" / name)
+    sources = open_splits(str(tmp_path))
+    if not copies:
+        with warnings.catch_warnings(action="error"):
+            warn_of_copies(*sources)
+        return
+    with pytest.warns(UserWarning, match="Of 25 images .* 25 have the name .*valid/0.bmp' and .*"):
+        warn_of_copies(*sources)
+    with warnings.catch_warnings(action="error"):
+        warn_of_copies(sources[0], None)
 
 
 def test_a_split_without_a_file_of_boxes_is_told(tmp_path):

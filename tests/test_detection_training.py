@@ -188,15 +188,16 @@ def test_what_is_left_open_is_decided_by_data_and_weights(data):
     detection, chosen = decided()
     made = detection.recipe
     assert (made.batch_size, made.optimizer.backbone_rate) == (4, 1.0)
-    assert [*chosen] == [
-        *("batch_size", "optimizer.learning_rate", "optimizer.backbone_rate", "model.weights")
-    ]
+    keys = [f"optimizer.{key}" for key in ("learning_rate", "backbone_rate", "warmup_epochs")]
+    assert [*chosen] == ["batch_size", *keys, "model.weights"]
+    assert made.optimizer.warmup_epochs == 2
     assert detection.source.groups is None
-    detection, chosen = decided("model.weights=digits", "batch_size=8")
+    detection, chosen = decided("model.weights=digits", "batch_size=8", "epochs=2")
     made = detection.recipe
     assert (made.batch_size, made.optimizer.backbone_rate) == (8, 0.1)
+    assert made.optimizer.warmup_epochs == 0.5
     assert made.optimizer.learning_rate < decided("batch_size=8")[0].recipe.optimizer.learning_rate
-    assert [*chosen] == ["optimizer.learning_rate", "optimizer.backbone_rate"]
+    assert [*chosen] == keys
     # Of 40 photos 16 stand: enough for a batch of 16, too few for one of 17.
     for size, batch, groups in (
         ("[64,96]", 16, [24, 16]),

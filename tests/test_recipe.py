@@ -110,6 +110,19 @@ def test_learning_rate_follows_the_batch():
     assert load_recipe("imagenet_t", ["batch_size=256"]).peak_learning_rate() == 2.5e-4
 
 
+@pytest.mark.parametrize(
+    "changes, updates",
+    [
+        (["epochs=1"], 25),
+        (["epochs=1", "optimizer.warmup_epochs=0.5"], 50),
+        (["epochs=6"], 500),
+        (["epochs=1", "steps=9000"], 500),  # of which epochs are none
+    ],
+)
+def test_a_single_epoch_is_no_warmup_alone(changes, updates):
+    assert load_recipe("imagenet_t", changes).warmup_updates(updates_per_epoch=100) == updates
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_survive_their_files(name, tmp_path):
     recipe = load_recipe(name, ["model.weights=w.weights.h5", "data.name=folder:/images"])

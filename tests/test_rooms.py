@@ -31,7 +31,7 @@ ALLOWED = {
     **dict.fromkeys(DATA, DATA),
     **dict.fromkeys(BESIDE, DATA),
     "weights": WEIGHTS,
-    **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK}),
+    **dict.fromkeys(NETWORK, {*WEIGHTS, *NETWORK, "scores"}),
     "segmentation": {
         *(*WEIGHTS, *NETWORK, "scores", "runtime", "visualize", "training", "segmentation"),
     },

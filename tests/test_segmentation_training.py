@@ -225,7 +225,8 @@ def test_what_is_left_open_is_decided_by_data_and_weights(data):
     made, chosen = decided("model.weights=digits", "batch_size=8")
     assert (made.batch_size, made.optimizer.backbone_rate) == (8, 0.1)
     assert made.optimizer.learning_rate == 1.4e-4  # 2e-4 for 16
-    assert [*chosen] == ["optimizer.learning_rate", "optimizer.backbone_rate"]
+    keys = ("learning_rate", "backbone_rate", "warmup_epochs")
+    assert [*chosen] == [f"optimizer.{key}" for key in keys]
 
 
 def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp_path):

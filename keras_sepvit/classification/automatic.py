@@ -3,8 +3,7 @@
 import copy
 import math
 
-from keras_sepvit.classification.recipes import DIGITS_VARIANT
-from keras_sepvit.configs import DIGITS_CONFIG, VARIANTS
+from keras_sepvit.configs import DIGITS_CONFIG, DIGITS_VARIANT, VARIANTS
 from keras_sepvit.training import device
 from keras_sepvit.training.automatic import told_weights
 from keras_sepvit.validation import counted
@@ -17,8 +16,8 @@ _SIZE_OF_PROCESSORS = 128
 _BATCH = 128
 _BATCH_OF_PROCESSORS = 32
 _UPDATES = 8
-# The most epochs of warm-up, and the largest share of all.
-_WARMUP, _WARMUP_SHARE = 5, 0.25
+# The most epochs of warm-up.
+_WARMUP = 5
 # Bytes that training an image takes for each number of a block's output: 100 with torch and 170
 # with TensorFlow were measured for SepViT-Lite at 128 pixels on a CPU.
 _BYTES = 250
@@ -53,7 +52,7 @@ def decided(recipe, images, devices):
         why = told_weights(recipe.model)
         chosen["optimizer.learning_rate"] = f"{recipe.optimizer.learning_rate:g} ({why})"
     if recipe.optimizer.warmup_epochs is None:
-        recipe.optimizer.warmup_epochs = min(_WARMUP, _WARMUP_SHARE * recipe.epochs)
+        recipe.optimizer.warmup_epochs = recipe.short_warmup(_WARMUP)
         chosen["optimizer.warmup_epochs"] = f"{recipe.optimizer.warmup_epochs:g}"
     return recipe, chosen
 

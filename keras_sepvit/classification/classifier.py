@@ -19,7 +19,6 @@ from keras_sepvit.configs import (
     ImageShape,
     SepViTConfig,
     variant_architecture,
-    variant_config,
 )
 from keras_sepvit.initializers import TruncatedNormal
 from keras_sepvit.record import Recorded
@@ -34,6 +33,7 @@ from keras_sepvit.validation import (
     positive_int,
 )
 from keras_sepvit.weights import check_pretrained, load_pretrained
+from keras_sepvit.weights.registry import config_for_weights
 
 _DOCSTRING = """{title}
 
@@ -126,7 +126,7 @@ def SepViT(
     dtype: str | keras.DTypePolicy | None = None,
     residual_in_fp32: bool = False,
 ) -> SepViTClassifier:
-    config = variant_config(variant)
+    config = config_for_weights("variant", variant)
     check_choice("pooling", pooling, (None, "avg", "max"))
     include_top = flag("include_top", include_top)
     include_preprocessing = flag("include_preprocessing", include_preprocessing)

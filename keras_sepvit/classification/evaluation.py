@@ -12,7 +12,7 @@ from keras_sepvit.training.evaluation import class_order
 from keras_sepvit.training.evaluation import evaluate as run
 from keras_sepvit.training.pipeline import evaluation_batches
 from keras_sepvit.training.report import DataReport
-from keras_sepvit.validation import counted, window_pair
+from keras_sepvit.validation import counted, refuse_path, window_pair
 
 
 def evaluate(
@@ -65,6 +65,7 @@ def evaluate(
         ValueError: if the model has another number of classes than the source, or other names, an
             argument is out of its range, or no image can be read.
     """
+    refuse_path("model", model)
     image_size = window_pair("image_size", image_size)
     record = getattr(model, "record", None)
     if record is not None:

@@ -10,7 +10,7 @@ import types
 from dataclasses import dataclass, field
 
 from keras_sepvit.classification.randaugment_settings import RandAugmentSettings
-from keras_sepvit.configs import VARIANTS
+from keras_sepvit.configs import DIGITS_VARIANT, VARIANTS
 from keras_sepvit.record import INTERPOLATIONS
 from keras_sepvit.training.recipe import (
     OptimizerRecipe,
@@ -20,9 +20,6 @@ from keras_sepvit.training.recipe import (
     check_rate,
     check_warm_start,
 )
-
-# The configuration of the embedded digits, a small member beside the published family.
-DIGITS_VARIANT = "sepvit_digits"
 
 
 @dataclass

@@ -17,11 +17,10 @@ from keras_sepvit.classification.losses import (
 )
 from keras_sepvit.classification.mixing import BatchAugmentation, draw_erasing, draw_mixing
 from keras_sepvit.classification.picture import draw_classes
-from keras_sepvit.classification.recipes import DIGITS_VARIANT
 from keras_sepvit.classification.report import ClassificationReport
 from keras_sepvit.classification.scores import ClassificationScores
 from keras_sepvit.classification.teacher import TaughtAugmentation, Teacher
-from keras_sepvit.configs import DIGITS_CONFIG
+from keras_sepvit.configs import DIGITS_CONFIG, DIGITS_VARIANT
 from keras_sepvit.record import Record
 from keras_sepvit.training.sample import sample_pictures
 from keras_sepvit.training.sources.labelled import open_splits

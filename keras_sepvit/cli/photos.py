@@ -80,7 +80,8 @@ def check_outputs(folder, paths, files, outputs, overwrite):
         outputs: Paths of all files that are written.
         overwrite: Whether those that are there may be replaced.
     """
-    below = [_fixed(path) for path in paths if "**" in path.parts]
+    patterns = [path for path in paths if glob.has_magic(str(path)) and not path.exists()]
+    below = [_fixed(path) for path in patterns if "**" in path.parts]
     for read in (*filter(pathlib.Path.is_dir, paths), *below):
         if folder.resolve().is_relative_to(read.resolve()):
             raise ValueError(
@@ -91,5 +92,12 @@ def check_outputs(folder, paths, files, outputs, overwrite):
     for path in outputs:
         if path.resolve() in photos:
             raise ValueError(f"--output: {path} is one of the photos. Give another folder.")
+        for pattern in patterns:
+            whole = _fixed(pattern).resolve() / pattern.expanduser().relative_to(_fixed(pattern))
+            if any(part.match(str(whole)) for part in (path.resolve(), *path.resolve().parents)):
+                raise ValueError(
+                    f"--output: {path} would be read as a photo the next time, by {pattern}. Give "
+                    "another folder."
+                )
         if path.exists() and not overwrite:
             raise FileExistsError(f"'{path}' exists. Pass --overwrite, or another --output.")

@@ -6,8 +6,11 @@ from keras import ops
 
 from keras_sepvit import task_model
 from keras_sepvit.detection.layers import suppression_settings
+from keras_sepvit.names import ANCHOR_SCALE
+from keras_sepvit.stages import argument
 from keras_sepvit.task_model import TaskModel
 from keras_sepvit.validation import check_choice, positive_int
+from keras_sepvit.warn import warn
 
 BOX_FORMATS = (
     *("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw"),
@@ -17,6 +20,9 @@ BOX_FORMATS = (
 
 # Boxes of shares may reach out of their image, but not that far.
 _FARTHEST = 5
+# Boxes reach far out of their image by more than this share of its side. If more than so many of
+# them do, they are of another format.
+_BEYOND, _MOST_BEYOND = 0.1, 0.5
 
 
 class Detector(TaskModel):
@@ -49,18 +55,37 @@ class Detector(TaskModel):
     }
     _targets_in_words = "'boxes' (images, boxes, 4) and 'labels' (images, boxes), padded with -1"
 
+    num_classes = argument("num_classes")
+    bounding_box_format = argument("bounding_box_format")
+    anchor_scale = argument("anchor_scale")
+    channels = argument("channels")
+    num_convs = argument("num_convs")
+    score_threshold = argument("score_threshold")
+    iou_threshold = argument("iou_threshold")
+    max_detections = argument("max_detections")
+
     def __init__(self, backbone, outputs, anchors, weights, policy, config, **kwargs):
         super().__init__(backbone, outputs, policy, config, **kwargs)
         self.anchors = anchors
         self._begin(weights)
 
-    @property
-    def num_classes(self) -> int:
-        return self._config["num_classes"]
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store[ANCHOR_SCALE] = np.array(self.anchor_scale)
 
-    @property
-    def bounding_box_format(self) -> str:
-        return self._config["bounding_box_format"]
+    def load_own_variables(self, store):
+        variables = dict(store)
+        scale = float(
+            np.asarray(variables.pop(ANCHOR_SCALE, self.anchor_scale))
+        )  # none in old files
+        if scale != self.anchor_scale:
+            raise ValueError(
+                f"`{self.name}` has anchor_scale={self.anchor_scale:g}, and the file is of a model "
+                f"with anchor_scale={scale:g}: boxes would be of wrong sizes. Build the model with "
+                "that, or load what fits, to train it anew, by "
+                "`keras_sepvit.load_weights(..., skip_head_mismatch=True)`."
+            )
+        super().load_own_variables(variables)
 
     @property
     def decoding(self) -> dict:
@@ -149,6 +174,27 @@ class Detector(TaskModel):
                 f"shares of an image's sides. {advice}"
             )
 
+    def _check_first(self, images, targets):
+        super()._check_first(images, targets)
+        if not isinstance(targets, dict) or not {"boxes", "labels"} <= {*targets}:
+            return  # the step tells
+        boxes, labels = (
+            ops.convert_to_numpy(targets[name][: len(images)]) for name in ("boxes", "labels")
+        )
+        if boxes.shape != (*labels.shape, 4):
+            return
+        rows = boxes[labels >= 0]
+        self._check_boxes(rows)
+        height, width = images.shape[1:3]
+        wrong = _beyond(rows, self.bounding_box_format, height, width)
+        if wrong.sum() > _MOST_BEYOND * len(rows):
+            warn(
+                f"Boxes for `{self.name}` are {self.bounding_box_format!r}, and as such "
+                f"{wrong.sum()} of the first {len(rows)} reach far out of their images of "
+                f"{height} x {width}, such as {rows[wrong][0].tolist()}. Build the model with the "
+                "`bounding_box_format` that they have, or convert them."
+            )
+
     def _loss_pairs(self, x, y, y_pred):
         return self.losses_of(self._in_pixels(y, x), y_pred)
 
@@ -195,6 +241,20 @@ def convert_boxes(boxes, source, target, height, width):
     return keras.utils.bounding_boxes.convert_format(
         ops.cast(boxes, "float32"), source, target, height, width
     )
+
+
+def _beyond(boxes, box_format, height, width):
+    """Which boxes (n, 4) of a format reach far out of their images."""
+    kind = box_format.removeprefix("rel_")
+    first, second = np.split(boxes.astype("float32"), 2, axis=1)
+    if kind.startswith("center"):
+        first, second = first - second / 2, first + second / 2
+    elif kind == "xywh":
+        second = first + second
+    if kind == box_format:
+        sides = (height, width) if kind in ("yxyx", "center_yxhw") else (width, height)
+        first, second = first / sides, second / sides
+    return ((first < -_BEYOND) | (second > 1 + _BEYOND)).any(axis=1)
 
 
 def check_arguments(detector, weights, others, config, most):

@@ -8,6 +8,7 @@ from keras_sepvit.detection.prediction import PhotoDetector
 from keras_sepvit.detection.scores import DetectionScores
 from keras_sepvit.training.evaluation import answers_of_photos, check_classes, class_order
 from keras_sepvit.training.report import DataReport
+from keras_sepvit.validation import refuse_path
 
 
 def evaluate(
@@ -58,6 +59,7 @@ def evaluate(
 
 def measure(model, source, scores, batch_size, sides, class_names, report, verbose):
     """As `evaluate`, by new `DetectionScores` of the source's classes, or others of their form."""
+    refuse_path("model", model)
     record = getattr(model, "record", None)
     names = class_names or (record and record.class_names)
     order = class_order(names, source)

@@ -23,7 +23,7 @@ from keras_sepvit.detection.roi_heads import BoxHead, MaskHead, RPNHead
 from keras_sepvit.detection.rois import RoIAlign
 from keras_sepvit.detection.sampling import sample_anchors, sample_rois
 from keras_sepvit.pyramid import FPN, pyramid_backbone
-from keras_sepvit.stages import check_images
+from keras_sepvit.stages import argument, check_images
 from keras_sepvit.training.masks import MASK_SIZE
 from keras_sepvit.validation import policy_of, positive_int, positive_number
 
@@ -55,7 +55,7 @@ class MaskRCNN(Detector):
         backbone: As for `RetinaNet`, for `"P2"` to `"P5"`.
         num_classes, bounding_box_format, image_shape, weights, drop_path_rate: As for `RetinaNet`.
         anchor_scale: Side of the anchors in strides of their level: with 8 those of P2 are 32
-            pixels wide. Files of weights do not tell it: give that of their model.
+            pixels wide. Give that of the model that weights are of, as for `RetinaNet`.
         channels: Channels of the FPN, the RPN and the mask head.
         units: Units of the two layers of the box head.
         num_convs: Convolutions of the mask head before its transposed one.
@@ -73,6 +73,7 @@ class MaskRCNN(Detector):
         anchors: The `Anchors`.
         backbone: The backbone; `backbone.freeze(stages)` freezes a SepViT's.
         decoding: Dict of the two thresholds and `max_detections`.
+        All arguments but `weights` and `drop_path_rate`: As they are in the model; read-only.
 
     Input shape: `(batch, height, width, 3)`; images of 0..255, or what a model as `backbone`
         takes.
@@ -104,6 +105,10 @@ class MaskRCNN(Detector):
         f"{Detector._targets_in_words}, and 'masks' (images, boxes, 112, 112), each object's over "
         "its own box"
     )
+
+    units = argument("units")
+    proposals = argument("proposals")
+    samples = argument("samples")
 
     def __init__(
         self,
@@ -183,11 +188,11 @@ class MaskRCNN(Detector):
     def _training_outputs(self, images, targets, training):
         """What `mask_rcnn_losses` are made of."""
         size, seed = ops.shape(images)[1:3], self.seed_generator if training else 0
-        classes, samples = self.num_classes, self._config["samples"]
+        classes, samples = self.num_classes, self.samples
         first = self._first_stage(images, training=training)
         maps, rpn = first["maps"], first["rpn"]
         outputs = sample_anchors(targets, rpn, self.anchors, size, seed)
-        count = self._config["proposals"]
+        count = self.proposals
         proposals = rpn_proposals(rpn, self.anchors, size, targets.get("sizes"), 2 * count, count)
         sampled = sample_rois(targets, *proposals, classes, size, seed, samples)
         rois, labels = sampled["rois"], sampled["roi_labels"]

@@ -14,7 +14,7 @@ from keras_sepvit.runtime.canvas import fit_into, fit_sides, turned
 from keras_sepvit.runtime.detector import THRESHOLD, check_threshold, each, in_photo, named
 from keras_sepvit.runtime.images import check_photos, read_photo
 from keras_sepvit.scores import preprocess
-from keras_sepvit.validation import check_sides, positive_int
+from keras_sepvit.validation import check_sides, positive_int, refuse_path
 
 # Of the evaluation on COCO: what a photo's shorter and longer side become at most.
 _SIDES = (800, 1333)
@@ -102,6 +102,7 @@ class PhotoDetector:
     """
 
     def __init__(self, model, batch_size=1, sides=None):
+        refuse_path("model", model)
         if not isinstance(model, Detector):
             raise ValueError(
                 "`model` must be a detector of keras_sepvit, such as a `RetinaNet`. Received: "

@@ -118,14 +118,18 @@ class AugmentationRecipe:
 class DetectionRecipe(Recipe):
     """All settings of the training of a detector.
 
-    `batch_size`, `optimizer.learning_rate` and `optimizer.backbone_rate` may be null: the number of
-    pictures decides the first, whether there are weights to start from the others.
+    `batch_size`, `optimizer.learning_rate`, `optimizer.backbone_rate` and
+    `optimizer.warmup_epochs` may be null: the number of pictures decides the first, that of epochs
+    the last, whether there are weights to start from the others.
 
     Attributes:
         model, data, augmentation: See their classes.
     """
 
-    AUTOMATIC = ("batch_size", "optimizer.learning_rate", "optimizer.backbone_rate")
+    AUTOMATIC = (
+        *("batch_size", "optimizer.learning_rate", "optimizer.backbone_rate"),
+        "optimizer.warmup_epochs",
+    )
 
     task: str = "detection"
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -213,7 +217,7 @@ def finetuning(recipe_class):
         optimizer=OptimizerRecipe(
             learning_rate=None,
             reference_batch=None,
-            warmup_epochs=2,
+            warmup_epochs=None,
             final_learning_rate=1e-6,
             weight_decay=0.01,
             backbone_rate=None,

@@ -13,7 +13,7 @@ from keras_sepvit.hub.dense import check_multiples_of_32
 from keras_sepvit.hub.registration import register
 from keras_sepvit.runtime.canvas import fit_into
 from keras_sepvit.runtime.images import open_image
-from keras_sepvit.validation import check_choice, check_rate, positive_int, window_pair
+from keras_sepvit.validation import check_choice, check_rate, positive_int, refuse_path, window_pair
 
 BOX_FORMATS = (
     "xyxy",
@@ -217,6 +217,7 @@ def _of_photo(placement, boxes, labels, confidence, threshold):
 
 
 def _canvas_size(detector, image_size):
+    refuse_path("detector", detector)
     if not hasattr(detector, "bounding_box_format"):
         raise ValueError(
             "`detector` must be a detector of KerasHub or KerasCV, which have a "

@@ -41,8 +41,8 @@ class ModelRecipe(detection.ModelRecipe):
 class InstanceRecipe(DetectionRecipe):
     """All settings of the training of an instance segmenter.
 
-    `batch_size`, `optimizer.learning_rate` and `optimizer.backbone_rate` may be null, as of
-    detectors.
+    `batch_size`, `optimizer.learning_rate`, `optimizer.backbone_rate` and
+    `optimizer.warmup_epochs` may be null, as of detectors.
 
     Attributes:
         model: See `ModelRecipe`.

@@ -11,7 +11,7 @@ from keras_sepvit.runtime.canvas import fit_into, read_canvas
 from keras_sepvit.runtime.images import read_photo
 from keras_sepvit.runtime.litert import LiteRTModel
 from keras_sepvit.runtime.onnx import CPU, OnnxModel
-from keras_sepvit.warn import warn
+from keras_sepvit.warn import warn, warn_if_normalised
 
 _MODELS = {".tflite": LiteRTModel, ".onnx": OnnxModel}
 
@@ -24,8 +24,6 @@ _INPUT_DTYPES = ("float32", "float16", "int8", "uint8", "int16")
 # Of models that take batches of any size: enough to use the processor well.
 _LARGEST_BATCH = 16
 
-# Of images that a user has normalised, by 255 or by ImageNet's mean and deviation.
-_LARGEST_NORMALISED = 3
 # Of floats beyond 0..255, where images were resized by cubic curves.
 _OVERSHOOT = 64
 
@@ -221,11 +219,8 @@ def checked_images(images, image_shape):
             f"`images` are taken as 0..255, but have values from {images.min():.5g} to "
             f"{images.max():.5g}. Divide images of 16 bits by 257, and do not subtract a mean."
         )
-    elif images.size and 0 < (largest := np.abs(images).max()) <= _LARGEST_NORMALISED:
-        warn(
-            f"`images` are taken as 0..255, but no value exceeds {largest:.3g}, which is nearly "
-            "black. Multiply images of 0..1 by 255, and do not normalise them."
-        )
+    else:
+        warn_if_normalised(images)
     return images
 
 

@@ -7,6 +7,7 @@ from keras_sepvit.segmentation.prediction import PhotoSegmenter
 from keras_sepvit.segmentation.scores import SegmentationScores
 from keras_sepvit.training.evaluation import answers_of_photos, check_classes, class_order
 from keras_sepvit.training.report import DataReport
+from keras_sepvit.validation import refuse_path
 
 
 def evaluate(
@@ -84,6 +85,7 @@ def _predictor(model, how, batch_size):
         The function; the number of classes, None where it is not known; the set of the shapes of
         images, which grows.
     """
+    refuse_path("model", model)
     if isinstance(model, keras.Model) and len(model.output_shape) == 4:
         segmenter = PhotoSegmenter(model, **how, batch_size=batch_size)
         return segmenter.class_maps, segmenter.classes, segmenter.shapes

@@ -18,6 +18,7 @@ from keras_sepvit.validation import (
     flag,
     positive_int,
     positive_number,
+    refuse_path,
     window_pair,
 )
 
@@ -91,6 +92,7 @@ class PhotoSegmenter:
     def __init__(
         self, model, sides=None, scales=(1.0,), flip=False, window=None, stride=None, batch_size=1
     ):
+        refuse_path("model", model)
         shape = getattr(model, "output_shape", None)
         if not isinstance(shape, tuple) or len(shape) != 4:
             raise ValueError(

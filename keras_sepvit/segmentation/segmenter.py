@@ -10,6 +10,7 @@ from keras_sepvit import functional, selection, task_model
 from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
+from keras_sepvit.stages import argument
 from keras_sepvit.task_model import TaskModel
 from keras_sepvit.validation import check_rate, positive_int
 
@@ -34,6 +35,10 @@ class Segmenter(TaskModel):
         "the cross-entropy of all pixels with a class. Leave out {what}, and mark pixels that are "
         f"to be ignored by the class {IGNORED}."
     )
+
+    num_classes = argument("num_classes")
+    head_channels = argument("head_channels")
+    dropout = argument("dropout")
 
     def __init__(self, backbone, logits, auxiliary, weights, policy, config, **kwargs):
         (images,) = backbone.inputs
@@ -69,7 +74,7 @@ class Segmenter(TaskModel):
         """Refuses arrays with classes that there are not; compiled steps cannot."""
         if not isinstance(class_maps, np.ndarray) or class_maps.dtype.kind not in "iu":
             return
-        classes = self._config["num_classes"]
+        classes = self.num_classes
         wrong = ((class_maps < 0) | (class_maps >= classes)) & (class_maps != IGNORED)
         if wrong.any():
             raise ValueError(

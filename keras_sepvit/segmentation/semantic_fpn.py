@@ -10,6 +10,7 @@ from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.pyramid import FPN, ConvModule, pyramid_backbone
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.segmenter import LEVELS, Head, Segmenter, check_arguments
+from keras_sepvit.stages import argument
 from keras_sepvit.validation import policy_of
 
 
@@ -45,6 +46,7 @@ class SemanticFPN(Segmenter):
 
     Attributes:
         backbone: The backbone; `backbone.freeze(stages)` freezes a SepViT's.
+        All arguments but `weights` and `drop_path_rate`: As they are in the model; read-only.
 
     Input shape: `(batch, height, width, 3)`; images of 0..255, or what a model as `backbone`
         takes.
@@ -64,6 +66,8 @@ class SemanticFPN(Segmenter):
     model.fit(images, class_maps)  # (n, h, w, 3) of 0..255, ints (n, h, w)
     ```
     """
+
+    neck_channels = argument("neck_channels")
 
     def __init__(
         self,

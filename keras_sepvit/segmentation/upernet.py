@@ -11,6 +11,7 @@ from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.pyramid import ConvModule, pyramid_backbone, top_down
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.segmenter import LEVELS, Head, Segmenter, check_arguments
+from keras_sepvit.stages import argument
 from keras_sepvit.validation import policy_of
 
 POOL_SCALES = (1, 2, 3, 6)
@@ -33,6 +34,7 @@ class UPerNet(Segmenter):
 
     Attributes:
         backbone: The backbone; `backbone.freeze(stages)` freezes a SepViT's.
+        All arguments but `weights` and `drop_path_rate`: As they are in the model; read-only.
 
     Input shape: `(batch, height, width, 3)`; images of 0..255, or what a model as `backbone`
         takes.
@@ -42,6 +44,8 @@ class UPerNet(Segmenter):
     Raises:
         ValueError, FileNotFoundError: As `SemanticFPN`.
     """
+
+    auxiliary_channels = argument("auxiliary_channels")
 
     def __init__(
         self,

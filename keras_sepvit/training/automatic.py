@@ -6,6 +6,8 @@ import math
 # The largest batch, which learning rates are for, and the fewest updates of an epoch.
 _BATCH = 16
 _UPDATES = 8
+# The most epochs of warm-up.
+_WARMUP = 2
 # The share of the learning rate of a backbone that is trained already.
 _TRAINED_BACKBONE_RATE = 0.1
 
@@ -18,7 +20,7 @@ def told_weights(model):
 
 
 def decided(recipe, images, devices, scratch_rate, trained_rate):
-    """A recipe with its batch size, learning rate and backbone rate decided, and what they are.
+    """A recipe with its batch, learning rates and warm-up decided, and what they are.
 
     Args:
         recipe: A `Recipe` with `model.weights`.
@@ -45,4 +47,7 @@ def decided(recipe, images, devices, scratch_rate, trained_rate):
     if recipe.optimizer.backbone_rate is None:
         recipe.optimizer.backbone_rate = 1.0 if scratch else _TRAINED_BACKBONE_RATE
         chosen["optimizer.backbone_rate"] = f"{recipe.optimizer.backbone_rate:g} ({why})"
+    if recipe.optimizer.warmup_epochs is None:
+        recipe.optimizer.warmup_epochs = recipe.short_warmup(_WARMUP)
+        chosen["optimizer.warmup_epochs"] = f"{recipe.optimizer.warmup_epochs:g}"
     return recipe, chosen

@@ -9,6 +9,9 @@ DISTRIBUTIONS = ("auto", "none")
 
 SCHEDULES = ("cosine", "polynomial", "steps")
 
+# The largest share of a run for its warm-up, where a recipe leaves that open or has one epoch.
+_WARMUP_SHARE = 0.25
+
 
 @dataclass
 class OptimizerRecipe:
@@ -19,7 +22,8 @@ class OptimizerRecipe:
             `batch_size`.
         reference_batch: Global batch that `learning_rate` is meant for; null for `batch_size`.
         schedule: `cosine`, `polynomial` or `steps`; see `keras_sepvit.training.schedule`.
-        warmup_epochs: Epochs of linear warm-up (paper: 5, and 20 for SepViT-B).
+        warmup_epochs: Epochs of linear warm-up (paper: 5, and 20 for SepViT-B); of a run of one
+            epoch a quarter, where it is longer.
         warmup_steps: Updates of linear warm-up, in the place of `warmup_epochs`.
         warmup_images: Images of linear warm-up, in the place of both.
         warmup_learning_rate: Rate at the first step.
@@ -149,7 +153,14 @@ class Recipe:
             return settings.warmup_steps
         if settings.warmup_images is not None:
             return round(settings.warmup_images / self.batch_size)
-        return round(settings.warmup_epochs * updates_per_epoch)
+        epochs = settings.warmup_epochs
+        if (self.steps, self.images) == (None, None) and epochs >= self.epochs == 1:
+            epochs = _WARMUP_SHARE
+        return round(epochs * updates_per_epoch)
+
+    def short_warmup(self, most):
+        """Epochs of warm-up: so many, or a share of a short run."""
+        return min(most, _WARMUP_SHARE * self.epochs)
 
     def batch_note(self, updates_per_epoch):
         """What another batch than that of the recipe's numbers changes, as text; else None."""

@@ -25,6 +25,7 @@ from keras_sepvit.training.recipe import Recipe
 from keras_sepvit.training.report import DataReport
 from keras_sepvit.training.result import TrainingResult, announcement
 from keras_sepvit.training.sources.source import Shard
+from keras_sepvit.training.sources.splits import warn_of_copies
 
 
 class Trainer:
@@ -213,6 +214,8 @@ class Trainer:
         recipe = self.recipe = self.task.recipe = distribution.gather(self.task.recipe)[0]
         self.folder.recipe = recipe
         check_apart(self.folder.path, self.source, self.validation_source)
+        if distribution.is_chief:
+            warn_of_copies(self.source, self.validation_source)
         if recipe.patience and self.validation_source is None:
             raise ValueError(
                 f"patience={recipe.patience} waits for a better result on validation data, and "

@@ -69,6 +69,8 @@ class StoredArray:
         read: Returns it as a NumPy array; only while the file is open.
         grid: Of window tokens, the (rows, columns) of their windows; None where the
             file does not tell.
+        anchor_scale: Of a detector's heads, that of its anchors; None where the file does not
+            tell.
         part: The keys of a PyTorch checkpoint under which it lies, where they were chosen
             among several state dicts; else None.
     """
@@ -78,6 +80,7 @@ class StoredArray:
     dtype: str
     read: Callable
     grid: tuple | None = dataclasses.field(default=None, kw_only=True)
+    anchor_scale: float | None = dataclasses.field(default=None, kw_only=True)
     part: str | None = dataclasses.field(default=None, kw_only=True)
 
 

@@ -131,7 +131,8 @@ def _datasets(file, shown_path):
         item, parts = file[name], name.split("/")
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[-2] != "vars":
             continue
-        if parts[0] == "optimizer" or "seed_generator" in parts or parts[-1] == names.WINDOW_GRID:
+        told = parts[-1] in (names.WINDOW_GRID, names.ANCHOR_SCALE)
+        if parts[0] == "optimizer" or "seed_generator" in parts or told:
             continue
         if item.shape is None or item.external or item.is_virtual:
             raise OSError(f"the data of '{name}' is not in the file")
@@ -171,7 +172,19 @@ def _stored(file, name, dataset):
 
     dtype = "bfloat16" if bfloat16 else dataset.dtype.name
     grid = _window_grid(dataset) if names.parse(path).is_window_token else None
-    return SavedVariable(path, dataset.shape, dtype, read, tuple(place), number, grid=grid)
+    scale = _anchor_scale(file, groups) if names.parse(path).is_of_anchors else None
+    return SavedVariable(
+        path, dataset.shape, dtype, read, tuple(place), number, grid=grid, anchor_scale=scale
+    )
+
+
+def _anchor_scale(file, groups):
+    """That of the innermost model around a dataset that has one; else None."""
+    for depth in range(len(groups), -1, -1):
+        recorded = file.get("/".join([*groups[:depth], "vars", names.ANCHOR_SCALE]))
+        if recorded is not None:
+            return float(recorded[()])
+    return None
 
 
 def _window_grid(tokens):

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_sepvit.names import parse
-from keras_sepvit.validation import counted
+from keras_sepvit.validation import counted, refuse_path
 from keras_sepvit.warn import warn
 from keras_sepvit.weights.fetch import local_file, locate
 from keras_sepvit.weights.files import check_file, damaged, numbered, suffix_of
@@ -146,6 +146,8 @@ def load_weights(
     - A file with a head, of any layers, in a model without one. What is no weight of the
       backbone is head.
 
+    Detectors' heads are for anchors of one scale, which files of Keras tell, but for old ones.
+
     The report tells all of these. Nothing is assigned unless everything fits and
     has been read.
 
@@ -156,7 +158,8 @@ def load_weights(
             which need torch, or `.safetensors`). Of one with averaged weights beside others
             (`model_ema` and `model`), the averaged are loaded; the report names them.
         skip_head_mismatch: Keep the model's head as it is if the file has none
-            or another one, such as for another number of classes.
+            or another one, such as for another number of classes. Of a detector with another
+            `anchor_scale` what fits is taken, with a warning.
         partial: Load whatever has the right name and shape, and leave the rest.
 
     Returns:
@@ -212,6 +215,7 @@ def assign_weights(
         plan.skip_all()
     if plan.differences or plan.other_form or not plan.copied:
         raise ValueError(mismatch_message(model, variables, arrays, source, plan))
+    _check_anchors(model, plan, source, refuse=not (skip_head_mismatch or partial))
 
     values = {
         path: _read(stored, variables[path].dtype, source) for path, stored in plan.copied.items()
@@ -245,6 +249,7 @@ def variables_by_path(model):
     Raises:
         ValueError: if it is no built model, or has two backbones.
     """
+    refuse_path("model", model)
     if not isinstance(model, keras.Model) or not model.weights:
         raise ValueError(f"`model` must be a Keras model that has been built. Received: {model!r}.")
     variables = {}
@@ -279,6 +284,23 @@ def _warn_if_not_finite(values, source):
             f"The weights file '{source}' holds values that are NaN or infinite, in {len(names)} "
             f"arrays; the first is '{names[0]}'. The model's outputs will not be usable.",
         )
+
+
+def _check_anchors(model, plan, source, refuse):
+    """Tells of heads for anchors of another scale, by which their boxes are too large or small."""
+    scales = {stored.anchor_scale for stored in plan.copied.values()} - {None}
+    own = getattr(model, "anchor_scale", None)
+    if own is None or not scales or scales == {own}:
+        return
+    scale = min(scales - {own})
+    message = (
+        f"The weights file '{source}' is of a detector with anchor_scale={scale:g}, and model "
+        f"`{model.name}` has anchor_scale={own:g}, where its boxes are of wrong sizes. Build the "
+        f"model with anchor_scale={scale:g}"
+    )
+    if refuse:
+        raise ValueError(f"{message}, or pass skip_head_mismatch=True to train it anew.")
+    warn(f"{message}, or train it anew.")
 
 
 def _resize_tokens(tokens, file_grid, grid):

@@ -13,6 +13,7 @@ from keras import ops
 from keras_sepvit.files import replacing
 from keras_sepvit.lazy import require
 from keras_sepvit.names import WeightName, parse
+from keras_sepvit.validation import refuse_path
 from keras_sepvit.weights.checkpoints import load_checkpoint, open_safetensors
 from keras_sepvit.weights.files import PYTORCH_SUFFIXES, check_file, suffix_of
 
@@ -142,6 +143,7 @@ def to_pytorch(model):
         ValueError: if the model has weights that the authors' code does not,
             such as those of `window_tokens="depthwise_conv"`.
     """
+    refuse_path("model", model)
     arrays, task, foreign = {}, {}, []
     for variable in model.weights:
         name = parse(variable.path)

@@ -11,7 +11,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 
-from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, Window, variant_config
+from keras_sepvit.configs import DIGITS_CONFIG, SepViTConfig, Window, config_of, variant_config
 from keras_sepvit.validation import positive_int, window_pair
 
 
@@ -112,6 +112,17 @@ def register_weights(
 def registered_weights() -> dict[str, PretrainedWeights]:
     """All `PretrainedWeights` by name, in the order of their registration."""
     return dict(_registry)
+
+
+def config_for_weights(argument, variant):
+    """`config_of`; of the name of registered weights, the error says so."""
+    if isinstance(variant, str) and variant in _registry:
+        raise ValueError(
+            f"Unknown `{argument}`: {variant!r} is the name of registered weights. Give "
+            f"weights={variant!r}, and as `{argument}` the variant that they are for, "
+            f"`keras_sepvit.weights.registered_weights()[{variant!r}].variant`."
+        )
+    return config_of(argument, variant)
 
 
 def packaged_file(weights):

@@ -1,11 +1,17 @@
 """Splits of folders: which folders are which, and what is held out. Without TensorFlow."""
 
+import collections
+import contextlib
+import filecmp
 import hashlib
+import itertools
 import os
+import pathlib
 import re
 
 from keras_sepvit.files import is_of_system
 from keras_sepvit.validation import counted
+from keras_sepvit.warn import warn
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -14,6 +20,8 @@ SPLIT_FOLDERS = {
 }
 # Of a folder of photos one part is held out: `"train-fold0"` and `"validation-fold0"` to "...9".
 TENTHS = 10
+# About how many files of equal name and size are read to tell whether they are copies.
+_COMPARED = 20
 
 
 def split_of(folder, split):
@@ -98,6 +106,39 @@ def check_apart(folder, train, validation):
             "common. Hold out a tenth with data.train_split=train-fold0 "
             "data.validation_split=validation-fold0, or set data.validation_split=null."
         )
+
+
+def warn_of_copies(train, validation):
+    """Warns of images of folders that are validated on and are copies of some to train on.
+
+    Files of the same name and size are, if one of a few is whose bytes are compared.
+
+    Args:
+        train, validation: `Source`s; the second may be None.
+    """
+    learned, held_out = map(_files, (train, validation))
+    by_name = collections.defaultdict(list)
+    for path in learned:
+        by_name[path.name].append(path)
+    pairs = []
+    with contextlib.suppress(OSError):  # what cannot be read is told elsewhere
+        for path in held_out:
+            size = path.stat().st_size if path.name in by_name else None
+            same = (other for other in by_name.get(path.name, ()) if other.stat().st_size == size)
+            pairs += [(path, other) for other in itertools.islice(same, 1)]
+        some_pairs = pairs[:: max(len(pairs) // _COMPARED, 1)]
+        if any(filecmp.cmp(*pair, shallow=False) for pair in some_pairs):
+            path, other = pairs[0]
+            warn(
+                f"Of {counted(len(held_out), 'image')} to validate on {len(pairs):,} have the name "
+                f"and size of one to train on, such as '{path}' and '{other}': results on copies "
+                "say little. Take them out of one of the splits."
+            )
+
+
+def _files(source):
+    """The files of a source of a folder; none of others."""
+    return [pathlib.Path(source.folder, path) for path in getattr(source, "paths", ())]
 
 
 def listed(folder):
