@@ -34,7 +34,8 @@ class ImageModelMixin:
                 blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
                 # Each for the two branches of its block.
                 stack.enter_context(one_draw([block.drop_path for block in blocks], calls=2))
-            return self._compute(inputs, training=training, mask=mask, **kwargs)
+            # Layers know that this is no training, and are called faster without being told again.
+            return self._compute(inputs, training=training or None, mask=mask, **kwargs)
 
     def _compute(self, inputs, **kwargs):
         return super().call(inputs, **kwargs)  # type: ignore[misc]
