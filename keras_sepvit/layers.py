@@ -346,13 +346,19 @@ class MLP(CompositeLayer):
 
 @keras.saving.register_keras_serializable(package="keras_sepvit")
 class Normalization(layers.Normalization):
-    """Keras's layer in a form that torch's compiler takes whole: Keras imports a module in it."""
+    """Keras's layer in a form that torch's compiler takes whole: without imports in a call."""
+
+    def __call__(self, inputs, **kwargs):
+        if keras.config.backend() != "torch" or not ops.is_tensor(inputs):
+            return super().__call__(inputs, **kwargs)
+        return layers.Layer.__call__(self, inputs, **kwargs)  # not in a pipeline of TensorFlow
 
     def call(self, inputs):
         if keras.config.backend() != "torch":
             return super().call(inputs)
         scale = ops.maximum(ops.sqrt(self.variance), keras.config.epsilon())
-        return (ops.cast(inputs, self.compute_dtype) - self.mean) / scale
+        x = ops.cast(inputs, self.compute_dtype)
+        return ops.divide(ops.subtract(x, self.mean), scale)
 
 
 def imagenet_normalization(name):
