@@ -85,13 +85,13 @@ class SeparableAttention(CompositeLayer):
         """DSA and PSA: (batch * windows, positions, channels)."""
         x = self._attend_inside_windows(inputs)
         if self.global_token is not None:
-            x = self._attend_among_windows(x, ops.shape(inputs)[1])
+            x = self._attend_among_windows(x, functional.shape(inputs)[1])
         return functional.merge_heads(x)
 
     def _as_windows(self, x, inputs):
-        _, windows, tokens, channels = ops.shape(inputs)
+        _, windows, tokens, channels = functional.shape(inputs)
         positions = tokens - (self.global_token == "first")
-        return ops.reshape(x, (-1, windows, positions, channels))
+        return functional.reshape(x, (-1, windows, positions, channels))
 
     # Between DSA and the projection heads come first: (heads, batch * windows, tokens,
     # head_dim). Queries, keys and values are then parts of memory in a row, and PSA sees
@@ -99,10 +99,10 @@ class SeparableAttention(CompositeLayer):
 
     def _attend_inside_windows(self, inputs):
         """DSA of (batch, windows, tokens, channels), with heads first."""
-        _, _, tokens, channels = ops.shape(inputs)
-        x = ops.reshape(inputs, (-1, tokens, channels))
+        _, _, tokens, channels = functional.shape(inputs)
+        x = functional.reshape(inputs, (-1, tokens, channels))
         qkv = functional.split_heads(functional.linear(self.dsa_qkv, x), 3 * self.num_heads)
-        query, key, value = ops.split(qkv, 3, axis=0)
+        query, key, value = functional.split(qkv, 3, axis=0)
         return functional.attention(query, key, value) + functional.split_heads(x, self.num_heads)
 
     def _attend_among_windows(self, x, windows):
@@ -110,10 +110,10 @@ class SeparableAttention(CompositeLayer):
         query, key = self._psa_query_and_key(x, windows)
         if self.global_token == "first":
             x = x[:, :, 1:]
-        heads, _, positions, head_dim = ops.shape(x)
-        x = ops.reshape(x, (heads, -1, windows, positions * head_dim))
+        heads, _, positions, head_dim = functional.shape(x)
+        x = functional.reshape(x, (heads, -1, windows, positions * head_dim))
         x = x + functional.attention(query, key, x)
-        return ops.reshape(x, (heads, -1, positions, head_dim))
+        return functional.reshape(x, (heads, -1, positions, head_dim))
 
     def _psa_query_and_key(self, x, windows):
         """Queries and keys of the windows' tokens: (heads, batch, windows, head_dim)."""
@@ -125,10 +125,10 @@ class SeparableAttention(CompositeLayer):
             kernel = functional.split_heads(self.win_kernel[:, :, :, 0], self.num_heads)
             token = ops.sum(x * kernel, axis=2, keepdims=True)
             token = token + functional.split_heads(self.win_bias[None, None], self.num_heads)
-        token = ops.reshape(functional.merge_heads(token), (-1, windows, self.proj.units))
+        token = functional.reshape(functional.merge_heads(token), (-1, windows, self.proj.units))
         token = functional.layer_norm(self.win_tokens_norm, token)
         qk = functional.linear(self.psa_qk, functional.gelu(token))
-        return ops.split(functional.split_heads(qk, 2 * self.num_heads), 2, axis=0)
+        return functional.split(functional.split_heads(qk, 2 * self.num_heads), 2, axis=0)
 
     def window_attention(self, inputs: Any) -> Any:
         """The weights with which PSA mixes the windows.

@@ -116,24 +116,26 @@ class SepViTBlock(ResidualLayer):
         self.drop_path = self.part(DropPath, self.drop_path_rate, name="drop_path")
         self.drop_path.build(input_shape)
 
-    def call(self, inputs, training=False):
-        x = self._add(inputs, self._mix_windows(inputs), training)
-        return self._add(x, self.mlp(functional.layer_norm(self.norm2, x)), training)
+    def call(self, inputs, training=None):
+        x = self._add(inputs, self._mix_windows(inputs, training), training)
+        hidden = functional.call(self.mlp, functional.layer_norm(self.norm2, x), training)
+        return self._add(x, hidden, training)
 
     def _add(self, x, branch, training):
         if training:  # A layer's call is not free: in inference it would be a third of all calls.
             branch = self.drop_path(branch, training=True)
-        return x + ops.cast(branch, x.dtype)
+        return x + functional.cast(branch, x.dtype)
 
-    def _mix_windows(self, inputs):
+    def _mix_windows(self, inputs, training):
         x = pad_to_windows(inputs, self.window_size) if self.pad else inputs
         windows = functional.layer_norm(self.norm1, self._cut_windows(x))
         if x is inputs:
-            return window_merge(self.attn(windows), self.window_size, *ops.shape(x)[1:3])
+            mixed = functional.call(self.attn, windows, training)
+            return window_merge(mixed, self.window_size, *functional.shape(x)[1:3])
         # Padding is cropped before the projection, which would be computed for nothing there.
         mixed = self.attn.unprojected(windows)
-        mixed = window_merge(mixed, self.window_size, *ops.shape(x)[1:3])
-        _, height, width, _ = ops.shape(inputs)
+        mixed = window_merge(mixed, self.window_size, *functional.shape(x)[1:3])
+        _, height, width, _ = functional.shape(inputs)
         return functional.linear(self.attn.proj, mixed[:, :height, :width])
 
     def _cut_windows(self, x):
@@ -142,10 +144,10 @@ class SepViTBlock(ResidualLayer):
         if self.has_token:
             # Broadcast by adding to zeros of the right shape: `broadcast_to`
             # and `tile` split the graph on mobile delegates.
-            tokens = ops.zeros_like(windows[:, :, :1])
+            tokens = functional.zeros_like(windows[:, :, :1])
             if self.window_tokens == "learned":
-                tokens = tokens + ops.cast(self.win_tokens, tokens.dtype)
-            windows = ops.concatenate([tokens, windows], axis=2)
+                tokens = tokens + functional.cast(self.win_tokens, tokens.dtype)
+            windows = functional.concatenate([tokens, windows], axis=2)
         return windows
 
     def window_attention(self, inputs: Any) -> Any:

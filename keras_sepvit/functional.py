@@ -5,8 +5,8 @@ Everything else in the model code is plain `keras.ops`.
 
 import contextlib
 import contextvars
-import functools
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -42,7 +42,8 @@ def linear(dense, x):
     """`dense(x)`, computed as one product of two matrices with the bias inside.
 
     On rank-2 tensors TensorFlow fuses bias and GELU into the product; torch adds
-    the bias inside it. A layer that is quantised is called as it is.
+    the bias inside it, and takes the kernel as it lies in memory: oneDNN's fused
+    operators copy it first. A layer that is quantised is called as it is.
 
     Args:
         dense: A built `keras.layers.Dense` without activation.
@@ -69,20 +70,19 @@ def linear_gelu(dense, x):
 def _on_rows(function, dense, x):
     if len(x.shape) == 2:
         return function(dense, x)
-    shape = ops.shape(x)
-    rows = function(dense, ops.reshape(x, (-1, shape[-1])))
-    return ops.reshape(rows, (-1, *shape[1:-1], dense.units))
+    sides = shape(x)
+    rows = function(dense, reshape(x, (-1, sides[-1])))
+    return reshape(rows, (-1, *sides[1:-1], dense.units))
 
 
 def _linear_of_rows(dense, x):
-    if keras.config.backend() == "torch" and dense.quantization_mode is None:
+    if dense.quantization_mode is not None:
+        return dense(x)
+    if keras.config.backend() == "torch":
         import torch
 
-        if _onednn_computes(x):
-            return _onednn_linear(dense, x)
-        kernel, bias = _kernel_and_bias(dense, x)
-        return torch.addmm(bias, x, kernel)
-    if _is_half(x) and dense.quantization_mode is None:
+        return torch.addmm(cast(dense.bias, x.dtype), x, cast(dense.kernel, x.dtype))
+    if _is_half(x):
         return add_bias(ops.matmul(x, ops.cast(dense.kernel, x.dtype)), dense.bias)
     return dense(x)
 
@@ -100,7 +100,9 @@ def add_bias(x, bias):
     Returns:
         Tensor of the shape and dtype of `x`.
     """
-    if keras.config.backend() == "torch" or not _is_half(x):
+    if keras.config.backend() == "torch":
+        return x + cast(bias, x.dtype)
+    if not _is_half(x):
         return ops.add(x, bias)
     if keras.config.backend() == "tensorflow":
         return _tensorflow_add_bias(x, bias)
@@ -126,56 +128,29 @@ def _is_half(x):
     return keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
 
 
-def _kernel_and_bias(dense, x):
-    """A layer's weights in the dtype of its input: outside of calls Keras does not cast them."""
-    kernel, bias = ops.convert_to_tensor(dense.kernel), ops.convert_to_tensor(dense.bias)
-    return kernel.to(x.dtype), bias.to(x.dtype)
-
-
 def _linear_gelu_of_rows(dense, x):
-    if keras.config.backend() == "torch" and dense.quantization_mode is None:
-        if _onednn_computes(x):
-            return _onednn_linear(dense, x, gelu=True)
     return gelu(_linear_of_rows(dense, x))
 
 
-def _onednn_computes(x):
-    """Whether torch's fused operator, which has no gradient, is the fastest for this tensor.
+def call(layer, x, training):
+    """`layer(x)` of a layer inside another that has the same dtype policy.
 
-    On CPUs torch hands products of float32 matrices to MKL, but oneDNN is 10 to 15 %
-    faster on AMD's and fuses the GELU. Graphs that torch captures keep plain operators,
-    which it fuses itself, and exporters know.
+    In inference on torch past Keras's `__call__`, which for one small picture takes as long as
+    what it calls.
+
+    Args:
+        layer: A built layer.
+        x: Its input.
+        training: Whether this is a training step.
     """
-    import torch
-
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-        and type(x) is torch.Tensor
-        and _has_onednn(x.dtype)
-    )
-
-
-@functools.cache
-def _has_onednn(dtype):
-    import torch
-
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _onednn_linear(dense, x, gelu=False):
-    import torch
-
-    kernel, bias = _kernel_and_bias(dense, x)
-    # The operator that torch's compiler emits; it takes the kernel as (units, channels).
-    activation = ("gelu", [], "none") if gelu else ("none", [], "")
-    return torch.ops.mkldnn._linear_pointwise(x, kernel.t(), bias, *activation)
+    if (
+        training
+        or keras.config.backend() != "torch"
+        or layer._forward_hooks
+        or keras.backend.standardize_dtype(x.dtype) != layer.compute_dtype
+    ):
+        return layer(x)
+    return layer.call(x)
 
 
 def layer_norm(norm, x):
@@ -188,20 +163,21 @@ def layer_norm(norm, x):
     Returns:
         Tensor of the shape of `x`.
     """
-    gamma, beta = ops.convert_to_tensor(norm.gamma), ops.convert_to_tensor(norm.beta)
     if keras.config.backend() == "torch":
-        from torch.nn.functional import layer_norm
+        import torch
 
         # Under mixed policies gamma and beta are float32. CUDA's kernel wants one dtype and
         # computes in float32 inside; the CPU's adds up their gradients in the dtype of x.
+        gamma = _tensor(norm.gamma)
         dtype = gamma.dtype if x.device.type == "cpu" else x.dtype
-        gamma, beta = gamma.to(dtype), beta.to(dtype)
-        return layer_norm(x.to(dtype), (x.shape[-1],), gamma, beta, norm.epsilon).to(x.dtype)
+        gamma, beta = cast(gamma, dtype), cast(norm.beta, dtype)
+        y = torch.nn.functional.layer_norm(cast(x, dtype), x.shape[-1:], gamma, beta, norm.epsilon)
+        return cast(y, x.dtype)
     # Not asked on torch, whose compiler breaks graphs at a ContextVar.
     if _traced_for.get() == "litert":
         return norm(x)
     dtype = keras.backend.result_type(x.dtype, "float32")
-    gamma, beta = ops.cast(gamma, dtype), ops.cast(beta, dtype)
+    gamma, beta = ops.cast(norm.gamma, dtype), ops.cast(norm.beta, dtype)
     centered = ops.cast(x, dtype)
     centered = centered - ops.mean(centered, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
@@ -220,6 +196,10 @@ def gelu(x):
         if _traced_for.get() == "litert":
             return (0.5 * x) * (1.0 + ops.erf(x * math.sqrt(0.5)))
         return x * (0.5 * (1.0 + ops.erf(x * math.sqrt(0.5))))
+    if keras.config.backend() == "torch":
+        import torch
+
+        return torch.nn.functional.gelu(x)
     return ops.gelu(x, approximate=False)
 
 
@@ -280,8 +260,7 @@ def depthwise_conv3x3(x, kernel):
     """
     backend = keras.config.backend()
     if backend == "torch":
-        kernel = ops.transpose(kernel, (0, 1, 3, 2))
-        return _torch_conv(x, kernel, None, stride=1, padding=1, groups=x.shape[-1])
+        return _torch_conv(x, kernel, None, padding=1, groups=x.shape[-1])
     if backend == "jax":
         _, height, width, _ = x.shape
         dtype = keras.backend.result_type(x.dtype, "float32")
@@ -296,20 +275,63 @@ def depthwise_conv3x3(x, kernel):
     return ops.depthwise_conv(x, kernel, padding="same", data_format="channels_last")
 
 
-def _torch_conv(x, kernel, bias, **options):
+def _torch_conv(x, kernel, bias, stride=(1, 1), padding=0, groups=1):
     """Channels-last convolution without the two copies that Keras makes around it."""
     import torch
-    from torch.nn.functional import conv2d
 
+    kernel, bias = _tensor(kernel), None if bias is None else _tensor(bias)
+    if groups == 1 and _kernel_outweighs_patches(x, kernel, bias, stride, padding):
+        return _conv_of_patches(x, kernel, bias, stride, padding)
     x = x.permute(0, 3, 1, 2)
-    kernel = ops.transpose(kernel, (3, 2, 0, 1))
-    bias = None if bias is None else ops.convert_to_tensor(bias)
+    # A depthwise kernel is (height, width, channels, 1).
+    kernel = kernel.permute((3, 2, 0, 1) if groups == 1 else (2, 3, 0, 1))
     dtype = x.dtype
     if dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[3] == 1:
         # oneDNN leaves parts of the kernel's gradient as the memory was.
         x, kernel = x.float(), kernel.float()
         bias = None if bias is None else bias.float()
-    return conv2d(x, kernel, bias, **options).to(dtype).permute(0, 2, 3, 1)
+    y = torch.nn.functional.conv2d(x, kernel, bias, stride, padding, groups=groups)
+    return y.to(dtype).permute(0, 2, 3, 1)
+
+
+def _kernel_outweighs_patches(x, kernel, bias, stride, padding):
+    """Whether torch would take longer to bring the kernel into its order than to gather patches.
+
+    In inference on CPUs, where the output has up to twice as many positions as channels (from
+    1.1 times as fast to 8 times, at one position). Graphs that torch captures keep the
+    convolution: they are for batches of any size.
+    """
+    import torch
+
+    if (
+        x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or bias is None
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+    ):
+        return False
+    batch, *sides, _ = x.shape
+    height, width = (
+        (side + 2 * padding - extent) // step + 1
+        for side, extent, step in zip(sides, kernel.shape, stride, strict=False)
+    )
+    return batch * height * width <= 2 * kernel.shape[3]
+
+
+def _conv_of_patches(x, kernel, bias, stride, padding):
+    """The convolution as a product of its patches with the kernel as it lies in memory."""
+    import torch
+
+    height, width, channels, filters = kernel.shape
+    if padding:
+        x = torch.nn.functional.pad(x, (0, 0, padding, padding, padding, padding))
+    # (batch, rows, columns, channels, height, width)
+    patches = x.unfold(1, height, stride[0]).unfold(2, width, stride[1])
+    rows = patches.permute(0, 1, 2, 4, 5, 3).reshape(-1, height * width * channels)
+    y = torch.addmm(bias, rows, kernel.reshape(-1, filters))
+    return y.reshape(*patches.shape[:3], filters)
 
 
 def attention(query, key, value):
@@ -339,8 +361,8 @@ def attention(query, key, value):
 
 def _torch_attention(query, key, value):
     import torch
-    from torch.nn.functional import scaled_dot_product_attention
 
+    fused = torch.nn.functional.scaled_dot_product_attention
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # Up to twice as fast as torch's fused kernel for CPUs.
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
@@ -349,8 +371,8 @@ def _torch_attention(query, key, value):
         # The fused kernel wants heads after the batch, and writes them after the tokens,
         # where the projection will need them.
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        return scaled_dot_product_attention(query, key, value).transpose(0, 1)
-    return scaled_dot_product_attention(query, key, value)
+        return fused(query, key, value).transpose(0, 1)
+    return fused(query, key, value)
 
 
 def attention_weights(query, key):
@@ -369,14 +391,93 @@ def _softmax(scores):
     return ops.softmax(scores, axis=-1)
 
 
+def uniform(shape, generator):
+    """`keras.random.uniform(shape, seed=generator)`, in graphs of torch's compiler too."""
+    if keras.config.backend() == "torch":
+        import torch
+
+        if torch.compiler.is_compiling():
+            seed = generator.state.value.clone()
+            generator.state.assign(seed + torch.arange(2, dtype=seed.dtype, device=seed.device))
+            return torch.ops.keras_sepvit.uniform(seed, shape)
+    return keras.random.uniform(shape, dtype="float32", seed=generator)
+
+
+if keras.config.backend() == "torch":
+    import torch
+
+    @torch.library.custom_op("keras_sepvit::uniform", mutates_args=())
+    def _torch_uniform(seed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Keras's draw, as one operator: a graph cannot hold a generator."""
+        generator = torch.Generator(seed.device)
+        generator.manual_seed(int(seed.sum()) & 0xFFFFFFFF)
+        return torch.rand(shape, generator=generator, device=seed.device)
+
+    @_torch_uniform.register_fake
+    def _(seed, shape):
+        return seed.new_empty(shape, dtype=torch.float32)
+
+
 def split_heads(x, num_heads):
     """(batch, tokens, channels) to (heads, batch, tokens, head_dim)."""
-    _, tokens, channels = ops.shape(x)
-    x = ops.reshape(x, (-1, tokens, num_heads, channels // num_heads))
-    return ops.transpose(x, (2, 0, 1, 3))
+    _, tokens, channels = shape(x)
+    x = reshape(x, (-1, tokens, num_heads, channels // num_heads))
+    return transpose(x, (2, 0, 1, 3))
 
 
 def merge_heads(x):
     """(heads, batch, tokens, head_dim) to (batch, tokens, channels)."""
-    heads, _, tokens, head_dim = ops.shape(x)
-    return ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (-1, tokens, heads * head_dim))
+    heads, _, tokens, head_dim = shape(x)
+    return reshape(transpose(x, (1, 2, 0, 3)), (-1, tokens, heads * head_dim))
+
+
+# The operations of `keras.ops` of the same names that blocks are made of. On torch they are the
+# tensor's own: Keras looks for symbolic tensors in the arguments of each call, which for one small
+# picture takes longer than all arithmetic.
+
+
+def shape(x):
+    """`ops.shape(x)`."""
+    return x.shape if keras.config.backend() == "torch" else ops.shape(x)
+
+
+def reshape(x, shape):
+    """`ops.reshape(x, shape)`."""
+    return x.reshape(shape) if keras.config.backend() == "torch" else ops.reshape(x, shape)
+
+
+def transpose(x, axes):
+    """`ops.transpose(x, axes)`."""
+    return x.permute(axes) if keras.config.backend() == "torch" else ops.transpose(x, axes)
+
+
+def split(x, parts, axis):
+    """`ops.split(x, parts, axis)`, into so many equal parts."""
+    return x.chunk(parts, axis) if keras.config.backend() == "torch" else ops.split(x, parts, axis)
+
+
+def zeros_like(x):
+    """`ops.zeros_like(x)`."""
+    return x.new_zeros(x.shape) if keras.config.backend() == "torch" else ops.zeros_like(x)
+
+
+def concatenate(parts, axis):
+    """`ops.concatenate(parts, axis)`."""
+    if keras.config.backend() == "torch":
+        import torch
+
+        return torch.cat(parts, axis)
+    return ops.concatenate(parts, axis)
+
+
+def cast(x, dtype):
+    """`ops.cast(x, dtype)` of a tensor or a variable to the dtype of another tensor."""
+    if keras.config.backend() == "torch":
+        x = _tensor(x)
+        return x if x.dtype == dtype else x.to(dtype)
+    return ops.cast(x, dtype)
+
+
+def _tensor(x):
+    """The tensor of a variable; of a layer with an adapter (`enable_lora`) a kernel is one."""
+    return x.value if isinstance(x, keras.Variable) else x

@@ -197,7 +197,7 @@ class PEG(ResidualLayer):
         # The bias comes last: on convolution, bias, residual in this order a fusion
         # pass of TensorFlow 2.21 fails, and leaves the whole graph unoptimised.
         x = ops.cast(inputs, self.compute_dtype)
-        x = ops.cast(functional.depthwise_conv3x3(x, self.proj.kernel), inputs.dtype)
+        x = functional.cast(functional.depthwise_conv3x3(x, self.proj.kernel), inputs.dtype)
         return functional.add_bias(inputs + x, self.proj.bias)
 
 
@@ -244,7 +244,7 @@ class DropPath(layers.Layer):
     def _scales(self, keep, shape, inputs):
         """Factors of samples, 0 or `1 / keep`: `shape`, and an axis for each other of inputs."""
         shape = (*shape, *(1 for _ in inputs.shape[1:]))
-        kept = random.uniform(shape, dtype="float32", seed=self.seed_generator) < keep
+        kept = functional.uniform(shape, self.seed_generator) < keep
         # Not `where`: on torch its two numbers would be copied to a GPU, which the host waits for.
         return ops.cast(kept, "float32") * (1.0 / keep)
 
@@ -332,10 +332,10 @@ class MLP(CompositeLayer):
         self.fc2.build((*input_shape[:-1], self.hidden_dim))
 
     def call(self, inputs):
-        shape = ops.shape(inputs)
-        x = ops.reshape(inputs, (-1, shape[-1]))  # so that linear, GELU, linear fuse
+        shape = functional.shape(inputs)
+        x = functional.reshape(inputs, (-1, shape[-1]))  # so that linear, GELU, linear fuse
         x = functional.linear(self.fc2, functional.linear_gelu(self.fc1, x))
-        return ops.reshape(x, (-1, *shape[1:]))
+        return functional.reshape(x, (-1, *shape[1:]))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -344,9 +344,24 @@ class MLP(CompositeLayer):
         return {**super().get_config(), "hidden_dim": self.hidden_dim}
 
 
+@keras.saving.register_keras_serializable(package="keras_sepvit")
+class Normalization(layers.Normalization):
+    """Keras's layer in a form that torch's compiler takes whole: without imports in a call."""
+
+    def __call__(self, inputs, **kwargs):
+        if keras.config.backend() != "torch" or not ops.is_tensor(inputs):
+            return super().__call__(inputs, **kwargs)
+        return layers.Layer.__call__(self, inputs, **kwargs)  # not in a pipeline of TensorFlow
+
+    def call(self, inputs):
+        if keras.config.backend() != "torch":
+            return super().call(inputs)
+        scale = ops.maximum(ops.sqrt(self.variance), keras.config.epsilon())
+        x = ops.cast(inputs, self.compute_dtype)
+        return ops.divide(ops.subtract(x, self.mean), scale)
+
+
 def imagenet_normalization(name):
     """A layer of this name that normalises RGB images of 0..255 with ImageNet's statistics."""
     # In float32 whatever the policy: half precision would round non-integer pixels.
-    return layers.Normalization(
-        mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name=name
-    )
+    return Normalization(mean=IMAGENET_MEAN, variance=IMAGENET_VARIANCE, dtype="float32", name=name)

@@ -21,6 +21,7 @@ REGISTERED = {
     "TruncatedNormal": "initializers",
     "DropPath": "layers",
     "MLP": "layers",
+    "Normalization": "layers",
     "PatchEmbedding": "layers",
     "PEG": "layers",
     "SeparableAttention": "attention",

@@ -27,10 +27,37 @@ class ImageModelMixin:
 
     layers: list[keras.Layer]
     _shape_argument = "image_shape"  # of the constructor
+    _compiled_call: Any = None
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         check_images(self, inputs)
-        return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
+        call = super().__call__  # type: ignore[misc]
+        if self._should_compile_call(inputs):
+            if self._compiled_call is None:
+                import torch
+
+                self._compiled_call = torch.compile(call)
+            call = self._compiled_call
+        return call(inputs, *args, **kwargs)
+
+    def _should_compile_call(self, inputs):
+        if keras.config.backend() != "torch":
+            return False
+        import torch
+
+        return (
+            not torch.compiler.is_compiling()
+            and self.jit_compile  # type: ignore[attr-defined]
+            and isinstance(inputs, torch.Tensor)
+            and inputs.device.type != "meta"  # where Keras asks for shapes
+        )
+
+    def _should_torch_compile(self):
+        """Not the whole step, as Keras would: loss, metrics and optimizer break its graph.
+
+        With `jit_compile=True` the network alone is compiled, which makes one graph.
+        """
+        return False
 
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
@@ -41,7 +68,8 @@ class ImageModelMixin:
                 blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
                 # Each for the two branches of its block.
                 stack.enter_context(one_draw([block.drop_path for block in blocks], calls=2))
-            return self._compute(inputs, training=training, mask=mask, **kwargs)
+            # Layers know that this is no training, and are called faster without being told again.
+            return self._compute(inputs, training=training or None, mask=mask, **kwargs)
 
     def _compute(self, inputs, **kwargs):
         return super().call(inputs, **kwargs)  # type: ignore[misc]

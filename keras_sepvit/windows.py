@@ -6,6 +6,8 @@ delegates take. Sizes may be static or dynamic.
 
 from keras import ops
 
+from keras_sepvit import functional
+
 
 def pad_to_windows(x, window_size):
     """Pads a map with zeros, right and bottom, to a multiple of the window.
@@ -18,7 +20,7 @@ def pad_to_windows(x, window_size):
         Tensor of shape (batch, padded height, padded width, channels): `x`
         itself where its static size needs no padding.
     """
-    _, height, width, _ = ops.shape(x)
+    _, height, width, _ = functional.shape(x)
     bottom, right = (-height) % window_size[0], (-width) % window_size[1]
     if isinstance(bottom, int) and isinstance(right, int) and bottom == right == 0:
         return x
@@ -36,14 +38,14 @@ def window_partition(x, window_size):
     Returns:
         Tensor of shape (batch, windows, window height * window width, channels).
     """
-    _, height, width, channels = ops.shape(x)
+    _, height, width, channels = functional.shape(x)
     window_height, window_width = window_size
     rows, columns = height // window_height, width // window_width
     if _is_one(columns):  # a window is then a contiguous run of rows
-        return ops.reshape(x, (-1, rows, window_height * window_width, channels))
-    x = ops.reshape(x, (-1, window_height, columns, window_width * channels))
-    x = ops.transpose(x, (0, 2, 1, 3))
-    return ops.reshape(x, (-1, rows * columns, window_height * window_width, channels))
+        return functional.reshape(x, (-1, rows, window_height * window_width, channels))
+    x = functional.reshape(x, (-1, window_height, columns, window_width * channels))
+    x = functional.transpose(x, (0, 2, 1, 3))
+    return functional.reshape(x, (-1, rows * columns, window_height * window_width, channels))
 
 
 def window_merge(windows, window_size, height, width):
@@ -62,9 +64,9 @@ def window_merge(windows, window_size, height, width):
     window_height, window_width = window_size
     columns = width // window_width
     if not _is_one(columns):
-        windows = ops.reshape(windows, (-1, columns, window_height, window_width * channels))
-        windows = ops.transpose(windows, (0, 2, 1, 3))
-    return ops.reshape(windows, (-1, height, width, channels))
+        windows = functional.reshape(windows, (-1, columns, window_height, window_width * channels))
+        windows = functional.transpose(windows, (0, 2, 1, 3))
+    return functional.reshape(windows, (-1, height, width, channels))
 
 
 def _is_one(count):

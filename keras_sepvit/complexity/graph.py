@@ -228,10 +228,7 @@ def _torch_macs(forward, image):
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    formulas = {}
-    if torch.backends.mkldnn.is_available():
-        formulas[torch.ops.mkldnn._linear_pointwise] = _onednn_linear_flops
-    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    counter = FlopCounterMode(display=False)
 
     class RefuseUnknown(TorchDispatchMode):
         def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
@@ -244,8 +241,3 @@ def _torch_macs(forward, image):
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), RefuseUnknown(), counter:
         forward(image)
     return counter.get_total_flops() // 2
-
-
-def _onednn_linear_flops(rows_shape, kernel_shape, *arguments, **options):
-    """Of the dense layer in which `keras_sepvit.functional` computes on CPUs."""
-    return 2 * math.prod(rows_shape) * kernel_shape[0]

@@ -33,6 +33,14 @@ class TrainingModel(keras.Model):
         self.means = [keras.metrics.Mean(name=name) for name in task.loss_names]
         self.built = True
 
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        if keras.config.backend() == "torch":
+            self.network.jit_compile = self.jit_compile
+
+    def _should_torch_compile(self):
+        return False  # the network compiles itself
+
     def call(self, batch, training=False):
         if not training:
             return self._answers_of(self.network(batch["image"], training=False))
