@@ -178,7 +178,8 @@ def test_a_segmenters_backbone_may_have_a_rate_of_its_own():
     # The norm behind a stage belongs to its last block, here the last of all.
     assert scales["stage4_norm/gamma"] == scales["stage4_block1/norm1/gamma"] == 0.1 * 0.5
     assert scales["stage1_norm/gamma"] == 0.1 * 0.5**6
-    changes = ["optimizer.backbone_rate=0.1", "optimizer.learning_rate=1e-3", "batch_size=16"]
+    rates = ["backbone_rate=0.1", "learning_rate=1e-3", "warmup_epochs=2"]
+    changes = ["batch_size=16", *(f"optimizer.{rate}" for rate in rates)]
     recipe = load_recipe("finetune_segmenter", ["data.name=x", *changes])
     optimizer = build_optimizer(recipe, network, steps_per_epoch=10)
     assert optimizer.scales["stage2_embed/proj/kernel"] == 0.1
