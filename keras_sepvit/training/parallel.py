@@ -1,6 +1,7 @@
 """Devices of a run, by backend: how they share a batch and train as one."""
 
 import contextlib
+import functools
 import os
 import pickle
 
@@ -138,9 +139,7 @@ class MirroredDevices(SingleDevice):
     compiles = False
 
     def __init__(self, devices):
-        import tensorflow as tf
-
-        self.strategy = tf.distribute.MirroredStrategy(devices)
+        self.strategy = _mirrored_strategy(tuple(devices))
         self.devices = len(devices)
 
     def __str__(self):
@@ -276,6 +275,14 @@ def _local_rows(array):
     """The rows of a JAX array that this process has, as one NumPy array."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+@functools.cache
+def _mirrored_strategy(devices):
+    """One a process: those of a second one's sums would take the places of the first one's."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _mirrored_model_class():
