@@ -410,6 +410,44 @@ def test_inference_on_torch_equals_what_is_trained(dtype, tolerance):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_both_products_on_torch_are_one(dtype, tolerance, gelu):
+    dtype = getattr(torch, dtype)
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no products in bfloat16")
+    x, kernel, bias = (torch.tensor(images(shape), dtype=dtype) for shape in ((9, 16), (16, 8), 8))
+    with torch.inference_mode():
+        plain = functional._plain_product(x, kernel, bias, gelu)
+        fused = functional._onednn_product(x, kernel, bias, gelu)
+    np.testing.assert_allclose(to_numpy(fused), to_numpy(plain), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
+def test_the_product_on_torch_is_measured_once_for_a_number_of_rows(monkeypatch):
+    calls = []
+    for name in ("_plain_product", "_onednn_product"):
+        product = getattr(functional, name)
+        monkeypatch.setattr(
+            functional, name, lambda *args, p=product, **kw: calls.append(p) or p(*args, **kw)
+        )
+    functional._fastest_product.cache_clear()
+    dense = keras.layers.Dense(8)
+    dense.build((None, 16))
+    with torch.no_grad():
+        for rows in (4, 5, 7):
+            functional.linear(dense, torch.ones((rows, 16)))
+    measured = len(calls) - 3
+    assert measured in (0, 8)  # 0 without oneDNN
+    with torch.enable_grad():
+        functional.linear(dense, torch.ones((64, 16)))
+    assert len(calls) == measured + 4
+    functional._fastest_product.cache_clear()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
 def test_inference_on_torch_copies_no_kernel():
     model = keras.Sequential([keras.Input((8, 8, 64)), PatchEmbedding(256, 2), SepViTBlock(4, 2)])
     smallest = min(np.prod(weight.shape) for weight in model.weights if "kernel" in weight.path)

@@ -126,8 +126,8 @@ def waited(outputs):
 def _exported(module, function, batch):
     """The operators that a module's function of a batch runs, without the code that calls them.
 
-    Keras's calls of layers break up the graph that `torch.compile` sees, and recompile the
-    same functions for each layer; `torch.export` leaves them behind.
+    Layers of Keras may break up the graph that `torch.compile` sees, and have the same functions
+    compiled again for each layer; `torch.export` leaves them behind.
     """
     import torch
 

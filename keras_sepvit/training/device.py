@@ -81,7 +81,7 @@ def best_jit_compile():
     """Whether compiling the training step pays.
 
     Always with JAX. With TensorFlow on GPUs: on CPUs, XLA compiles for minutes. Not with torch,
-    whose compiler breaks the graph at Keras's layers.
+    whose compiler does so too.
     """
     backend = keras.config.backend()
     if backend == "tensorflow":
