@@ -338,6 +338,10 @@ def depthwise_conv3x3(x, kernel):
             for column in range(3)
         )
         return ops.cast(y, x.dtype)
+    if _is_half(x):  # of TensorFlow's kernels for CPUs not all sum in float32
+        x, kernel, dtype = ops.cast(x, "float32"), ops.cast(kernel, "float32"), x.dtype
+        y = ops.depthwise_conv(x, kernel, padding="same", data_format="channels_last")
+        return ops.cast(y, dtype)
     return ops.depthwise_conv(x, kernel, padding="same", data_format="channels_last")
 
 
