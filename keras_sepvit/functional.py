@@ -178,8 +178,8 @@ def _onednn_product(x, kernel, bias, gelu=False):
 def _fastest_product(rows, dtype, threads):
     """Measured on this processor, in up to 50 ms: torch's own products (MKL), or oneDNN's.
 
-    oneDNN's are twice as fast on AMD's processors with AVX-512, and slower on Intel's and on
-    AMD's without. They must be faster by a tenth, as noise is.
+    oneDNN's were faster on an AMD processor with AVX-512, and slower on one without and on
+    Intel's. They must be faster by a tenth, as noise is.
     """
     import torch
 
