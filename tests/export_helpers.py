@@ -7,9 +7,11 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 from helpers import SMALL, randomize, tiny_backbone
 
 from keras_sepvit import SepViT
+from keras_sepvit.benchmark.machine import proc_fields
 from keras_sepvit.export import default_images, to_litert, to_onnx
 
 CLASSES = 7
@@ -43,6 +45,10 @@ def linear_model(outputs=3, image_shape=(8, 8, 3)):
     )
 
 
+# There ONNX Runtime's sums of products in 8 bits overflow (docs/export.md).
+WITHOUT_VNNI = "vnni" not in proc_fields("/proc/cpuinfo").get("flags", "vnni")  # flags of x86 alone
+
+
 def exporting(model, folder, image_shape):
     """A function that gives path and report of the model's file of a kind, made once each.
 
@@ -52,6 +58,8 @@ def exporting(model, folder, image_shape):
 
     def export(kind, quantize=None, **options):
         key = kind, quantize, *options.items()
+        if kind == "onnx" and quantize == "int8" and WITHOUT_VNNI:
+            pytest.skip("ONNX Runtime is wrong in int8 on this processor, which has no VNNI")
         if key not in made:
             path = folder / f"{len(made)}.{kind}"
             images = default_images(image_shape, 32, seed=1) if quantize == "int8" else None
