@@ -128,7 +128,8 @@ def test_training_agrees_with_mmseg(network):
         path = _task_to_keras(key) or to_keras(key.removeprefix("backbone."))[0]
         # Over the two values of pool scale 1 batch norm is ill-conditioned.
         if "psp_modules_0" not in path:
-            assert np.linalg.norm(gradients[path]) == pytest.approx(norm, rel=1e-3), key
+            # 1.4e-3 on a processor without AVX-512.
+            assert np.linalg.norm(gradients[path]) == pytest.approx(norm, rel=3e-3), key
             checked += 1
     assert checked > 40
     model.set_weights(before)
