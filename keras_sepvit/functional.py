@@ -143,11 +143,8 @@ def _torch_product(x):
     import torch
 
     if (
-        torch.is_grad_enabled()
-        or x.device.type != "cpu"
+        not _is_eager_inference_on_cpu(x)
         or x.dtype not in (torch.float32, torch.bfloat16)
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
         or torch.is_autocast_enabled("cpu")
         or torch.are_deterministic_algorithms_enabled()  # another process might choose otherwise
         or type(x) is not torch.Tensor
@@ -156,6 +153,17 @@ def _torch_product(x):
         return _plain_product
     rows = 1 << min(max(len(x), 1).bit_length() - 1, 10)
     return _fastest_product(rows, x.dtype, torch.get_num_threads())
+
+
+def _is_eager_inference_on_cpu(x):
+    import torch
+
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
 
 
 def _plain_product(x, kernel, bias, gelu=False):
@@ -373,14 +381,7 @@ def _kernel_outweighs_patches(x, kernel, bias, stride, padding):
     """
     import torch
 
-    if (
-        x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or bias is None
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-    ):
+    if x.dtype != torch.float32 or bias is None or not _is_eager_inference_on_cpu(x):
         return False
     batch, *sides, _ = x.shape
     height, width = (

@@ -128,8 +128,9 @@ def test_training_agrees_with_mmseg(network):
         path = _task_to_keras(key) or to_keras(key.removeprefix("backbone."))[0]
         # Over the two values of pool scale 1 batch norm is ill-conditioned.
         if "psp_modules_0" not in path:
-            # 1.4e-3 on a processor without AVX-512.
-            assert np.linalg.norm(gradients[path]) == pytest.approx(norm, rel=3e-3), key
+            # The norms in front of the heads: off by 1.4e-3 on a processor without AVX-512.
+            rel = 3e-3 if key.startswith("backbone.norm_list") else 1e-3
+            assert np.linalg.norm(gradients[path]) == pytest.approx(norm, rel=rel), key
             checked += 1
     assert checked > 40
     model.set_weights(before)

@@ -75,9 +75,8 @@ class Detector(TaskModel):
 
     def load_own_variables(self, store):
         variables = dict(store)
-        scale = float(
-            np.asarray(variables.pop(ANCHOR_SCALE, self.anchor_scale))
-        )  # none in old files
+        stored = variables.pop(ANCHOR_SCALE, self.anchor_scale)  # old files have none
+        scale = float(np.asarray(stored))
         if scale != self.anchor_scale:
             raise ValueError(
                 f"`{self.name}` has anchor_scale={self.anchor_scale:g}, and the file is of a model "
@@ -244,7 +243,10 @@ def convert_boxes(boxes, source, target, height, width):
 
 
 def _beyond(boxes, box_format, height, width):
-    """Which boxes (n, 4) of a format reach far out of their images."""
+    """Which boxes (n, 4) of a format reach far out of their images.
+
+    In NumPy: it runs within `tf.data`, where `convert_boxes` gives tensors of TensorFlow.
+    """
     kind = box_format.removeprefix("rel_")
     first, second = np.split(boxes.astype("float32"), 2, axis=1)
     if kind.startswith("center"):

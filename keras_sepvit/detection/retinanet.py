@@ -49,8 +49,8 @@ class RetinaNet(Detector):
         drop_path_rate: For a name as `backbone`; by default that of the variant's recipe for
             classification.
         anchor_scale: Side of the smallest anchor in strides of its level: with 4 the smallest of
-            P3 is 32 pixels wide. Give that of the model that
-            weights are of; files of PyTorch, and old ones, do not tell it.
+            P3 is 32 pixels wide. Give that of the model that weights are of; files of
+            PyTorch, and old ones, do not tell it.
         channels: Channels of the FPN and the head.
         num_convs: Convolutions of the head before each of its last.
         score_threshold: Detections have scores above it, 0..1.

@@ -116,9 +116,9 @@ def warn_of_copies(train, validation):
     Args:
         train, validation: `Source`s; the second may be None.
     """
-    learned, held_out = map(_files, (train, validation))
+    held_out = _files(validation)
     by_name = collections.defaultdict(list)
-    for path in learned:
+    for path in _files(train, {path.name for path in held_out}):
         by_name[path.name].append(path)
     pairs = []
     with contextlib.suppress(OSError):  # what cannot be read is told elsewhere
@@ -136,9 +136,13 @@ def warn_of_copies(train, validation):
             )
 
 
-def _files(source):
-    """The files of a source of a folder; none of others."""
-    return [pathlib.Path(source.folder, path) for path in getattr(source, "paths", ())]
+def _files(source, names=None):
+    """The files of a source of a folder, all or those of some names; none of other sources."""
+    return [
+        pathlib.Path(source.folder, path)
+        for path in getattr(source, "paths", ())
+        if names is None or os.path.basename(path) in names
+    ]
 
 
 def listed(folder):
