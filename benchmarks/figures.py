@@ -22,9 +22,11 @@ from page import ROOT, commit
 FIGURES = {
     "complexity": ("complexity.py", 2),
     "benchmark-peers": ("speed_page.py --parts peers", 7),
+    "benchmark-compiled": ("speed_page.py --parts compiled", 4),
     "benchmark-precisions": ("speed_page.py --parts precisions", 1),
     "benchmark-train": ("speed_page.py --parts train", 4),
     "benchmark-family": ("speed_page.py --parts family", 4),
+    "benchmark-ablations": ("speed_page.py --parts ablations", 5),
     "benchmark-segmenters": ("speed_page.py --parts segmenters", 5),
     "benchmark-segmenters-train": ("speed_page.py --parts segmenters-train", 5),
     "benchmark-detectors-train": ("speed_page.py --parts detectors-train", 4),

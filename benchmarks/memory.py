@@ -15,24 +15,34 @@ from keras_sepvit.benchmark.run import MODES, BackendError, run_worker
 from keras_sepvit.cli.common import parse_image_size
 
 
-def peak(name, backend, options):
-    """The peak as a row of the table."""
+def peak(name, backend, task="inference", batch_size=1, precision="float32", image_size=(224, 224)):
+    """Bytes of a process at most and before it built a network, as a dict of `peak` and `before`.
+
+    Raises:
+        BackendError: such as for too little memory.
+    """
     job = {
         "memory": True,
         "backend": backend,
         "models": [name],
-        "task": [options.task],
-        "modes": {options.task: [MODES[backend][0]]},
-        "batch_sizes": [options.batch_size],
-        "precision": [options.precision],
-        "image_size": parse_image_size(options.image_size),
+        "task": [task],
+        "modes": {task: [MODES[backend][0]]},
+        "batch_sizes": [batch_size],
+        "precision": [precision],
+        "image_size": image_size,
         "threads": None,
     }
+    return run_worker("peers.worker", job)
+
+
+def row_of(name, backend, options):
+    """The peak as a row of the table."""
     row = [backend, TASKS[options.task], options.batch_size, CATALOGUE[name].title]
     row += [options.precision, MODES[backend][0]]
+    size = parse_image_size(options.image_size)
     try:
-        found = run_worker("peers.worker", job)
-    except BackendError as error:  # such as too little memory
+        found = peak(name, backend, options.task, options.batch_size, options.precision, size)
+    except BackendError as error:
         return [*row, f"failed: {error}", ""]
     sizes = (found["peak"], found["peak"] - found["before"])
     return [*row, *(f"{size / 2**20:.0f}" for size in sizes)]
@@ -50,7 +60,7 @@ def main():
     parser.add_argument("--image-size", default="224")
     options = parser.parse_args()
     rows = [
-        peak(name, backend, options)
+        row_of(name, backend, options)
         for backend in options.backends.split(",")
         for name in options.networks
         if backend in CATALOGUE[name].backends

@@ -15,7 +15,7 @@ import sys
 
 from page import ROOT, commit, fill_page
 from peers.catalogue import CATALOGUE
-from peers.picture import draw_throughput
+from peers.picture import draw_accuracy, draw_throughput
 
 from keras_sepvit.benchmark.machine import sentences
 from keras_sepvit.benchmark.report import markdown_table, spread
@@ -25,15 +25,21 @@ PEERS = "sepvit_t swin_t resnet50 hf_swin_t hf_pvt_v2_b2 --backends tensorflow,j
 SEGMENTERS = "semantic_fpn_t upernet_t hf_upernet_swin_t segformer_b2 deeplab_v3_plus "
 SEGMENTERS += "--image-size 512 --backends torch"
 DETECTORS = "retinanet_t retinanet_resnet50 --backends torch --image-size"
+ABLATIONS = "sepvit_t sepvit_t_no_gsa sepvit_t_zero_window_tokens sepvit_t_average_pooling "
+ABLATIONS += "sepvit_t_depthwise_conv sepvit_t_non_overlapping --backends tensorflow,jax,torch"
 STAGES = "mask_rcnn_t retinanet_t --backends torch --image-size 800x1344 --task train"
 PARTS = {
-    "peers": f"{PEERS} --batch-sizes 1,8 --rounds 3 --processes 3",
+    "peers": f"{PEERS} --batch-sizes 1,4,16 --rounds 3 --processes 3",
+    "compiled": "sepvit_t hf_swin_t --backends torch --modes eager,compile --batch-sizes 16 "
+    "--rounds 3 --processes 3",
     "precisions": "sepvit_t hf_swin_t --backends torch --precision float32,bfloat16 "
     "--batch-sizes 8 --rounds 5 --processes 3",
     "train": "sepvit_t swin_t hf_swin_t --backends tensorflow,jax,torch --task train "
     "--batch-sizes 4 --rounds 3 --processes 2",
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
-    "deit_s swin_s swin_b convnext_tiny --backends torch --batch-sizes 8 --rounds 3 --processes 2",
+    "deit_s swin_t swin_s swin_b convnext_tiny --backends torch --batch-sizes 1,8 --rounds 3 "
+    "--processes 2",
+    "ablations": f"{ABLATIONS} --batch-sizes 8 --rounds 5 --processes 2",
     "segmenters": f"{SEGMENTERS} --batch-sizes 1 --rounds 3",
     "segmenters-train": f"{SEGMENTERS} --task train --batch-sizes 2 --rounds 2",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-sizes 1 --rounds 2",
@@ -45,7 +51,7 @@ PACKAGES = "keras tensorflow jax torch keras-hub transformers".split()
 
 # What they give to memory.py.
 MEMORY = {
-    "peers": f"{PEERS} --batch-size 8",
+    "peers": f"{PEERS} --batch-size 16",
     "segmenters": f"{SEGMENTERS} --batch-size 1",
     "segmenters-train": f"{SEGMENTERS} --task train --batch-size 2",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-size 1",
@@ -94,9 +100,13 @@ def write_page(part, folder, docs):
     if part in MEMORY:
         command = f"Command: `python benchmarks/memory.py {MEMORY[part]}`"
         tables += f"\n### Peak memory\n\n{command}\n\n{(folder / 'memory.md').read_text()}"
-    fill_page(docs / "benchmark.md", {part: f"{tables}\n![images/s]({picture})"})
+    tables += f"\n![images/s]({picture})"
     record = json.loads((folder / "results.json").read_text())
     draw_throughput(docs / picture, record)
+    if part == "family":
+        draw_accuracy(docs / "benchmark_accuracy.png", record)
+        tables += "\n\n![accuracy as published against latency](benchmark_accuracy.png)"
+    fill_page(docs / "benchmark.md", {part: tables})
     if part == "peers":
         text = f"{readme_table(record)}\n\n{made} {sentences(record['machine'], PACKAGES)}"
         fill_page(docs.parent / "README.md", {part: text})

@@ -1,5 +1,6 @@
 """The SepViT block: separable attention over windows of a map, then an MLP."""
 
+import functools
 import math
 from typing import Any
 
@@ -117,13 +118,35 @@ class SepViTBlock(ResidualLayer):
         self.drop_path.build(input_shape)
 
     def call(self, inputs, training=None):
-        x = self._add(inputs, self._mix_windows(inputs, training), training)
-        hidden = functional.call(self.mlp, functional.layer_norm(self.norm2, x), training)
-        return self._add(x, hidden, training)
+        return self._add_branches(inputs, *self._scales(inputs, training), training=training)
 
-    def _add(self, x, branch, training):
-        if training:  # A layer's call is not free: in inference it would be a third of all calls.
-            branch = self.drop_path(branch, training=True)
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """`layer_call`, recomputed in the backward pass where `keras.RematScope` says so.
+
+        All but its random numbers, which Keras would draw anew. Keras hands `training` over as if
+        it were a tensor, too, which TensorFlow and JAX refuse.
+        """
+        chosen = super().rematerialized_call(layer_call, *args, **kwargs) is not layer_call
+        return self._call_recomputed if chosen else layer_call
+
+    def _call_recomputed(self, inputs, training=None):
+        branches = keras.remat(functools.partial(self._add_branches, training=training))
+        return branches(inputs, *self._scales(inputs, training))
+
+    def _scales(self, inputs, training):
+        """The factors of both branches, where there are some."""
+        if not training or not self.drop_path.rate:
+            return ()
+        return self.drop_path.scale(inputs), self.drop_path.scale(inputs)
+
+    def _add_branches(self, inputs, attention_scale=None, mlp_scale=None, training=None):
+        x = self._add(inputs, self._mix_windows(inputs, training), attention_scale)
+        hidden = functional.call(self.mlp, functional.layer_norm(self.norm2, x), training)
+        return self._add(x, hidden, mlp_scale)
+
+    def _add(self, x, branch, scale):
+        if scale is not None:
+            branch = branch * functional.cast(scale, branch.dtype)
         return x + functional.cast(branch, x.dtype)
 
     def _mix_windows(self, inputs, training):

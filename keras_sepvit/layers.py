@@ -22,7 +22,8 @@ class CompositeLayer(layers.Layer):
     def part(self, layer_class, *args, dtype=None, **kwargs):
         """A layer in this one: of its dtype policy, and frozen where it is made frozen."""
         dtype = dtype or self.dtype_policy
-        return layer_class(*args, dtype=dtype, trainable=self.trainable, **kwargs)
+        with keras.RematScope(mode=None):  # this layer is recomputed as a whole, or not at all
+            return layer_class(*args, dtype=dtype, trainable=self.trainable, **kwargs)
 
     def dense(self, units, name, initializer=None):
         """A `Dense` layer, to be made in `build`; by default with the authors' initialisation."""
@@ -233,13 +234,29 @@ class DropPath(layers.Layer):
         pass
 
     def call(self, inputs, training=False):
-        if not training or self.rate == 0.0:
-            return inputs
+        scale = self.scale(inputs) if training else None
+        return inputs if scale is None else inputs * ops.cast(scale, inputs.dtype)
+
+    def scale(self, inputs: Any) -> Any:
+        """The factor of each sample in a training step, drawn anew by each call.
+
+        Args:
+            inputs: Tensor of shape (batch, ...), such as a branch to drop.
+
+        Returns:
+            Tensor of shape (batch, 1, ...); None at a rate of 0.
+        """
+        if self.rate == 0.0:
+            return None
         draw = _running.draw
         scale = None if draw is None else draw.next_scale(self, inputs)
         if scale is None:
             scale = self._scales(1.0 - self.rate, ops.shape(inputs)[:1], inputs)
-        return inputs * ops.cast(scale, inputs.dtype)
+        return scale
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """`layer_call` itself: a second call would draw other numbers."""
+        return layer_call
 
     def _scales(self, keep, shape, inputs):
         """Factors of samples, 0 or `1 / keep`: `shape`, and an axis for each other of inputs."""

@@ -74,6 +74,11 @@ class ImageModelMixin:
     def _compute(self, inputs, **kwargs):
         return super().call(inputs, **kwargs)  # type: ignore[misc]
 
+    def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        """`layer_call` itself: under `keras.RematScope` the model's layers are recomputed, one by
+        one, and not all of it at once, which would save nothing."""
+        return layer_call
+
     @functools.wraps(keras.Model.fit)
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         if len(getattr(x, "shape", ())) == 4:

@@ -131,9 +131,10 @@ def test_truth_given_back_is_right(source, tmp_path):
         evaluate(Oracle(source), source, class_names=("washer", "bolt", "x"))
     with pytest.raises(ValueError, match="`sides` is for models of Keras"):
         evaluate(Oracle(source), source, sides=(32, 64))
-    for wrong in (linear_classifier(3), "model.keras"):
-        with pytest.raises(ValueError, match="`model` must be a detector.*Received: `s"):
-            evaluate(wrong, source)
+    with pytest.raises(ValueError, match="`model` must be a detector.*Received: `s"):
+        evaluate(linear_classifier(3), source)
+    with pytest.raises(ValueError, match="`model` must be a Keras model, no path.*Load it first"):
+        evaluate("model.keras", source)
     with pytest.raises(ValueError, match="`source` must be photos with boxes"):
         evaluate(Oracle(source), [1])
 

@@ -1,9 +1,11 @@
 """Builds the networks of the catalogue, and checks that they are what is published."""
 
+import dataclasses
 import importlib.util
 import math
 
 from keras_sepvit.benchmark.worker import Refused
+from keras_sepvit.configs import VARIANTS
 from peers.catalogue import catalogue_model
 
 # What is imported of each library.
@@ -49,9 +51,10 @@ def build_model(name, image_size):
         backbone = backbone_class(image_shape=shape, **model.arguments)
         return classifier_class(backbone=backbone, num_classes=model.classes, activation=None)
     options = {"input_shape": shape, "classes": model.classes, "classifier_activation": None}
-    options |= model.arguments
     if model.library == "keras_sepvit":
-        return library.SepViT(model.constructor, **options)
+        config = dataclasses.replace(VARIANTS[model.constructor], **model.arguments)
+        return library.SepViT(config, **options)
+    options |= model.arguments
     return getattr(library.applications, model.constructor)(weights=None, **options)
 
 

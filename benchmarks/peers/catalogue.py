@@ -6,6 +6,7 @@ from these arguments with random weights. No Keras is imported here.
 
 import dataclasses
 
+from keras_sepvit.configs import ABLATIONS, PUBLISHED, VARIANTS
 from keras_sepvit.default_backend import BACKENDS
 
 # Where the published numbers are from.
@@ -23,6 +24,7 @@ SEPVIT_COCO = "arXiv 2203.15380v4, table 4; count of the authors' code without u
 SEPVIT_MASKS = "arXiv 2203.15380v4, table 5; count of the authors' code without unused weights"
 RETINANET = "KerasHub's preset retinanet_resnet50_fpn_coco, with 91 classes"
 DEEPLAB = "KerasHub's preset deeplab_v3_plus_resnet50_pascalvoc"
+FORMULA = "formula of keras_sepvit.complexity"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class CatalogueModel:
         macs: Published multiply-accumulates of an image of `image_size`, in billions (most
             sources call them FLOPs); None where they are not.
         source: Where the two are published.
-        arguments: Arguments of the constructor.
+        arguments: Arguments of the constructor; of a classifier of `keras_sepvit`, what differs
+            from the variant's configuration.
         task: `"classification"`, `"segmentation"` or `"detection"`.
         image_size: (height, width) of the images that the published numbers are of.
     """
@@ -162,6 +165,18 @@ CATALOGUE = {
         image_size=(512, 2048),
         backbone="sepvit_t",
     ),
+    "semantic_fpn_t_large_windows": _segmenter(
+        "Semantic FPN, SepViT-T, windows of 14 and 28",
+        "keras_sepvit",
+        "SemanticFPN",
+        38_028_534,
+        None,
+        "as with windows of 7 and 14",
+        image_size=(512, 2048),
+        backbone=dataclasses.replace(
+            VARIANTS["sepvit_t"], window_sizes=((14,), (14, 28), (14, 28) * 3, (14, 14))
+        ),
+    ),
     "upernet_t": _segmenter(
         "UperNet, SepViT-T",
         "keras_sepvit",
@@ -234,6 +249,40 @@ CATALOGUE = {
     ),
     "hf_cvt_13": _transformers("CvT-13", "Cvt", 20.0e6, 4.5, CVT, depth=(1, 2, 10)),
 }
+
+# Top-1 accuracy on ImageNet-1K at 224 x 224 in percent, as the networks' papers have it: SepViT's
+# table 2 (v4), Swin's (2103.14030) and ConvNeXt's (2201.03545) tables 1, DeiT's 5, PVTv2's 2,
+# MobileNetV2's 4; of ResNet50, torchvision's first weights; of EfficientNetV2-B0, its repository.
+TOP1 = {name: figures.top1 for name, figures in PUBLISHED.items()} | {
+    "swin_t": 81.3,
+    "swin_s": 83.0,
+    "swin_b": 83.5,
+    "hf_swin_t": 81.3,
+    "deit_s": 79.8,
+    "resnet50": 76.1,
+    "convnext_tiny": 82.1,
+    "efficientnetv2_b0": 78.7,
+    "mobilenetv2": 72.0,
+    "hf_pvt_v2_b2": 82.0,
+}
+
+# SepViT-T as in the paper's tables 6 and 7.
+for _name, _title, _parameters in (
+    ("no_gsa", "without GSA", 32_079_112),
+    ("zero_window_tokens", "window tokens of zeros", 31_168_264),
+    ("average_pooling", "average pooling for tokens", 31_168_264),
+    ("depthwise_conv", "convolution for tokens", 31_278_088),
+    ("non_overlapping", "patches that do not overlap", 29_237_992),
+):
+    CATALOGUE[f"sepvit_t_{_name}"] = CatalogueModel(
+        f"SepViT-T, {_title}",
+        "keras_sepvit",
+        "sepvit_t",
+        _parameters,
+        None,
+        FORMULA,
+        ABLATIONS[_name],
+    )
 
 DEFAULT_NETWORKS = ("sepvit_t", "swin_t", "convnext_tiny", "resnet50", "hf_swin_t")
 

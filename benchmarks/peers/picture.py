@@ -1,7 +1,7 @@
 """A picture of throughput against the size of networks."""
 
 from keras_sepvit.files import replacing
-from peers.catalogue import CATALOGUE
+from peers.catalogue import CATALOGUE, TOP1
 
 # Of an axis's width and height: what a name covers.
 NAME_WIDTH, NAME_HEIGHT = 0.2, 0.06
@@ -54,6 +54,49 @@ def draw_throughput(path, record):
     for axis, (label, _) in zip(panels[-1], SIZES.values(), strict=True):
         axis.set_xlabel(label)
     figure.suptitle(f"{task}, batch {batch_size}, {precision}, best mode")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def draw_accuracy(path, record):
+    """Draws published accuracy against measured latency (the paper's figure 1), a panel a backend.
+
+    Latency is that of the best mode at the smallest batch size.
+
+    Args:
+        path: The PNG file to write.
+        record: As `report` leaves it.
+    """
+    from matplotlib.figure import Figure
+
+    settings = record["settings"]
+    batch_size = min(settings["batch_sizes"])
+    backends = list(record["backends"])
+    figure = Figure(figsize=(0.6 + 6 * len(backends), 4.6), layout="constrained")
+    (panels,) = figure.subplots(1, len(backends), sharey=True, squeeze=False)
+    for axis, backend in zip(panels, backends, strict=True):
+        axis.grid(alpha=0.3)
+        axis.set_xlabel(f"{backend}: ms, batch {batch_size}, {settings['precision'][0]}")
+        for row in record["rows"]:
+            if (row["backend"], row["batch_size"]) != (backend, batch_size):
+                continue
+            if not row.get("best_mode") or row["model"] not in TOP1:
+                continue
+            title = CATALOGUE[row["model"]].title
+            ours = title.startswith("SepViT")
+            point = row["ms"]["turn"]["median"], TOP1[row["model"]]
+            axis.plot(*point, "o", color="tab:blue" if ours else "tab:gray")
+            weight = "bold" if ours else "normal"
+            axis.annotate(
+                title,
+                point,
+                (4, 3),
+                textcoords="offset points",
+                fontsize=8,
+                fontweight=weight,
+            )
+        axis.set_xlim(0, 1.2 * axis.get_xlim()[1])
+    panels[0].set_ylabel("top-1 on ImageNet-1K, %, as published")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
