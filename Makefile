@@ -17,7 +17,7 @@ OLDEST_VENV := $(VENV)-oldest
 RELEASE_VENV := $(VENV)-release
 PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraints.txt
 
-.PHONY: venv quickstart test test-tf217 test-oldest figures lint release-check clean
+.PHONY: venv quickstart test test-all test-tf217 test-oldest figures lint release-check clean
 
 # The environment of the tests. timm comes for its augmentation alone, which the tests compare
 # with: the package as a whole needs torchvision, which has no CPU build for this torch.
@@ -38,10 +38,11 @@ $(QUICKSTART_STAMP): $(REQUIREMENTS)
 quickstart: $(QUICKSTART_STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(QUICKSTART_VENV)/bin/python examples/quickstart.py
 
-# Lint and the whole suite on each backend. Goes on after a failure, to tell all. In halves, by the
-# files' first letters: processes that run all of it grow to 9 GB each.
-test: $(STAMP)
-	@status=0; summary=; \
+# Lint and the tests on each backend, but for those marked `thorough`, which repeat at length what
+# others hold: `make test-all` has them, too, and takes about three times as long. Goes on after a
+# failure, to tell all.
+TESTS ?= -m "not thorough" tests
+check_all = @status=0; summary=; \
 	check() { \
 	  name=$$1; shift; \
 	  printf '\n== %s\n' "$$name"; \
@@ -50,13 +51,19 @@ test: $(STAMP)
 	}; \
 	check lint $(MAKE) --no-print-directory lint; \
 	for backend in $(BACKENDS); do \
-	  for letters in a-e f-z; do \
-	    check "$$backend $$letters" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q \
-	      -n $(JOBS) --dist loadfile tests/test_[$$letters]*.py; \
-	  done; \
+	  $(1) \
 	done; \
 	printf "\n== summary\n$$summary"; \
 	exit $$status
+pytest = env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile
+
+test: $(STAMP)
+	$(call check_all,check "$$backend" $(pytest) $(TESTS);)
+
+# In halves, by the files' first letters: processes that run all of it grow to 9 GB each.
+test-all: $(STAMP)
+	$(call check_all,for letters in a-e f-z; do \
+	  check "$$backend $$letters" $(pytest) tests/test_[$$letters]*.py; done;)
 
 # SavedModels, and what is said of TF-TRT, in TensorFlow 2.17, the last with TensorRT: it cannot
 # be installed beside this package, and needs Python 3.9 to 3.12.

@@ -25,12 +25,23 @@ def pytest_configure(config):
         for variable in ONE_THREAD:
             os.environ.setdefault(variable, "1")
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        without_grappler()
     if os.environ.get("KERAS_BACKEND") != "jax":
         return
     folder = tempfile.TemporaryDirectory(prefix="keras_sepvit_jax_")
     config.add_cleanup(folder.cleanup)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder.name)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def without_grappler():
+    """Leaves TensorFlow's graphs as they are traced: optimising them took a tenth of the time."""
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_collection_finish():
@@ -51,12 +62,18 @@ def pytest_report_header():
 # Files that take longest, first, so that no worker is left with one of them at the end.
 LONGEST = (
     "test_distribution.py",
+    "test_benchmark_learning.py",
     "test_benchmark_gpu.py",
     "test_trainer.py",
     "test_gpu_steps.py",
     "test_hub_detectors.py",
     "test_benchmark_networks.py",
+    "test_detection_training.py",
+    "test_segmentation_training.py",
+    "test_instance_training.py",
+    "test_segmenter_files.py",
     "test_detector_examples.py",
+    "test_mask_rcnn_numerics.py",
     "test_battery.py",
     "test_hub_presets.py",
 )

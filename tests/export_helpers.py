@@ -49,6 +49,12 @@ def linear_model(outputs=3, image_shape=(8, 8, 3)):
 WITHOUT_VNNI = "vnni" not in proc_fields("/proc/cpuinfo").get("flags", "vnni")  # flags of x86 alone
 
 
+def kinds_and_precisions(kinds, cases):
+    """Parameters of a test: each kind of file in each case; all but the first are thorough."""
+    both = [(kind, *case) for kind in kinds for case in cases]
+    return [both[0], *(pytest.param(*case, marks=pytest.mark.thorough) for case in both[1:])]
+
+
 def exporting(model, folder, image_shape):
     """A function that gives path and report of the model's file of a kind, made once each.
 

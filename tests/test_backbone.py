@@ -321,6 +321,7 @@ COPIES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_what_is_frozen_stays_frozen_in_copies(copied, tmp_path):
     def trainable(model):

@@ -118,6 +118,7 @@ def assert_close(actual, expected, tolerance):
         np.testing.assert_allclose(actual[name], value, atol=tolerance * scale, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_odd_and_dynamic_sizes(network):
     static = network.build((*network.odd, 3))
     randomize(static)
@@ -156,6 +157,7 @@ def test_mixed_precision_is_close(network, model, expected):
     assert_close(smooth(network, found), smooth(network, expected), 0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 def test_quantised_it_loads_again(network, model, expected, tmp_path):
     quantised = network.build(SHAPE)
@@ -177,7 +179,7 @@ def test_quantised_it_loads_again(network, model, expected, tmp_path):
     assert layers["stage2_block1"].compute_dtype == layers["stage2_block1/mlp"].compute_dtype
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "export, suffix, backend",
     [(to_litert, "tflite", "tensorflow"), (to_onnx, "onnx", "torch"), (to_torch, "pt2", "torch")],

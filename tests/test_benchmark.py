@@ -53,7 +53,7 @@ def benchmark(*arguments):
     return CliRunner().invoke(app, ["benchmark", *map(str, arguments)])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_writes_its_numbers(tmp_path):
     """Two files, in inference and training, in one process of this backend."""
     files = [tmp_path / "small.keras", tmp_path / "linear.keras"]
@@ -149,6 +149,7 @@ def test_a_mode_that_fails_is_told_in_its_row(monkeypatch):
         worker.Worker({**JOB, "modes": {"inference": ["broken"]}}).measure()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("small_lite")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_precisions(precision):
@@ -170,6 +171,7 @@ def test_precisions(precision):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.thorough
 def test_a_segmenter_takes_a_training_step():
     model = SemanticFPN(SMALL, 3, (32, 64, 3), neck_channels=8, head_channels=8)
     before = keras.ops.convert_to_numpy(model.trainable_variables[0])
@@ -179,6 +181,7 @@ def test_a_segmenter_takes_a_training_step():
     assert not np.array_equal(before, keras.ops.convert_to_numpy(model.trainable_variables[0]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("network, options", [(RetinaNet, {}), (MaskRCNN, {"samples": 8})])
 def test_a_detector_takes_a_training_step(network, options):
     model = network(SMALL, 3, image_shape=(32, 64, 3), channels=8, num_convs=1, **options)

@@ -103,7 +103,7 @@ def test_what_is_trained_is_not_trained_again(tmp_path, monkeypatch, capsys):
         script(monkeypatch, *options, *arms, "--minutes", 2)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.hub
 def test_arms_train_and_are_measured(tmp_path, monkeypatch):
     """Small networks on small photos: this package's by its own length, then KerasHub's."""

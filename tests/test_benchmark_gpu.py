@@ -18,7 +18,7 @@ gpu = importlib.import_module("gpu")
 LARGEST_DIFFERENCE = 1e-2
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_part_runs(tmp_path):
     root = os.path.dirname(os.path.dirname(keras_sepvit.__file__))
     subprocess.run(
@@ -65,6 +65,7 @@ def test_every_part_runs(tmp_path):
     assert record["command"] in page and f"| t | {BACKEND} | mixed_float16 |" in page
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_a_part_that_fails_or_hangs_leaves_the_others(tmp_path, monkeypatch):
     """What failed is told; a part that outlasts its time is killed."""

@@ -99,6 +99,7 @@ def test_batches_are_shifted_and_flipped_pictures():
     assert sorted(seen) == list(range(24)) and 4 < flips < 20
 
 
+@pytest.mark.thorough
 def test_networks_cost_about_the_same(data):
     """The same widths, and MACs within a tenth; one step leaves a network without PEG so."""
     from keras_sepvit.complexity.graph import traced_macs
@@ -114,6 +115,7 @@ def test_networks_cost_about_the_same(data):
     assert not any(peg.trainable_variables for peg in pegs)
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_its_results(data, tmp_path):
     """A Swin that is trained, loaded with a new head, started from, and asked as a teacher."""
     common = {"data": str(data), "epochs": 2, "batch_size": 20, "classes": (0, 9), "pictures": 40}

@@ -36,7 +36,7 @@ def run_speed(*arguments):
     return CliRunner().invoke(speed.app, [*map(str, arguments)])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @graphs_alike
 def test_networks_beside_each_other(tmp_path):
     """Inference of two networks, in one process of this backend."""
@@ -57,7 +57,7 @@ def test_networks_beside_each_other(tmp_path):
     assert "Rate of matrix products" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @graphs_alike
 def test_peak_memory_is_of_a_process_of_its_own(monkeypatch, capfd):
     memory = importlib.import_module("memory")
@@ -97,7 +97,7 @@ def test_a_graph_that_cannot_be_counted_leaves_the_times(monkeypatch):
     assert result["models"]["sepvit_lite"]["error"].endswith("operator conv4d.")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @graphs_alike
 @pytest.mark.parametrize("name", ["deit_s", "hf_pvt_v2_b2"])
 def test_a_training_step_lowers_the_loss(name):
@@ -113,7 +113,7 @@ def small(name):
     return CATALOGUE[name].parameters < 10e6
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @graphs_alike
 @pytest.mark.parametrize(
     "name", [name for name in CATALOGUE if BACKEND in CATALOGUE[name].backends]

@@ -203,7 +203,7 @@ def test_a_commit_is_named_only_where_the_code_is_its(tmp_path, monkeypatch):
         figures.main()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_part_is_measured_and_written(tmp_path, monkeypatch):
     """The real scripts, on a small picture, in two processes."""
     part = "sepvit_lite --backends tensorflow --image-size 64 --batch-sizes 1 --rounds 1"
@@ -225,7 +225,7 @@ def test_a_part_is_measured_and_written(tmp_path, monkeypatch):
     assert "| tensorflow | SepViT-Lite |" in (tmp_path / "README.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_file_is_exported_and_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(export_script.TABLES, "digits", (["digits"], [("litert", "float16")]))
     (row,) = export_script.measure("digits", None, tmp_path, rounds=1, processes=1)

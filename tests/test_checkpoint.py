@@ -33,6 +33,7 @@ def state(model):
     return [to_numpy(v) for v in (*model.variables, *model.optimizer.variables)]
 
 
+@pytest.mark.thorough
 def test_a_restored_run_takes_the_same_steps(tmp_path):
     model = training_model()
     step(model, 0)

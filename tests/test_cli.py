@@ -573,7 +573,7 @@ OWN_LINES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "command, stderr",
     [

@@ -54,6 +54,7 @@ def test_segmenters(network):
     assert result.cost.parameters == weights
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "network, formula, options",
     [
@@ -75,14 +76,14 @@ def test_padded_windows():
     assert traced_macs(model, (70, 111, 3)) == products(result)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", ["sepvit_lite", "sepvit_t"])
 def test_variants(variant):
     counted = traced_macs(SepViT(variant))
     assert counted == pytest.approx(complexity.sepvit(variant).cost.macs_with_attention, rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_dense_variant():
     model = SepViTBackbone.from_variant("sepvit_t", (256, 320, 3), dense=True)
     cost = complexity.sepvit("sepvit_t", (256, 320), dense=True).cost

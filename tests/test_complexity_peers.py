@@ -159,6 +159,7 @@ def assert_cost_of_backbone(model, image_size, result):
     assert model.count_params() == result.cost.parameters - head.parameters
 
 
+@pytest.mark.thorough
 @pytest.mark.hub
 @pytest.mark.filterwarnings("ignore:Layer 'attn'.*does not support masking")
 @pytest.mark.parametrize("image_size", [(224, 224), (256, 320)])

@@ -47,7 +47,6 @@ if BACKEND != "jax":  # which would compile each operation for one use
 """
 
 
-@pytest.mark.slow
 def test_weights_of_another_backend_load_and_give_the_same_outputs(tmp_path):
     """Each backend reads those of one that is not itself, and each is read."""
     other = {"tensorflow": "torch", "jax": "tensorflow", "torch": "jax"}[BACKEND]
@@ -237,8 +236,8 @@ print(int(memory[1]) / 2**20)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_converting_sepvit_b_takes_little_memory(tmp_path, monkeypatch):
     pytest.importorskip("torch")

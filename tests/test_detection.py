@@ -36,7 +36,6 @@ def compiled(model, rate=1e-2):
     return model
 
 
-@pytest.mark.slow
 def test_fits_predicts_saves_and_loads(tmp_path):
     model = compiled(retinanet(image_shape=SHAPE, score_threshold=0.0, max_detections=7))
     photos, targets = scenes()
@@ -80,7 +79,7 @@ def test_fits_predicts_saves_and_loads(tmp_path):
     loaded.fit(photos, targets, batch_size=2, verbose=0)  # compiled as it was
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_pictures_without_objects(policy):
     """The box loss is 0, the classes' finite and with a gradient; and steps stay finite."""
@@ -151,7 +150,7 @@ def test_box_formats(box_format):
     assert (answers["boxes"][found["labels"] < 0] == -1).all() and count > 3
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*shuffle=True", "ignore:Your input ran out of data")
 def test_data_sets_of_any_size():
     """Batches of several sizes, with those of their pictures; on TensorFlow of unknown shapes."""
@@ -181,7 +180,7 @@ def test_data_sets_of_any_size():
     assert model.predict(photos[:, :50, :70], verbose=0)["boxes"].shape == (4, 100, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX compiles always, torch has no XLA")
 def test_compiles_with_xla():
     model = retinanet(image_shape=SHAPE)
@@ -249,6 +248,7 @@ def test_weights(tmp_path):
         load_weights(SemanticFPN(DIGITS_CONFIG, 5), paths[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("network, suffix", [(RetinaNet, "keras"), (MaskRCNN, "weights.h5")])
 def test_weights_for_other_anchors(tmp_path, network, suffix):
     """Refused, or told where heads are trained anew; files that do not tell load as ever."""

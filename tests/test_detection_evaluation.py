@@ -139,7 +139,7 @@ def test_truth_given_back_is_right(source, tmp_path):
         evaluate(Oracle(source), [1])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_results_are_those_of_what_detect_finds(source):
     """In batches or one by one, of a model for one size or for any."""
     for shape, sides, shapes in ((SHAPE, None, 1), ((None, None, 3), (64, 96), 2)):
@@ -158,7 +158,6 @@ def test_results_are_those_of_what_detect_finds(source):
         evaluate(RetinaNet(SMALL, 4, image_shape=SHAPE, channels=8, num_convs=1), source)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("box_format", ["xyxy", "rel_center_xywh"])
 def test_average_precision_in_the_logs_of_fit(box_format):
     """Of arrays and of batches, of boxes in any format; NaN where there is no object."""
@@ -245,8 +244,8 @@ def model_file(folder):
     return folder / "model.keras"
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_evaluate_command(folder, source, model_file, tmp_path):
     details = DetectionReport(3, NAMES, source.category_ids)
     model = KerasDetector(model_file)._model
@@ -275,8 +274,8 @@ def test_evaluate_command(folder, source, model_file, tmp_path):
     assert "left out: 1 image could not be read" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_predict_command(folder, model_file, tmp_path):
     """Of a pattern in quotes; the same as `detect`; the pictures are the photos with boxes."""
     photos = folder / "data" / "train"

@@ -66,7 +66,6 @@ def map_sizes(maps):
     return [level.shape[1:3] for level in maps["classes"]]
 
 
-@pytest.mark.slow
 def test_maps(found):
     expected, _, maps = found
     for ours, theirs in (("neck", "neck"), ("classes", "cls"), ("boxes", "box")):
@@ -77,7 +76,6 @@ def test_maps(found):
             assert_close(value.mean(dtype="float64"), expected[f"{key}_mean"], key)
 
 
-@pytest.mark.slow
 def test_anchors_and_their_objects(found, model):
     expected, targets, maps = found
     anchors, sizes = own_padding(model), map_sizes(maps)
@@ -121,7 +119,6 @@ def test_anchors_and_their_objects(found, model):
         assert_close(shares.sum(dtype="float64"), expected[f"assign{i}_iou_sum"], "sum")
 
 
-@pytest.mark.slow
 def test_losses(found, model):
     expected, targets, maps = found
     anchors = own_padding(model)
@@ -146,7 +143,6 @@ def test_losses(found, model):
     assert alone[1]["box_loss"][0] == 0
 
 
-@pytest.mark.slow
 def test_detections(found, model):
     expected, _, maps = found
     sizes = expected["batch_image_shapes"].astype("int32")
@@ -171,7 +167,6 @@ def test_detections(found, model):
                 assert_close(scores[nearest], row[4], key)
 
 
-@pytest.mark.slow
 def test_gradients(model):
     expected = load_expected("official_retinanet_tiny_125x167")
     images, targets = detection_batch(expected)

@@ -101,7 +101,7 @@ def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
     assert found["ap_large"] is None and "val_ap_large" not in best
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
     changes = changes_of(data, "epochs=4", "checkpoint_steps=2")
     uninterrupted, result = trained
@@ -111,7 +111,7 @@ def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_200_steps_in_half_precision_with_batches_without_objects(data, precision, tmp_path):
     if (BACKEND, precision) == ("jax", "mixed_float16"):
@@ -125,6 +125,7 @@ def test_200_steps_in_half_precision_with_batches_without_objects(data, precisio
         assert np.isfinite(to_numpy(weight)).all()
 
 
+@pytest.mark.thorough
 def test_a_batch_without_objects_has_a_class_loss_alone(data, tmp_path):
     trainer = Trainer(recipe(data), tmp_path / "run")
     batches = trainer.training_data(0, 0).as_numpy_iterator()
@@ -142,6 +143,7 @@ def test_a_batch_without_objects_has_a_class_loss_alone(data, tmp_path):
     assert np.abs(to_numpy(kernel) - before).max() > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_a_run_on_a_split_without_boxes_has_no_result_and_a_best_model(data, tmp_path, capsys):
     folder = tmp_path / "data"
@@ -155,6 +157,7 @@ def test_a_run_on_a_split_without_boxes_has_no_result_and_a_best_model(data, tmp
     assert re.search(r"\bAP +-", trainer.evaluate_best().text())
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_it_starts_from_a_classifier_of_another_size_and_keeps_frozen_stages(data, tmp_path):
     classifier = SepViT(SMALL, input_shape=(128, 128, 3), classes=7)
@@ -212,6 +215,7 @@ def test_what_is_left_open_is_decided_by_data_and_weights(data):
     assert chosen["model.image_size"].startswith("[64, 96] in training (pictures of the other")
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp_path):
     command = ["train", str(data), "--task", "detection", "--dry-run", *SHORT]
@@ -225,6 +229,7 @@ def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp
         assert sorted(page.size) == [4 * (2 * 64 + 4) - 4, 4 * (2 * 96 + 4) - 4]
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_the_end_of_a_run_says_how_to_go_on(data, tmp_path, monkeypatch):
     """By commands that run as they are; on a folder that has no split to validate on."""

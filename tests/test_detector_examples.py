@@ -41,7 +41,7 @@ def test_runs_and_draws(script, library, arguments, file, tmp_path, monkeypatch,
         assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 500
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_head_of_ones_own_fits_saves_and_loads(tmp_path, capsys):
     """On each backend, since Keras's losses and layers on maps differ; with a small network."""
     example = runpy.run_path(str(EXAMPLES / "own_head.py"))
@@ -56,7 +56,7 @@ def test_a_head_of_ones_own_fits_saves_and_loads(tmp_path, capsys):
     assert file.is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND != "torch", reason="the same on each backend, and compiled by none")
 @pytest.mark.filterwarnings("ignore:Layer 'attn'")
 def test_each_way_to_begin_is_run_and_told(tmp_path, capsys):

@@ -19,7 +19,7 @@ from detectors import (
     random_maps,
     tiny_detector,
 )
-from export_helpers import exporting, linear_model
+from export_helpers import exporting, kinds_and_precisions, linear_model
 from helpers import BACKEND
 from PIL import Image
 from typer.testing import CliRunner
@@ -97,10 +97,11 @@ def agreement(model, images, found):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("kind", EXPORTS)
 @pytest.mark.parametrize(
-    "quantize, pixels, short",
-    [(None, 0.05, 1e-3), ("float16", None, 0.05), ("int8", None, 0.25)],
+    "kind, quantize, pixels, short",
+    kinds_and_precisions(
+        EXPORTS, [(None, 0.05, 1e-3), ("float16", None, 0.05), ("int8", None, 0.25)]
+    ),
     ids=str,
 )
 def test_detections_are_keras(kind, quantize, pixels, short, model, files, images):
@@ -144,6 +145,7 @@ def test_litert_files_suit_phones(files):
     assert not any("Flex" in name or "CUSTOM" in name for name in graph.operators)
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_onnx_files_have_the_standard_operator(files):
     import onnx
@@ -162,8 +164,8 @@ def test_onnx_files_have_the_standard_operator(files):
         assert "boxes" in reached and len(reached) > 100
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_any_batch_and_settings(model, files, images):
     """Of three in a file for one, for three and for any; thresholds; MediaPipe's layout."""
     expected = Predictor(files("onnx")[0]).predict(images[:3])
@@ -228,6 +230,7 @@ def decoding_file(request, tmp_path_factory):
     return open_model(path), classes
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 @pytest.mark.parametrize(
     "options", [{"mean": 0.0}, {"mean": 1.0, "decimals": 0}, {"mean": -30.0}], ids=str
@@ -273,6 +276,7 @@ def test_files_keep_boxes_of_other_classes(decoding_file):
         np.testing.assert_allclose(found["boxes"][0, place], rows[row], atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["keras", *EXPORTS])
 def test_photos_of_all_kinds(kind, model, folder, files, images):
     """In the photo's pixels: alone, of a batch and on the image; long and turned ones, arrays."""
@@ -336,8 +340,8 @@ def test_files_run_without_keras(kind, files, folder, tmp_path):
     np.testing.assert_array_equal(np.load(output), Predictor(path).detect(photo)["boxes"])
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_other_formats(model, tmp_path):
     """Boxes, or a line that says what to do; raw maps by name in all."""
     report = to_saved_model(model, tmp_path / "saved", verbose=False)
@@ -435,6 +439,7 @@ def test_what_does_not_suit_detectors_is_refused(model, folder, tmp_path):
             wrong()
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_the_export_command(folder, tmp_path):
     arguments = ["export", folder / "model.keras", "--format", "litert", "--threshold", "0.2"]

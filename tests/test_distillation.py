@@ -263,6 +263,7 @@ def test_an_exported_teacher_runs_within_the_step(tmp_path):
     np.testing.assert_allclose(softmax(targets["teacher"]), probabilities(pixels), atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_exported_teachers_say_what_the_keras_model_says(teacher_file, tmp_path):
     from keras_sepvit.export import to_litert, to_onnx
@@ -353,6 +354,7 @@ def two_losses(folder, *changes):
     return [trainer.train_step(batch) for _ in range(2)]
 
 
+@pytest.mark.thorough
 def test_a_teacher_without_weight_changes_nothing(teacher_file, tmp_path):
     alone = two_losses(tmp_path / "alone")
     teacher = f"distill.teacher={teacher_file}"
@@ -369,6 +371,7 @@ def test_a_student_with_its_teachers_weights_has_nothing_to_learn(teacher_file, 
     assert other > 1e-2
 
 
+@pytest.mark.thorough
 def test_an_exported_teacher_of_a_run(tmp_path):
     """Of another size, and with its classes in another order."""
     file = write_onnx(tmp_path / "teacher.onnx", class_names=NAMES[::-1])
@@ -380,6 +383,7 @@ def test_an_exported_teacher_of_a_run(tmp_path):
     assert logs["cross_entropy"] + logs["distillation"] == pytest.approx(logs["loss"])
 
 
+@pytest.mark.thorough
 def test_a_run_tells_its_teacher_and_keeps_it_out_of_its_files(teacher_file, distilled, capsys):
     trainer, folder, history = distilled
     for logs in history:
@@ -416,7 +420,7 @@ def test_a_run_goes_on_with_the_same_file_only(teacher_file, distilled, tmp_path
         Trainer(recipe(teacher, "distill.weight=0.5"), folder)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_run_with_a_teacher_ends_with_the_same_weights(teacher_file, distilled, tmp_path):
     _, folder, history = distilled
     changes = [*SHORT, f"distill.teacher={teacher_file}", "distill.weight=0.5"]

@@ -246,14 +246,14 @@ def assert_equal_runs(state, expected):
             np.testing.assert_allclose(state[name], value, rtol=1e-3, atol=3e-5, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND == "torch", reason="torch has one device a process")
 def test_devices_of_one_process_equal_one_device(runs):
     one, two = runs.on_one_and_two("digits")
     assert_equal_runs(two, one)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @torch_or_jax
 def test_processes_equal_one_device_after_a_kill(runs):
     """One process dies, the others end too, and the run started again goes on exactly.
@@ -279,14 +279,14 @@ def test_processes_equal_one_device_after_a_kill(runs):
     assert last.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_student_on_two_devices_equals_one_device(runs):
     """Each device has the teacher's answers to its own images."""
     one, two = runs.on_one_and_two("student")
     assert_equal_runs(two, one)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_segmenter_on_two_devices_equals_one_device(runs):
     """Losses over all pixels, and batch norm over all images: weights and moving averages."""
     one, two = runs.on_one_and_two("segmenter")
@@ -298,7 +298,7 @@ def test_a_segmenter_on_two_devices_equals_one_device(runs):
         np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("recipe", DETECTORS)
 def test_a_detector_on_two_devices_equals_one_device(recipe, runs):
     *_, (_, *results) = DETECTORS[recipe]
@@ -312,7 +312,7 @@ def test_a_detector_on_two_devices_equals_one_device(recipe, runs):
             np.testing.assert_allclose(two[name], value, rtol=1e-3, atol=3e-5, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere there is one loss only")
 def test_a_loss_that_is_not_finite_ends_all_processes(runs):
     changes = ["optimizer.learning_rate=1e30", "optimizer.clip_norm=null", "checkpoint_steps=0"]
@@ -326,6 +326,7 @@ def test_a_loss_that_is_not_finite_ends_all_processes(runs):
         assert any(told), "\n".join(output[-3000:] for output in outputs)
 
 
+@pytest.mark.thorough
 @tensorflow_only
 def test_a_loss_scale_looks_at_all_replicas():
     script = """

@@ -164,6 +164,7 @@ def test_losses_are_means_over_what_counts_not_over_batches(tmp_path):
     assert logs["square"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_run_is_counted_in_updates_and_resumes_in_its_short_last_epoch(tmp_path, capsys):
     """Six updates of 6 an epoch and 3 more: the second epoch is shorter."""
     whole = Trainer(recipe(steps=9), tmp_path / "whole").train(verbose=0)
@@ -190,6 +191,7 @@ def test_a_run_is_counted_in_updates_and_resumes_in_its_short_last_epoch(tmp_pat
         assert [e[name] for e in resumed.history] == [e[name] for e in whole.history]
 
 
+@pytest.mark.thorough
 def test_a_run_ends_when_patience_does_and_a_stop_between_changes_nothing(tmp_path, capsys):
     """At a rate of zero no epoch is better than the first."""
 

@@ -531,8 +531,8 @@ def test_formats_are_imported_when_they_are_used():
 # Conversion in another process
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_what_fails_in_another_process_is_told(tmp_path):
     model = linear_model()
     with pytest.raises(ExportError, match="no luck with linear"):

@@ -182,6 +182,7 @@ def test_calibration_goes_on_after_a_bad_picture(folder, tmp_path, monkeypatch):
     assert "Error: --calibration: 17 of 33 images in" in result.stderr
 
 
+@pytest.mark.thorough
 def test_registered_weights_have_a_name(tmp_path):
     path = tmp_path / "digits.tflite"
     result = run("digits", "--format", "litert", "--output", path, "--json")

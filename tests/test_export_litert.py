@@ -124,6 +124,7 @@ def test_float32_is_exact_and_int8_small(files):
     assert files("int8")[0].stat().st_size < (1 - 0.5 * dense_weights) * files(None)[1].size_bytes
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_large_weights_of_int8_files_stay(tmp_path):
     """The quantiser puts those of more than 256 KB behind the flatbuffer."""
@@ -205,6 +206,7 @@ def test_metadata_are_those_of_tensorflow_lite(tmp_path, preprocessing):
         assert not table.Offset(4) or table.Vector(table.Offset(4)) % 16 == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 @pytest.mark.parametrize("batch_size", [3, None])
 def test_batches(model, tmp_path, batch_size):
@@ -218,6 +220,7 @@ def test_batches(model, tmp_path, batch_size):
         assert graph.partitions == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_mixed_precision_models_need_no_flex_operators(tmp_path, files):
     keras.config.set_dtype_policy("mixed_float16")
@@ -263,7 +266,7 @@ def test_operators_that_need_tensorflow_are_refused_by_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND == "jax", reason="by way of a process with TensorFlow, as from torch")
 def test_every_backend_writes_the_same_graph(tmp_path):
     """Through a process with TensorFlow from the other backends."""
@@ -277,8 +280,8 @@ def test_every_backend_writes_the_same_graph(tmp_path):
     np.testing.assert_allclose(outputs["probabilities"], predict(model, images), atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantize", "agreement"), [("dynamic_int8", 0.99), ("int8", 0.99), ("full_int8", 0.98)]
 )
@@ -306,8 +309,8 @@ def test_quantised_digits_are_still_read(tmp_path, quantize, agreement):
     assert np.mean(found == right) > np.mean(expected == right) - 0.01
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_the_family_at_another_size(tmp_path):
     size = 192
     model = keras_sepvit.SepViTLite(input_shape=(size, size, 3), classifier_activation=None)

@@ -66,7 +66,6 @@ def convert_by_copying(source, monkeypatch):
 # Float32, on every backend.
 
 
-@pytest.mark.slow
 def test_file_gives_the_models_probabilities_for_any_batch(classifier):
     model, path, report = classifier
     images = np.random.default_rng(5).uniform(0, 255, (3, 64, 64, 3))
@@ -81,7 +80,7 @@ def test_file_gives_the_models_probabilities_for_any_batch(classifier):
     assert set(report.latency_ms) == {1, 2}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_graph_has_standard_operators_and_no_trace_of_the_machine(classifier):
     _, path, report = classifier
     model = onnx.load(path)
@@ -103,8 +102,8 @@ def test_graph_has_standard_operators_and_no_trace_of_the_machine(classifier):
     assert str(pathlib.Path(__file__).parents[1]).encode() not in path.read_bytes()
 
 
+@pytest.mark.thorough
 @torch_only
-@pytest.mark.slow
 def test_dense_form_of_a_half_precision_model_gives_its_pyramid(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     backbone = tiny_backbone((56, 72, 3), dense=True)  # no multiple of the windows
@@ -156,8 +155,8 @@ def digits(digits_files, monkeypatch):
     return model, *images_and_labels
 
 
+@pytest.mark.thorough
 @torch_only
-@pytest.mark.slow
 @pytest.mark.parametrize(("quantize", "floats"), [("int8", "FLOAT"), ("int8_float16", "FLOAT16")])
 def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(
     digits, tmp_path, quantize, floats
@@ -204,8 +203,8 @@ def test_int8_digits_are_as_accurate_in_a_form_that_tensorrt_reads(
                 assert scales.size == stored.dims[0 if node.op_type == "Conv" else 1] > 1
 
 
+@pytest.mark.thorough
 @torch_only
-@pytest.mark.slow
 def test_float16_keeps_pixels_and_probabilities_in_float32(digits, tmp_path):
     model, _, held_out, _ = digits
     path = tmp_path / "digits.onnx"
@@ -259,8 +258,8 @@ def test_float16_keeps_what_is_read_twice_and_constants_in_float32(tmp_path):
     assert boxes.tolist() == [6, -3]  # anchors are 2049, which half precision has not
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_without_torch_tensorflow_writes_the_file(tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
@@ -288,7 +287,7 @@ def test_without_torch_tensorflow_writes_the_file(tmp_path, monkeypatch):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_openvino_reads_the_file(classifier):
     openvino = pytest.importorskip("openvino")
     model, path, _ = classifier
@@ -310,6 +309,7 @@ def test_without_an_exporter_both_are_named(tmp_path, monkeypatch):
         to_onnx(tiny_classifier(classes=len(CLASSES)), tmp_path / "tiny.onnx")
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_operators_of_other_domains_are_refused(classifier, tmp_path):
     proto = onnx.load(classifier[1])

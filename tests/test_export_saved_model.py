@@ -13,7 +13,6 @@ from keras_sepvit.runtime import read_image
 tf = pytest.importorskip("tensorflow")
 
 
-@pytest.mark.slow
 def test_a_saved_model_runs_without_keras(tmp_path):
     model = linear_model(image_shape=IMAGE_SHAPE)
     path = tmp_path / "served"
@@ -66,6 +65,7 @@ def test_encoded_images_are_read_as_in_the_evaluation(tmp_path, size, how):
     assert np.abs(found - expected).max() <= 6 and np.abs(found - expected).mean() < 0.3
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_what_fails_in_plain_tensorflow_is_told(tmp_path, monkeypatch):
     def broken(model, output, **arguments):

@@ -23,7 +23,6 @@ np.save(sys.argv[3], np.concatenate(outputs))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "torch", reason="by way of a process with JAX, as from TensorFlow")
 def test_file_runs_in_plain_jax_with_any_batch(tmp_path, capsys):
     model = tiny_classifier(classes=5)
@@ -44,8 +43,8 @@ def test_file_runs_in_plain_jax_with_any_batch(tmp_path, capsys):
     assert "format        stablehlo, float32" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX alone; others convert in a process of its own")
-@pytest.mark.slow
 def test_file_of_a_fixed_batch_is_for_all_platforms(tmp_path):
     path = tmp_path / "tiny.stablehlo"
     to_stablehlo(tiny_classifier(classes=5), path, batch_size=2, verbose=False)

@@ -95,6 +95,7 @@ def file(tmp_path_factory):
     return path, record, bare
 
 
+@pytest.mark.thorough
 def test_engine_of_a_file_takes_what_its_record_says(file):
     """Such as normalised images, and not numbers of 0..255."""
     path, record, bare = file

@@ -87,6 +87,7 @@ def test_what_is_missing_is_said(change, message):
     assert problem is None if message is None else message in problem
 
 
+@pytest.mark.thorough
 def test_environments_that_do_not_do_are_refused(tmp_path):
     """None at all, one with a newer TensorFlow, and one without."""
     tf = pytest.importorskip("tensorflow")

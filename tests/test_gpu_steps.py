@@ -77,7 +77,7 @@ def batch(name="imagenet_t"):
     return {"image": images, "label": np.arange(BATCH, dtype="int32"), **draws}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA compiles this step on TensorFlow's GPUs")
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_xla_compiles_the_step_of_every_recipe(name):

@@ -77,6 +77,7 @@ def test_predictions_lie_inside_the_image(trained):
         assert (confidence[:number] > 0.05).all() and (np.diff(confidence[:number]) <= 0).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_a_file_gives_the_same_boxes_in_a_fresh_process(trained, tmp_path):
     detector, _ = trained
@@ -126,6 +127,7 @@ def test_targets_do_not_depend_on_the_format(bounding_box_format, trained):
     np.testing.assert_allclose(deltas[labels >= 0], expected_deltas[labels >= 0], atol=1e-5)
 
 
+@pytest.mark.thorough
 @NOT_ON_JAX
 def test_relative_boxes_train_and_come_back():
     relative = np.where(BOXES < 0, -1, BOXES / np.float32([96, 64, 96, 64]))
@@ -192,6 +194,7 @@ def test_warm_start_from_a_classifier():
             np.testing.assert_array_equal(own[path], others[path])
 
 
+@pytest.mark.thorough
 @NOT_ON_JAX
 def test_a_frozen_backbone_stays_as_it_is():
     detector = small_retinanet()
@@ -268,6 +271,7 @@ def test_detect_reads_files_upright(tmp_path):
     assert (seen[0][:, 64:] == [124, 116, 104]).all() and not (seen[0][:, 63] == 124).all()
 
 
+@pytest.mark.thorough
 @NOT_ON_JAX
 def test_resnet_of_kerashub_has_the_levels():
     """What detectors of this package will ask of a backbone: levels of strides 4 to 32."""
@@ -343,6 +347,7 @@ def test_a_detectors_backbone_loads_into_another(trained, tmp_path):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.thorough
 @NOT_ON_JAX
 def test_half_precision_keeps_boxes_and_targets():
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -137,7 +137,7 @@ def test_truth_given_back_is_right(source, tmp_path):
         evaluate(without, source)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("box_format", ["xyxy", "rel_yxyx"])
 def test_masks_lie_in_the_photos_pixels(box_format):
     """Of a photo that is fitted into the canvas: those of the answers, pasted there."""
@@ -163,7 +163,6 @@ def test_masks_lie_in_the_photos_pixels(box_format):
     np.testing.assert_array_equal(few["masks"], found["masks"][:2])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("box_format", ["xyxy", "rel_yxyx"])
 def test_average_precision_by_masks_in_the_logs_of_fit(box_format):
     """What is found is true, but of one object, which has no mask, and one with an empty half."""
@@ -214,8 +213,8 @@ def model_file(folder):
     return folder / "model.keras"
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_commands(folder, source, model_file, tmp_path):
     """`evaluate` prints both tables; `predict` tells masks as run lengths, and draws them."""
     found = KerasInstanceSegmenter(model_file)

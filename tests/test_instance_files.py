@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from detectors import NAMES, SHAPE, tiny_instance_segmenter
-from export_helpers import exporting
+from export_helpers import exporting, kinds_and_precisions
 from helpers import BACKEND
 from PIL import Image
 from typer.testing import CliRunner
@@ -75,10 +75,11 @@ def files(folder, model):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("kind", EXPORTS)
 @pytest.mark.parametrize(
-    "quantize, pixels, short",
-    [(None, 0.05, 1e-3), ("float16", None, 0.05), ("int8", None, 0.25)],
+    "kind, quantize, pixels, short",
+    kinds_and_precisions(
+        EXPORTS, [(None, 0.05, 1e-3), ("float16", None, 0.05), ("int8", None, 0.25)]
+    ),
     ids=str,
 )
 def test_instances_are_keras(kind, quantize, pixels, short, model, files, images):
@@ -109,6 +110,7 @@ def test_instances_are_keras(kind, quantize, pixels, short, model, files, images
     assert predictor.predict(images[:0])["masks"].shape == (0, 100, 28, 28)
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_operators(files):
     """Of LiteRT builtin ones of four axes; of ONNX the standard's, decoding in float32."""
@@ -141,8 +143,8 @@ def test_operators(files):
     assert len(before) > 200 and not halves
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 def test_any_batch_and_settings(model, files, images):
     """Three in a file for one, for three and for any; thresholds and numbers other than own."""
     expected = Predictor(files("onnx")[0]).predict(images[:3])
@@ -160,6 +162,7 @@ def test_any_batch_and_settings(model, files, images):
     assert few["masks"].shape == (3, 7, 28, 28) and few["confidence"].max() > 0.3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["keras", *EXPORTS])
 def test_masks_in_photos(kind, model, folder, files):
     """In the photo's own pixels, as `detect` of the model gives them."""
@@ -189,6 +192,7 @@ assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_files_run_without_keras(files, folder, tmp_path):
     path, photo, output = files("onnx")[0], folder / "photo.png", tmp_path / "masks.npy"
@@ -196,8 +200,8 @@ def test_files_run_without_keras(files, folder, tmp_path):
     np.testing.assert_array_equal(np.load(output), Predictor(path).detect(photo)["masks"])
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 @pytest.mark.parametrize("export", [to_saved_model, to_stablehlo])
 def test_other_formats(export, model, tmp_path):
     suffix = ".stablehlo" if export is to_stablehlo else ""

@@ -93,7 +93,7 @@ def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
         assert found[name] == pytest.approx(best[f"val_{name}"], abs=0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
     """What is sampled goes on from the random state of the checkpoint."""
     changes = changes_of(data, "epochs=4", "checkpoint_steps=2")
@@ -104,7 +104,7 @@ def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_100_steps_in_half_precision_with_batches_without_objects(data, precision, tmp_path):
     if (BACKEND, precision) == ("jax", "mixed_float16"):
@@ -129,6 +129,7 @@ def test_a_batch_without_objects_trains_what_tells_them_from_the_ground(data, tm
     assert 0 < losses["rpn_class_loss"] < np.inf and 0 < losses["class_loss"] < np.inf
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_the_end_of_a_run_says_how_to_go_on(tmp_path, monkeypatch):
     """By commands that run as they are; on a folder that has no split to validate on."""

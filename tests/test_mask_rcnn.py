@@ -42,7 +42,6 @@ def compiled(model, rate=3e-3):
     return model
 
 
-@pytest.mark.slow
 def test_fits_predicts_saves_and_loads(tmp_path):
     model = compiled(mask_rcnn(image_shape=SHAPE, score_threshold=0.0, max_detections=7))
     photos, targets = scenes()
@@ -87,7 +86,6 @@ def model():
     return model
 
 
-@pytest.mark.slow
 def test_what_losses_are_made_of(model):
     """Each drawn proposal has its object; each answer is that of its proposal, and of its class."""
     photos, targets = scenes()
@@ -160,7 +158,6 @@ ODD = {
 }
 
 
-@pytest.mark.slow
 def test_odd_targets(monkeypatch):
     """Losses and steps stay finite; a batch's shape is compiled once."""
     model = compiled(mask_rcnn(image_shape=SHAPE), 1e-3)
@@ -209,7 +206,7 @@ def test_losses_of_nothing_and_of_wrong_labels():
         assert np.isnan(total) == is_wrong
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision(policy):
     if (BACKEND, policy) in [("jax", "mixed_float16"), ("tensorflow", "mixed_float16")]:
@@ -228,7 +225,7 @@ def test_half_precision(policy):
     assert model.get_layer("mask_head").compute_dtype == policy.removeprefix("mixed_")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX compiles anew for each size, and knows it")
 @pytest.mark.filterwarnings("ignore:.*shuffle=True", "ignore:Your input ran out of data")
 def test_data_sets_of_any_size():
@@ -256,7 +253,7 @@ def test_data_sets_of_any_size():
     assert model.predict(photos[:, :50, :70], verbose=0)["masks"].shape == (4, 100, 28, 28)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX compiles always, torch has no XLA")
 def test_compiles_with_xla():
     model = mask_rcnn(image_shape=SHAPE)

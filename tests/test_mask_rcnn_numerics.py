@@ -98,7 +98,6 @@ def proposals_of(model, maps, expected, candidates):
     )
 
 
-@pytest.mark.slow
 def test_first_stage(found, model):
     """Maps; anchors and their objects."""
     expected, targets, maps = found
@@ -132,7 +131,6 @@ def test_first_stage(found, model):
         np.testing.assert_array_equal(rows[i][positive], expected[f"rpn_assign{i}_gt"])
 
 
-@pytest.mark.slow
 def test_regions(found, model):
     """RoIAlign with two samples a side, and the heads on what mmdet cuts out by default."""
     expected, _, maps = found
@@ -165,7 +163,6 @@ def test_regions(found, model):
             assert_close(answers.mean(axis=(1, 2, 3)), expected["roi_mask_box_means"], "means")
 
 
-@pytest.mark.slow
 def test_proposals(found, model):
     expected, _, maps = found
     boxes, scores = proposals_of(model, maps, expected, 1000)
@@ -180,7 +177,6 @@ def test_proposals(found, model):
             assert_close(rows[far.argmin()], row, "proposal", 1e-3)
 
 
-@pytest.mark.slow
 def test_losses(found, model):
     """All of them, of all anchors and proposals, as mmdet's samplers had them; what they drew."""
     expected, targets, maps = found
@@ -269,7 +265,6 @@ def full_size_ellipse(box, size):
     return (x + y[:, None] <= 1).astype("float32")[..., None]
 
 
-@pytest.mark.slow
 def test_detections(found, model):
     """Boxes, and the logits of their masks."""
     expected, _, maps = found

@@ -189,8 +189,8 @@ def backbone_file(tmp_path_factory):
     return path, backbone.count_params()
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

@@ -75,8 +75,8 @@ def test_every_key_has_a_variable_of_its_own(form, variant):
     assert len({path for path, _ in variables}) == len(keys)
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 @pytest.mark.parametrize("form, variant", FORMS)
 def test_models_have_the_authors_state_dict(form, variant):
     """Keys, their order, shapes and types: all that `strict=True` asks for, and more."""
@@ -95,7 +95,6 @@ def test_models_have_the_authors_state_dict(form, variant):
 # Agreement with the authors' code: here through `weights=`; test_numerics.py has all variants.
 
 
-@pytest.mark.slow
 def test_reference_logits(tmp_path):
     path = save_torch(reference.state_dict("classification", "lite"), tmp_path / "lite.pth")
     model = SepViTLite(weights=str(path), include_preprocessing=False, classifier_activation=None)

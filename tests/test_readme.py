@@ -19,7 +19,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "torch", reason="compiled by none under PyTorch")
 def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     """In order, with small networks for the family's, and what it takes for granted."""

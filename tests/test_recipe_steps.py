@@ -65,7 +65,7 @@ def assert_first_step(trainer, loss, changed):
     assert np.mean(changed) > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @torch_only
 def test_imagenet_recipe_at_full_size(folder):
     trainer, *step = one_step("imagenet_t", folder)
@@ -73,7 +73,7 @@ def test_imagenet_recipe_at_full_size(folder):
     assert_first_step(trainer, *step)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", ["imagenet_t", pytest.param("imagenet_b", marks=torch_only)]
 )  # Lite and S have T's settings
@@ -81,7 +81,7 @@ def test_imagenet_recipes(name, folder, small_network):
     assert_first_step(*one_step(name, folder, small_network))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, size",
     [

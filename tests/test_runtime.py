@@ -79,7 +79,6 @@ def test_predict(tmp_path, write, arguments, tolerance):
     assert predictor.predict(images[:0]).shape == (0, CLASSES)
 
 
-@pytest.mark.slow
 def test_exported_digits_as_keras_has_them(folder):
     model = SepViT(DIGITS_CONFIG, classes=10, weights="digits")
     names = [f"digit {number}" for number in range(10)]

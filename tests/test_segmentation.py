@@ -43,7 +43,6 @@ def test_a_step_draws_once_for_all_drop_paths(build, monkeypatch):
     assert shapes == [(6, 2, 1, 1, 1)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("build", [semantic_fpn, upernet])
 def test_fits_predicts_saves_and_loads(build, tmp_path):
     keras.utils.set_random_seed(0)
@@ -71,7 +70,7 @@ def test_fits_predicts_saves_and_loads(build, tmp_path):
     loaded.fit(photos, maps, batch_size=2, verbose=0)  # compiled, with its head of training
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_trains_in_half_precision(policy):
     if (BACKEND, policy) == ("jax", "mixed_float16"):
@@ -164,6 +163,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("freeze", FROZEN.values(), ids=FROZEN)
 def test_what_is_frozen_stays_frozen(freeze, tmp_path):
     model = upernet(image_shape=SHAPE)

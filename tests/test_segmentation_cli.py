@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_evaluates_a_segmenter(folder, tmp_path):
     model = load_model(folder / "any.keras")
     source = sources.open_source(str(folder / "data"), "validation")
@@ -82,7 +82,7 @@ def test_evaluates_a_segmenter(folder, tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(BACKEND == "jax", reason="exports are TensorFlow's or torch's")
 def test_evaluates_an_exported_segmenter(folder, tmp_path):
     path = tmp_path / "fixed.onnx"

@@ -66,7 +66,6 @@ def accuracy(labels, logits):
     return 100 * (logits.argmax(axis=-1) == labels)[counted].mean()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 160), SIZE], ids=["96x160", "125x167"])
 def test_agrees_with_mmseg(size, network):
     name, model = network
@@ -91,7 +90,6 @@ def test_agrees_with_mmseg(size, network):
     assert_close(accuracy(labels, found["resized"]), expected["eval_acc_seg"], "accuracy")
 
 
-@pytest.mark.slow
 def test_training_agrees_with_mmseg(network):
     """Statistics of the batch, losses, gradients, and the moving averages afterwards."""
     name, model = network

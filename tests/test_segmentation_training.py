@@ -129,7 +129,7 @@ np.save(sys.argv[3], keras.ops.convert_to_numpy(model(np.load(sys.argv[2]))))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_best_model_gives_the_same_on_another_backend(trained, tmp_path):
     folder, _ = trained
     scene = DigitScenes("validation", 1, SIZE, (20, 40), (1, 4))[0]
@@ -151,7 +151,7 @@ def test_the_best_model_gives_the_same_on_another_backend(trained, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), logits, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
     changes = changes_of(data, "epochs=3", "checkpoint_steps=2")
     uninterrupted, result = trained
@@ -161,7 +161,7 @@ def test_a_killed_run_ends_with_the_same_weights(trained, data, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_200_steps_in_half_precision(data, precision, tmp_path):
     if (BACKEND, precision) == ("jax", "mixed_float16"):
@@ -173,6 +173,7 @@ def test_200_steps_in_half_precision(data, precision, tmp_path):
     assert {"decode_loss", "auxiliary_loss"} <= trainer.progress["history"][0].keys()
 
 
+@pytest.mark.thorough
 def test_it_starts_from_a_classifier_of_another_size_and_keeps_frozen_stages(data, tmp_path):
     classifier = SepViT(SMALL, input_shape=(128, 128, 3), classes=7)
     classifier.save_weights(tmp_path / "classifier.weights.h5")
@@ -229,6 +230,7 @@ def test_what_is_left_open_is_decided_by_data_and_weights(data):
     assert [*chosen] == [f"optimizer.{key}" for key in keys]
 
 
+@pytest.mark.thorough
 def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp_path):
     command = ["train", str(data), "--task", "segmentation", "--dry-run", *SHORT]
     command += ["model.variant=sepvit_scenes", "--output", str(tmp_path / "run")]
@@ -241,6 +243,7 @@ def test_a_dry_run_checks_and_draws_the_labels_and_writes_nothing_else(data, tmp
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["batch.png"]
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_the_end_of_a_run_says_how_to_go_on(data, tmp_path, monkeypatch):
     """By commands that run as they are; on a folder that has no split to validate on."""

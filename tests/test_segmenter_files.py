@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from export_helpers import exporting, linear_model
+from export_helpers import exporting, kinds_and_precisions, linear_model
 from helpers import BACKEND, SMALL, randomize
 from PIL import Image
 from typer.testing import CliRunner
@@ -77,9 +77,10 @@ def files(folder, model):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("kind", EXPORTS)
 @pytest.mark.parametrize(
-    "quantize, least", [(None, 0.999), ("float16", 0.99), ("int8", 0.9)], ids=str
+    "kind, quantize, least",
+    kinds_and_precisions(EXPORTS, [(None, 0.999), ("float16", 0.99), ("int8", 0.9)]),
+    ids=str,
 )
 def test_class_maps_are_keras(kind, quantize, least, model, files, folder):
     """In the file's runtime, at the images' size and at the photo's own; the record travels."""
@@ -110,6 +111,7 @@ def test_class_maps_are_keras(kind, quantize, least, model, files, folder):
     assert (class_map == nearest).mean() > 0.99
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_logits_are_keras(kind, model, files, folder):
@@ -128,8 +130,8 @@ def test_logits_are_keras(kind, model, files, folder):
     assert (predictor.segment(photo) == KerasSegmenter(model).segment(photo)).mean() > 0.999
 
 
+@pytest.mark.thorough
 @pytest.mark.once
-@pytest.mark.slow
 @pytest.mark.parametrize("build", [semantic_fpn, upernet])
 @pytest.mark.parametrize("logits", [False, True])
 def test_litert_files_suit_phones(build, logits, tmp_path):
@@ -189,6 +191,7 @@ def test_keras_files_have_a_record(model, folder, tmp_path):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_class_maps_are_deployed_in_float32(policy, model):
     """Of a model that normalises no images itself, too."""
@@ -256,6 +259,7 @@ def test_files_run_without_keras(kind, files, folder, tmp_path):
     np.testing.assert_array_equal(np.load(output), Predictor(path).segment(photo))
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_saved_models_give_class_maps(model, tmp_path):
     report = to_saved_model(model, tmp_path / "saved", verbose=False)
@@ -301,6 +305,7 @@ def test_what_does_not_suit_segmenters_is_refused(model, files, folder, tmp_path
         KerasPredictor(linear_model()).segment(folder / "upright.png")
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_an_own_segmenter_is_exported_by_its_record(tmp_path):
     """A plain Keras model, from images to logits of their size."""
@@ -440,6 +445,7 @@ def test_a_segmenter_goes_from_the_command_to_a_file(folder, tmp_path):
     assert Predictor(path).record.activation == "linear"
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_a_segmenter_of_any_size_is_exported_at_one(model, files, folder, tmp_path):
     """As one that was made for that size: the same operators and classes."""

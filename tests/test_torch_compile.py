@@ -32,7 +32,6 @@ def small_model(**options):
     return model
 
 
-@pytest.mark.slow
 def test_models_are_one_graph_in_inference_and_in_training(monkeypatch):
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest would listen
     monkeypatch.setattr(

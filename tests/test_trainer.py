@@ -82,6 +82,7 @@ def test_a_run_learns_and_leaves_its_files(trained):
     assert not [path for path in folder.rglob(".*") if path.is_file()]  # nothing half written
 
 
+@pytest.mark.thorough
 def test_a_model_remembers_its_evaluation_wherever_it_goes(trained, tmp_path):
     folder, result = trained
     path = shutil.copy(folder / "best.keras", tmp_path)
@@ -140,7 +141,6 @@ def test_a_folder_keeps_to_its_recipe(trained):
         Trainer(recipe("epochs=2", "checkpoint_steps=4", "optimizer.learning_rate=1"), folder)
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path):
     """Killed inside an epoch, in a checkpoint write and in evaluation, at random moments.
 
@@ -200,6 +200,7 @@ def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
         Trainer(broken, tmp_path).train(verbose=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(tmp_path, monkeypatch):
     class Object:
@@ -247,7 +248,7 @@ def test_images_of_training_are_not_validated_on(tmp_path):
     assert (training.size, validation.size) == (8, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_training_from_the_imagenet_builder(tmp_path):
     """Two steps from the record files that TFDS's own builder made of (tiny) archives."""
     changes = [

@@ -49,8 +49,8 @@ def fit(model, epochs):
     return history.history["loss"]
 
 
-FLOAT16 = pytest.param("mixed_float16", marks=pytest.mark.slow)
-BFLOAT16 = pytest.param("mixed_bfloat16", marks=pytest.mark.slow)
+FLOAT16 = pytest.param("mixed_float16", marks=pytest.mark.thorough)
+BFLOAT16 = pytest.param("mixed_bfloat16", marks=pytest.mark.thorough)
 
 
 def set_policy(policy):

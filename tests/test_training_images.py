@@ -286,6 +286,7 @@ def test_training_is_a_function_of_image_and_seed(content):
     assert len({output.tobytes() for output in outputs}) == 30
 
 
+@pytest.mark.thorough
 def test_color_jitter_acts_without_auto_augment_or_where_forced():
     image = photo(40, 40)
 

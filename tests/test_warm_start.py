@@ -48,6 +48,13 @@ def swin():
 
 
 @pytest.fixture(scope="module")
+def random():
+    """A classifier of random weights, which stays as it is, and these."""
+    model = SepViT(CONFIG, input_shape=(*SIZE, 3), classes=CLASSES)
+    return model, weights_of(model)
+
+
+@pytest.fixture(scope="module")
 def photos():
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 256, (8, 16, 16, 3), dtype="uint8")
@@ -155,6 +162,7 @@ def test_norms_are_fitted_on_pictures(photos):
     assert errors["resized"] < 1.5 * errors["fitted"]
 
 
+@pytest.mark.thorough
 def test_without_a_norm_behind_it_the_patch_embedding_is_fitted_too(photos):
     swin = swin_backbone(patch_norm=False)
     model = SepViTBackbone.from_variant(CONFIG, image_shape=(*SIZE, 3), include_preprocessing=True)
@@ -217,6 +225,7 @@ def test_the_dense_form_and_models_of_tasks_start_too(swin, photos):
     np.testing.assert_array_equal(ours["stage4_norm/gamma"], to_numpy(swin.norm.gamma))
 
 
+@pytest.mark.thorough
 def test_a_file_and_a_preset_give_the_same_as_the_model(swin, photos, tmp_path):
     converter = keras_hub.layers.SwinTransformerImageConverter(SIZE, scale=1 / 127.5, offset=-1.0)
     preprocessor = keras_hub.models.SwinTransformerImageClassifierPreprocessor(converter)
@@ -259,11 +268,11 @@ def test_a_file_and_a_preset_give_the_same_as_the_model(swin, photos, tmp_path):
         (None, {"source": keras.Sequential([keras.Input((4,))])}, "a Swin among its layers"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(swin_changes, arguments, expected):
-    model = SepViT(CONFIG, input_shape=(*SIZE, 3), classes=CLASSES)
-    before = weights_of(model)
+def test_what_does_not_fit_is_refused_in_one_line(swin_changes, arguments, expected, swin, random):
+    model, before = random
     if swin_changes is not None:
-        arguments = {"source": swin_backbone(**swin_changes), **arguments}
+        source = swin_backbone(**swin_changes) if swin_changes else swin
+        arguments = {"source": source, **arguments}
     with pytest.raises(ValueError, match=expected) as error:
         warm_start(model, **arguments)
     assert "\n" not in str(error.value)
@@ -283,7 +292,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_starts_from_a_swin_and_goes_on_without_it(swin, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(classification, "DIGITS_CONFIG", DIGITS)
     path = tmp_path / "swin.keras"
@@ -308,6 +317,7 @@ def test_a_run_starts_from_a_swin_and_goes_on_without_it(swin, tmp_path, monkeyp
         np.testing.assert_array_equal(to_numpy(weight), to_numpy(expected))
 
 
+@pytest.mark.thorough
 def test_a_detector_of_any_shape_starts_too(swin, tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "SCENES_128_CONFIG", CONFIG)
     training_data.write_rectangles(tmp_path, "train", (48, 64), [1] * 9)

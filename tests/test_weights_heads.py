@@ -115,6 +115,7 @@ def test_a_model_loads_its_own_file(head, kind, nested, tmp_path):
         assert report.new == report.unused == ()
 
 
+@pytest.mark.thorough
 @heads
 @pytest.mark.once
 def test_a_backbone_takes_the_file_of_a_model_around_it(head, tmp_path):
@@ -198,6 +199,7 @@ def test_heads_that_differ_are_refused_unless_asked_for(tmp_path):
     load_weights(model, plain, skip_head_mismatch=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["keras", "weights.h5"])
 @pytest.mark.parametrize("base", ["features", "backbone", "classifier"])
 @pytest.mark.once
