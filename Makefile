@@ -39,10 +39,12 @@ quickstart: $(QUICKSTART_STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(QUICKSTART_VENV)/bin/python examples/quickstart.py
 
 # Lint and the tests on each backend, but for those marked `thorough`, which repeat at length what
-# others hold: `make test-all` has them, too, and takes about three times as long. Goes on after a
-# failure, to tell all.
-TESTS ?= -m "not thorough" tests
-check_all = @status=0; summary=; \
+# others hold: `make test-all` has them, too. Goes on after a failure, to tell all. In halves, by the
+# files' first letters: processes that run all of it grow to 9 GB each.
+test: TESTS = not thorough
+test-all: TESTS =
+test test-all: $(STAMP)
+	@status=0; summary=; \
 	check() { \
 	  name=$$1; shift; \
 	  printf '\n== %s\n' "$$name"; \
@@ -51,19 +53,14 @@ check_all = @status=0; summary=; \
 	}; \
 	check lint $(MAKE) --no-print-directory lint; \
 	for backend in $(BACKENDS); do \
-	  $(1) \
+	  for letters in a-e f-z; do \
+	    check "$$backend $$letters" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q \
+	      -m "$(TESTS)" -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	      tests/test_[$$letters]*.py; \
+	  done; \
 	done; \
 	printf "\n== summary\n$$summary"; \
 	exit $$status
-pytest = env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile
-
-test: $(STAMP)
-	$(call check_all,check "$$backend" $(pytest) $(TESTS);)
-
-# In halves, by the files' first letters: processes that run all of it grow to 9 GB each.
-test-all: $(STAMP)
-	$(call check_all,for letters in a-e f-z; do \
-	  check "$$backend $$letters" $(pytest) tests/test_[$$letters]*.py; done;)
 
 # SavedModels, and what is said of TF-TRT, in TensorFlow 2.17, the last with TensorRT: it cannot
 # be installed beside this package, and needs Python 3.9 to 3.12.

@@ -51,8 +51,11 @@ WITHOUT_VNNI = "vnni" not in proc_fields("/proc/cpuinfo").get("flags", "vnni")  
 
 def kinds_and_precisions(kinds, cases):
     """Parameters of a test: each kind of file in each case; all but the first are thorough."""
-    both = [(kind, *case) for kind in kinds for case in cases]
-    return [both[0], *(pytest.param(*case, marks=pytest.mark.thorough) for case in both[1:])]
+    first, *others = [(kind, *case) for kind in kinds for case in cases]
+    return [
+        pytest.param(*first),
+        *(pytest.param(*other, marks=pytest.mark.thorough) for other in others),
+    ]
 
 
 def exporting(model, folder, image_shape):

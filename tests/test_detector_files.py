@@ -261,6 +261,7 @@ def test_float16_files_rank_many_candidates(tmp_path):
     assert check_detections(found, maps, ALONE, [(64, 64)], candidates=4096) == 100
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_files_keep_boxes_of_other_classes(decoding_file):
     file, classes = decoding_file
@@ -333,7 +334,7 @@ assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("kind", kinds_and_precisions(EXPORTS, [()]))
 def test_files_run_without_keras(kind, files, folder, tmp_path):
     path, photo, output = files(kind)[0], folder / "photo.png", tmp_path / "boxes.npy"
     subprocess.run([sys.executable, "-c", ALONE_IN_PROCESS, path, photo, output], check=True)

@@ -407,6 +407,7 @@ def test_a_run_tells_its_teacher_and_keeps_it_out_of_its_files(teacher_file, dis
     )
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_with_the_same_file_only(teacher_file, distilled, tmp_path):
     _, finished, _ = distilled
     folder, file = shutil.copytree(finished, tmp_path / "run"), tmp_path / "teacher.keras"

@@ -76,7 +76,13 @@ TOLERANCES = {None: 1e-5, "float16": 0.005, "dynamic_int8": 0.05, "int8": 0.15, 
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+@pytest.mark.parametrize(
+    "quantize",
+    [
+        pytest.param(name, marks=() if name in (None, "int8") else pytest.mark.thorough)
+        for name in QUANTIZATIONS
+    ],
+)
 def test_a_file_runs_and_agrees(model, files, quantize):
     path, report = files(quantize)
     images = default_images(IMAGE_SHAPE, 4, seed=9)

@@ -45,7 +45,7 @@ def predict(detector, images):
     return to_numpy(detector.predict(images, verbose=0))
 
 
-@pytest.mark.parametrize("build", [retinanet, yolo])
+@pytest.mark.parametrize("build", [retinanet, pytest.param(yolo, marks=pytest.mark.thorough)])
 def test_detectors_fit_predict_save_and_load(build, tmp_path):
     detector, losses = build()
     detector.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=BACKEND == "jax", **losses)
@@ -65,6 +65,7 @@ def test_detectors_fit_predict_save_and_load(build, tmp_path):
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_deeplab_fits_and_predicts():
     segmenter = keras_cv.models.DeepLabV3Plus(backbone=backbone(), num_classes=3)
     segmenter.compile(

@@ -158,6 +158,7 @@ ODD = {
 }
 
 
+@pytest.mark.thorough
 def test_odd_targets(monkeypatch):
     """Losses and steps stay finite; a batch's shape is compiled once."""
     model = compiled(mask_rcnn(image_shape=SHAPE), 1e-3)

@@ -118,6 +118,7 @@ def has_two_classes(crop, largest_share):
     return len(counts) > 1 and counts.max() < largest_share * counts.sum()
 
 
+@pytest.mark.thorough
 def test_a_crop_is_drawn_again_until_it_has_two_classes():
     """The first of eleven that has, or the eleventh. A quarter of the map is class 1."""
     class_map = np.zeros((60, 80), "uint8")

@@ -148,6 +148,7 @@ def test_litert_files_suit_phones(build, logits, tmp_path):
     assert Predictor(path).class_names == ([f"class {n}" for n in range(5)] if logits else None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["keras", "tflite", "onnx"])
 def test_photos_of_all_kinds(kind, folder, files):
     """Long ones, grey ones, those taken sideways; arrays as files."""
@@ -251,7 +252,7 @@ assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("kind", kinds_and_precisions(EXPORTS, [()]))
 def test_files_run_without_keras(kind, files, folder, tmp_path):
     path, photo = files(kind)[0], folder / "photos" / "photo.png"
     output = tmp_path / "map.npy"
@@ -266,6 +267,7 @@ def test_saved_models_give_class_maps(model, tmp_path):
     assert report.max_error < 1e-4 and "no signature for encoded" in report.notes[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_what_does_not_suit_segmenters_is_refused(model, files, folder, tmp_path):
     predictor = Predictor(files("onnx")[0])
@@ -346,6 +348,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_photos_become_masks_and_overlays(folder, tmp_path):
     """Of all files in folders, two of one name; a bad one is told at the end.

@@ -173,6 +173,7 @@ def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.thorough
 def test_a_dry_run_writes_nothing(tmp_path):
     folder = tmp_path / "run"
     command = ["train", "digits", *SHORT, "--dry-run", "--json", "--output", str(folder)]

@@ -99,7 +99,10 @@ def assert_equal(actual, expected):
 
 
 @heads
-@pytest.mark.parametrize("kind, nested", [("weights.h5", False), ("keras", True)])
+@pytest.mark.parametrize(
+    "kind, nested",
+    [pytest.param("weights.h5", False, marks=pytest.mark.thorough), ("keras", True)],
+)
 def test_a_model_loads_its_own_file(head, kind, nested, tmp_path):
     model = model_with(head, seed=1, nested=nested)
     model.compile("adamw", "mse")
