@@ -39,7 +39,7 @@ PARTS = {
     "family": "sepvit_t sepvit_lite sepvit_s sepvit_b mobilenetv2 efficientnetv2_b0 resnet50 "
     "deit_s swin_t swin_s swin_b convnext_tiny --backends torch --batch-sizes 1,8 --rounds 3 "
     "--processes 2",
-    "ablations": f"{ABLATIONS} --batch-sizes 8 --rounds 5 --processes 2",
+    "ablations": f"{ABLATIONS} --batch-sizes 8 --rounds 3 --processes 2",
     "segmenters": f"{SEGMENTERS} --batch-sizes 1 --rounds 3",
     "segmenters-train": f"{SEGMENTERS} --task train --batch-sizes 2 --rounds 2",
     "detectors-train": f"{DETECTORS} 800x1344 --task train --batch-sizes 1 --rounds 2",

@@ -518,8 +518,10 @@ def reshape(x, shape):
 
 
 def transpose(x, axes):
-    """`ops.transpose(x, axes)`."""
-    return x.permute(axes) if keras.config.backend() == "torch" else ops.transpose(x, axes)
+    """`ops.transpose(x, axes)`; of symbolic tensors too, for windows in functional models."""
+    if keras.config.backend() == "torch" and not isinstance(x, keras.KerasTensor):
+        return x.permute(axes)
+    return ops.transpose(x, axes)
 
 
 def split(x, parts, axis):

@@ -25,23 +25,12 @@ def pytest_configure(config):
         for variable in ONE_THREAD:
             os.environ.setdefault(variable, "1")
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
-    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-        without_grappler()
     if os.environ.get("KERAS_BACKEND") != "jax":
         return
     folder = tempfile.TemporaryDirectory(prefix="keras_sepvit_jax_")
     config.add_cleanup(folder.cleanup)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder.name)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-
-
-def without_grappler():
-    """Leaves TensorFlow's graphs as they are traced: optimising them took a tenth of the time."""
-    try:
-        import tensorflow as tf
-    except ImportError:
-        return
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_collection_finish():
