@@ -55,7 +55,8 @@ def main():
     header = ["backend", "MiB", "recomputed", "ratio", "s a step", "recomputed", "ratio"]
     made = (
         f"SepViT-T, 224 x 224, batches of {options.batch_size}, float32, AdamW; memory above the "
-        f"empty process. Command: `python benchmarks/recompute.py`; commit {commit()}."
+        f"empty process. Command: `python benchmarks/recompute.py --backends {options.backends}`; "
+        f"commit {commit()}."
     )
     text = f"{markdown_table(header, rows)}\n\n{made}\n\n{sentences(machine())}"
     fill_page(options.docs / "training.md", {"recompute": text})
