@@ -108,9 +108,11 @@ def main():
     blocks = {}
     for backend in options.backends.split(","):
         names = [name for name in options.networks if backend in CATALOGUE[name].backends]
+        command = f"--backends {backend} --networks {' '.join(names)} --sizes "
+        command += " ".join(map(str, options.sizes))
         made = (
             f"Inference, one image, float32, {MODES[backend][0]}; {options.rounds} rounds. "
-            f"Command: `python benchmarks/growth.py --backends {backend}`; commit {commit()}."
+            f"Command: `python benchmarks/growth.py {command}`; commit {commit()}."
         )
         text = tables(backend, names, options.sizes, options.rounds)
         blocks[f"growth-{backend}"] = f"{text}\n\n{made}\n\n{sentences(machine())}"
