@@ -15,7 +15,6 @@ from test_benchmark import result_of
 from test_benchmark_networks import record_of
 
 from keras_sepvit.benchmark.machine import machine
-from keras_sepvit.default_backend import BACKENDS
 
 pytestmark = pytest.mark.once
 
@@ -135,8 +134,6 @@ def test_the_table_of_readme():
 def test_the_pages_have_places_for_all_figures(tmp_path):
     for text, names in (
         (page.ROOT / "docs" / "benchmark.md", speed_page.PARTS),
-        (page.ROOT / "docs" / "benchmark.md", [f"growth-{backend}" for backend in BACKENDS]),
-        (page.ROOT / "docs" / "complexity.md", ["blocks-timed"]),
         (page.ROOT / "docs" / "export.md", export_script.TABLES),
         (page.ROOT / "docs" / "training.md", ["pipeline"]),
         (page.ROOT / "docs" / "detection.md", ["blood cells"]),
