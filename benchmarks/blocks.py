@@ -7,13 +7,11 @@ between its marks in docs/complexity.md, beside that of their multiply-accumulat
 `make venv` installs.
 """
 
-import argparse
 import json
-import pathlib
 import statistics
 
-from complexity import ROOT, block_costs
-from page import commit, fill_page
+from complexity import block_costs
+from page import commit, fill_page, page_parser
 
 from keras_sepvit.benchmark.machine import machine, sentences
 from keras_sepvit.benchmark.report import markdown_table, spread
@@ -53,21 +51,18 @@ def table(turns, batch_size, rounds):
                 own = found[stage][name]
                 row.append(f"{statistics.median(round_medians(own)) / batch_size:.2f}")
                 for peer in ("two Swin blocks", "two Twins blocks"):
-                    ours = name.startswith("SepViT")
-                    row.append(spread(ratio(own, found[stage][peer], rounds)) if ours else "")
+                    is_pair = name.startswith("two")
+                    row.append("" if is_pair else spread(ratio(own, found[stage][peer], rounds)))
             rows.append(row)
     return markdown_table(header, rows)
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(__doc__)
     parser.add_argument("--backends", default=",".join(BACKENDS), metavar="NAME,...")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=3)
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
     options = parser.parse_args()
     how = (options.batch_size, options.rounds)
     turns = {

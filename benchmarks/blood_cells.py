@@ -14,12 +14,11 @@ that was stopped begins anew. The table and the worst photos go into docs/detect
 `--page-only` they are made of what is there. Needs the extras `train`, `detection` and `hub`.
 """
 
-import argparse
 import io
 import json
 import pathlib
 
-from page import ROOT, commit, fill_page
+from page import ROOT, commit, fill_page, page_parser
 from PIL import Image
 
 from keras_sepvit.benchmark.machine import machine, sentences
@@ -154,9 +153,7 @@ def check(options):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(__doc__)
     parser.add_argument("--data", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--warm-start", type=pathlib.Path, metavar="FILE.keras")
@@ -166,7 +163,6 @@ def main():
     parser.add_argument("--page-only", action="store_true", help="train nothing")
     parser.add_argument("--no-page", action="store_true", help="leave docs/ as it is")
     parser.add_argument("--output-dir", type=pathlib.Path, default=ROOT / "outputs/blood_cells")
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
     options = parser.parse_args()
     if not options.page_only:
         check(options)

@@ -7,13 +7,11 @@ are those of `keras_sepvit.complexity` and, for other networks, of `peers`; one 
 the products in the graphs of built models, on the backend of `KERAS_BACKEND`. Needs matplotlib.
 """
 
-import argparse
 import os
-import pathlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from page import fill_page
+from page import fill_page, page_parser
 from peers import networks
 from peers.attention import swin_pair, twins_pair
 from peers.networks import REDUCTIONS, WINDOW
@@ -24,7 +22,6 @@ from keras_sepvit.benchmark.report import markdown_table
 from keras_sepvit.configs import PUBLISHED, VARIANTS
 from keras_sepvit.files import replacing
 
-ROOT = pathlib.Path(__file__).parents[1]
 VARIANT_TITLES = {
     "sepvit_lite": "SepViT-Lite",
     "sepvit_t": "SepViT-T",
@@ -247,12 +244,7 @@ def _save(figure, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--docs", type=pathlib.Path, default=ROOT / "docs", help="folder of complexity.md"
-    )
+    parser = page_parser(__doc__)
     options = parser.parse_args()
     blocks = {
         "family": family_table(),

@@ -26,15 +26,13 @@ import time
 
 import export_page
 import numpy as np
-from page import commit
+from page import ROOT, commit, page_parser
 from peers.build import build_model as build_network
 from peers.catalogue import CATALOGUE
 
 from keras_sepvit.benchmark.machine import machine, proc_fields
 from keras_sepvit.benchmark.run import run_benchmark
 from keras_sepvit.benchmark.timing import latency, ratio
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 # Format and precision.
 LITERT = [
@@ -276,9 +274,7 @@ def measure(table, models, folder, rounds, processes):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(__doc__)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument(
         "--models", nargs="+", help="only these models; leaves the tables in docs/ as they are"
@@ -286,9 +282,6 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="in a process")
     parser.add_argument("--processes", type=int, default=3, help="that time the files")
     parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("outputs/export"))
-    parser.add_argument(
-        "--docs", type=pathlib.Path, default=ROOT / "docs", help="folder of export.md"
-    )
     parser.add_argument("--export", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.export:

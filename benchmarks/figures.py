@@ -21,12 +21,12 @@ from page import ROOT, commit
 # By name: the script with its options, and the minutes that it takes.
 FIGURES = {
     "complexity": ("complexity.py", 2),
-    "benchmark-peers": ("speed_page.py --parts peers", 14),
-    "benchmark-compiled": ("speed_page.py --parts compiled", 4),
+    "benchmark-peers": ("speed_page.py --parts peers", 20),
+    "benchmark-compiled": ("speed_page.py --parts compiled", 9),
     "benchmark-precisions": ("speed_page.py --parts precisions", 1),
     "benchmark-train": ("speed_page.py --parts train", 4),
-    "benchmark-family": ("speed_page.py --parts family", 6),
-    "benchmark-ablations": ("speed_page.py --parts ablations", 5),
+    "benchmark-family": ("speed_page.py --parts family", 5),
+    "benchmark-ablations": ("speed_page.py --parts ablations", 8),
     "benchmark-segmenters": ("speed_page.py --parts segmenters", 5),
     "benchmark-segmenters-train": ("speed_page.py --parts segmenters-train", 5),
     "benchmark-detectors-train": ("speed_page.py --parts detectors-train", 4),

@@ -7,17 +7,15 @@ tables between their marks in docs/benchmark.md. A network that fails at a size,
 little memory, has its reason there. Needs what `make venv` installs.
 """
 
-import argparse
-import pathlib
 import statistics
 
-from memory import peak
-from page import ROOT, commit, fill_page
+from page import commit, fill_page, page_parser
 from peers.catalogue import CATALOGUE
+from peers.jobs import run_peers
 
 from keras_sepvit.benchmark.machine import machine, sentences
 from keras_sepvit.benchmark.report import markdown_table
-from keras_sepvit.benchmark.run import MODES, BackendError, run_worker
+from keras_sepvit.benchmark.run import MODES, BackendError
 from keras_sepvit.benchmark.timing import round_medians
 from keras_sepvit.default_backend import BACKENDS
 
@@ -37,19 +35,8 @@ NETWORKS = (
 
 def times(names, backend, size, rounds):
     """Milliseconds and MACs of the networks at a size, or why there are none, by name."""
-    job = {
-        "backend": backend,
-        "models": names,
-        "task": ["inference"],
-        "modes": {"inference": [MODES[backend][0]]},
-        "batch_sizes": [1],
-        "precision": ["float32"],
-        "image_size": (size, size),
-        "rounds": rounds,
-        "threads": None,
-    }
     try:
-        result = run_worker("peers.worker", job)
+        result = run_peers(names, backend, image_size=(size, size), rounds=rounds)
     except BackendError as error:
         return {name: {"error": str(error)} for name in names}
     found = {name: {"macs": facts.get("macs")} for name, facts in result["models"].items()}
@@ -64,7 +51,7 @@ def times(names, backend, size, rounds):
 def memory(name, backend, size):
     """MiB that a process takes for a network at a size, as a cell."""
     try:
-        found = peak(name, backend, image_size=(size, size))
+        found = run_peers([name], backend, image_size=(size, size), memory=True)
     except BackendError:
         return "failed"
     return f"{(found['peak'] - found['before']) / 2**20:.0f}"
@@ -96,16 +83,12 @@ def tables(backend, names, sizes, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(__doc__)
     parser.add_argument("--backends", default=",".join(BACKENDS), metavar="NAME,...")
     parser.add_argument("--networks", nargs="+", choices=CATALOGUE, default=list(NETWORKS))
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
     options = parser.parse_args()
-    blocks = {}
     for backend in options.backends.split(","):
         names = [name for name in options.networks if backend in CATALOGUE[name].backends]
         command = f"--backends {backend} --networks {' '.join(names)} --sizes "
@@ -115,8 +98,8 @@ def main():
             f"Command: `python benchmarks/growth.py {command}`; commit {commit()}."
         )
         text = tables(backend, names, options.sizes, options.rounds)
-        blocks[f"growth-{backend}"] = f"{text}\n\n{made}\n\n{sentences(machine())}"
-        fill_page(options.docs / "benchmark.md", blocks)
+        text += f"\n\n{made}\n\n{sentences(machine())}"
+        fill_page(options.docs / "benchmark.md", {f"growth-{backend}": text})
 
 
 if __name__ == "__main__":

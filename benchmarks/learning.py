@@ -31,7 +31,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from learners.plans import SETTINGS, fewer_waves, network_waves, way_waves
 from learners.report import write_fewer, write_networks, write_ways
 from learners.runs import Run, train
-from page import ROOT
+from page import ROOT, page_parser
 
 from keras_sepvit.benchmark.machine import machine
 
@@ -83,16 +83,13 @@ def workers_of(gpu):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(__doc__)
     parser.add_argument("--data", required=True, help="folder of CIFAR-10")
     parser.add_argument("--part", choices=PARTS, nargs="+", default=[*PARTS])
     parser.add_argument("--setting", choices=SETTINGS, default="small")
     parser.add_argument("--gpu", action="store_true", help="one run at a time, on all cores")
     parser.add_argument("--page-only", action="store_true", help="train nothing")
     parser.add_argument("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / "learning")
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:

@@ -9,39 +9,21 @@ one network, and what is above the same process before it built the network.
 import argparse
 
 from peers.catalogue import CATALOGUE
+from peers.jobs import run_peers
 
 from keras_sepvit.benchmark.report import TASKS, markdown_table
-from keras_sepvit.benchmark.run import MODES, BackendError, run_worker
+from keras_sepvit.benchmark.run import MODES, BackendError
 from keras_sepvit.cli.common import parse_image_size
-
-
-def peak(name, backend, task="inference", batch_size=1, precision="float32", image_size=(224, 224)):
-    """Bytes of a process at most and before it built a network, as a dict of `peak` and `before`.
-
-    Raises:
-        BackendError: such as for too little memory.
-    """
-    job = {
-        "memory": True,
-        "backend": backend,
-        "models": [name],
-        "task": [task],
-        "modes": {task: [MODES[backend][0]]},
-        "batch_sizes": [batch_size],
-        "precision": [precision],
-        "image_size": image_size,
-        "threads": None,
-    }
-    return run_worker("peers.worker", job)
 
 
 def row_of(name, backend, options):
     """The peak as a row of the table."""
     row = [backend, TASKS[options.task], options.batch_size, CATALOGUE[name].title]
     row += [options.precision, MODES[backend][0]]
+    settings = (options.task, options.batch_size, options.precision)
     size = parse_image_size(options.image_size)
     try:
-        found = peak(name, backend, options.task, options.batch_size, options.precision, size)
+        found = run_peers([name], backend, *settings, size, memory=True)
     except BackendError as error:
         return [*row, f"failed: {error}", ""]
     sizes = (found["peak"], found["peak"] - found["before"])

@@ -1,5 +1,6 @@
 """Puts the tables of benchmarks into pages of docs/."""
 
+import argparse
 import pathlib
 import subprocess
 
@@ -9,6 +10,21 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # What a figure depends on: not the pages, which the figures change.
 CODE = ("keras_sepvit", "benchmarks", "examples", "setup.cfg", "constraints.txt")
+
+
+def page_parser(text):
+    """A parser of the command line of a script that fills a page.
+
+    Args:
+        text: What `--help` tells: the script's docstring.
+    """
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--docs", type=pathlib.Path, default=ROOT / "docs", help="folder of the pages"
+    )
+    return parser
 
 
 def commit():

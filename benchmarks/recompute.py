@@ -6,43 +6,25 @@ trains SepViT-T with `keras.RematScope` and without, each on each backend in a p
 and puts peak memory and the time of a step between their marks in docs/training.md (Linux).
 """
 
-import argparse
-import pathlib
-
-from page import ROOT, commit, fill_page
+from page import commit, fill_page, page_parser
+from peers.jobs import run_peers
 
 from keras_sepvit.benchmark.machine import machine, sentences
 from keras_sepvit.benchmark.report import markdown_table
-from keras_sepvit.benchmark.run import MODES, run_worker
 from keras_sepvit.default_backend import BACKENDS
 
 
 def measured(backend, batch_size, recompute):
     """MiB at most above the empty process, and seconds of the fastest of three steps."""
-    job = {
-        "memory": True,
-        "recompute": recompute,
-        "timed_calls": 3,
-        "backend": backend,
-        "models": ["sepvit_t"],
-        "task": ["train"],
-        "modes": {"train": [MODES[backend][0]]},
-        "batch_sizes": [batch_size],
-        "precision": ["float32"],
-        "image_size": (224, 224),
-        "threads": None,
-    }
-    found = run_worker("peers.worker", job)
+    settings = {"memory": True, "timed_calls": 3, "recompute": recompute}
+    found = run_peers(["sepvit_t"], backend, "train", batch_size, **settings)
     return (found["peak"] - found["before"]) / 2**20, found["ms"] / 1e3
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(__doc__)
     parser.add_argument("--backends", default=",".join(BACKENDS), metavar="NAME,...")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
     options = parser.parse_args()
     rows = []
     for backend in options.backends.split(","):

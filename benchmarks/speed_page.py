@@ -7,13 +7,12 @@ part's marks. `--parts peers` measures only the parts named. With `--page-only`,
 is made from what earlier runs left in `--output-dir`.
 """
 
-import argparse
 import json
 import pathlib
 import subprocess
 import sys
 
-from page import ROOT, commit, fill_page
+from page import ROOT, commit, fill_page, page_parser
 from peers.catalogue import CATALOGUE
 from peers.picture import draw_accuracy, draw_throughput
 
@@ -113,13 +112,10 @@ def write_page(part, folder, docs):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = page_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--page-only", action="store_true", help="measure nothing")
     parser.add_argument("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / "speed")
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
     options = parser.parse_args()
     for part in options.parts:
         folder = options.output_dir / part

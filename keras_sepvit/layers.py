@@ -234,8 +234,9 @@ class DropPath(layers.Layer):
         pass
 
     def call(self, inputs, training=False):
-        scale = self.scale(inputs) if training else None
-        return inputs if scale is None else inputs * ops.cast(scale, inputs.dtype)
+        if not training or self.rate == 0.0:
+            return inputs
+        return inputs * ops.cast(self.scale(inputs), inputs.dtype)
 
     def scale(self, inputs: Any) -> Any:
         """The factor of each sample in a training step, drawn anew by each call.
@@ -244,10 +245,8 @@ class DropPath(layers.Layer):
             inputs: Tensor of shape (batch, ...), such as a branch to drop.
 
         Returns:
-            Tensor of shape (batch, 1, ...); None at a rate of 0.
+            Tensor of shape (batch, 1, ...): 0, or `1 / (1 - rate)`.
         """
-        if self.rate == 0.0:
-            return None
         draw = _running.draw
         scale = None if draw is None else draw.next_scale(self, inputs)
         if scale is None:

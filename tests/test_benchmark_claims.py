@@ -7,11 +7,7 @@ import growth
 import pytest
 from complexity import block_costs
 from helpers import BACKEND
-from page import fill_page
 from peers.build import count_parameters
-from peers.catalogue import ABLATIONS, CATALOGUE
-
-from keras_sepvit.default_backend import BACKENDS
 
 pytest.importorskip("keras_hub")
 
@@ -31,8 +27,9 @@ def test_blocks_have_the_parameters_of_their_formulas():
 def test_growth_is_told_by_size(tmp_path):
     text = growth.tables("torch", ["sepvit_lite", "hf_swin_t"], (64, 128), rounds=1)
     times, macs, memory = text.split("\n\n")
-    (*_, lite, _) = times.splitlines()
+    (*_, lite, swin) = times.splitlines()
     assert lite.startswith("| SepViT-Lite |") and lite.endswith("x) |")
+    assert "must match the size" in swin  # Hugging Face's Swin fails on an image of 64
     small, large = (float(cell) for cell in macs.splitlines()[2].split("|")[2:4])
     assert 3 < large / max(small, 0.05) and large < 0.5
     assert all(int(cell) > 10 for cell in memory.splitlines()[2].split("|")[2:4])
@@ -49,16 +46,3 @@ def test_recomputing_is_measured_and_written(tmp_path, monkeypatch):
     _, _, row, *_ = (tmp_path / "training.md").read_text().splitlines()[1:]
     backend, *numbers = row.strip("| ").split(" | ")
     assert backend == "torch" and all(float(number) > 0 for number in numbers)
-
-
-@pytest.mark.once
-def test_pages_have_places_and_the_catalogue_the_ablations(tmp_path):
-    for name, blocks in (
-        ("benchmark.md", [f"growth-{backend}" for backend in BACKENDS]),
-        ("complexity.md", ["blocks-timed"]),
-        ("training.md", ["recompute"]),
-    ):
-        copy = tmp_path / name
-        copy.write_text((growth.ROOT / "docs" / name).read_text())
-        fill_page(copy, dict.fromkeys(blocks, "new"))
-    assert {f"sepvit_t_{name}" for name in ABLATIONS} <= CATALOGUE.keys()

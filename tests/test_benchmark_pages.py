@@ -11,10 +11,13 @@ import figures
 import page
 import pytest
 import speed_page
+from peers.catalogue import CATALOGUE
 from test_benchmark import result_of
 from test_benchmark_networks import record_of
 
 from keras_sepvit.benchmark.machine import machine
+from keras_sepvit.configs import ABLATIONS
+from keras_sepvit.default_backend import BACKENDS
 
 pytestmark = pytest.mark.once
 
@@ -135,7 +138,9 @@ def test_the_pages_have_places_for_all_figures(tmp_path):
     for text, names in (
         (page.ROOT / "docs" / "benchmark.md", speed_page.PARTS),
         (page.ROOT / "docs" / "export.md", export_script.TABLES),
-        (page.ROOT / "docs" / "training.md", ["pipeline"]),
+        (page.ROOT / "docs" / "benchmark.md", [f"growth-{backend}" for backend in BACKENDS]),
+        (page.ROOT / "docs" / "complexity.md", ["blocks-timed"]),
+        (page.ROOT / "docs" / "training.md", ["pipeline", "recompute"]),
         (page.ROOT / "docs" / "detection.md", ["blood cells"]),
         (page.ROOT / "README.md", ["peers"]),
     ):
@@ -147,6 +152,7 @@ def test_the_pages_have_places_for_all_figures(tmp_path):
     made = " ".join(command for command, _ in figures.FIGURES.values())
     assert scripts == {"complexity.py", "speed_page.py", "export.py", "input_pipeline.py"}
     assert all(f"--parts {part}" in made for part in speed_page.PARTS)
+    assert {f"sepvit_t_{name}" for name in ABLATIONS} <= CATALOGUE.keys()
     assert all(f"--tables {table}" in made for table in export_script.TABLES)
     assert sum(minutes for _, minutes in figures.FIGURES.values()) <= 90
 

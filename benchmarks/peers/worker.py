@@ -12,6 +12,7 @@ import numpy as np
 from keras_sepvit.benchmark.machine import proc_fields
 from keras_sepvit.benchmark.timing import call_milliseconds
 from keras_sepvit.benchmark.worker import Refused, Worker, device, main, reason_of, warm_up
+from keras_sepvit.configs import VARIANTS
 from peers.build import build_model, check_parameters, count_parameters, import_library
 from peers.catalogue import catalogue_model
 
@@ -129,13 +130,14 @@ class PeerWorker(Worker):
         shape = (*self.job["image_size"], 3)
         try:
             return {**facts, "macs": traced_macs(model, shape, channels_first=channels_first)}
-        except ValueError as error:  # a graph with an operator whose cost is not known
+        except Exception as error:  # an operator of unknown cost, or an image that is too small
             return {**facts, "error": reason_of(error)}
 
     def _peak_memory(self):
-        """Bytes of the process (Linux) before it built the network, and at most; and a call's time.
+        """Bytes of the process (Linux) before it built the network, and at most.
 
-        The imported backend is a good part of both.
+        The imported backend is a good part of both. With `timed_calls` also the milliseconds of
+        the fastest of so many calls.
         """
         job = self.job
         (task,), (name,), (precision,) = job["task"], job["models"], job["precision"]
@@ -144,15 +146,17 @@ class PeerWorker(Worker):
         before = process_memory("VmRSS")
         program = self.program(task, name, precision, mode, *job["batch_sizes"])
         warm_up(program, name)
-        fastest = min(call_milliseconds(program) for _ in range(job.get("timed_calls", 1)))
-        return {"before": before, "peak": process_memory("VmHWM"), "ms": fastest}
+        times = [call_milliseconds(program) for _ in range(job.get("timed_calls", 0))]
+        return {"before": before, "peak": process_memory("VmHWM"), "ms": min(times, default=None)}
 
 
 def recomputed_blocks():
     """The scope in which SepViT's blocks are recomputed in the backward pass."""
     import keras
 
-    names = [f"stage{stage}_block{block}" for stage in range(1, 5) for block in range(1, 15)]
+    deepest = max(max(config.depths) for config in VARIANTS.values())
+    blocks = range(1, deepest + 1)
+    names = [f"stage{stage}_block{block}" for stage in range(1, 5) for block in blocks]
     return keras.RematScope("list_of_layers", layer_names=names)
 
 
