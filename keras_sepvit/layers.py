@@ -13,11 +13,50 @@ from keras_sepvit.initializers import FanOutNormal, TruncatedNormal
 from keras_sepvit.validation import check_choice, check_map, check_rate, positive_int
 
 
+class _Running(threading.local):
+    """What is known of the model that runs. At a ContextVar torch's graphs break."""
+
+    def __init__(self):
+        self.draw = None  # its `_SharedDraw`, in training
+        self.inference_dtype = None  # in inference the dtype that it computes in
+
+    @contextlib.contextmanager
+    def set(self, draw=None, inference_dtype=None):
+        outer = self.draw, self.inference_dtype
+        self.draw, self.inference_dtype = draw, inference_dtype
+        try:
+            yield
+        finally:
+            self.draw, self.inference_dtype = outer
+
+
+_running = _Running()
+
+
+def inference(dtype):
+    """While a model runs inside, its composite layers know that this is no training.
+
+    Args:
+        dtype: The dtype that the model computes in.
+    """
+    return _running.set(inference_dtype=dtype)
+
+
 class CompositeLayer(layers.Layer):
     """A layer of layers, whose configuration says which of them are quantised.
 
     All layers in it are made by `part` or `dense`.
     """
+
+    def __call__(self, *args, **kwargs):
+        if (
+            _running.inference_dtype == self.compute_dtype
+            and len(args) == 1
+            and not kwargs
+            and functional.is_plain_call(self, args[0])
+        ):
+            return self.call(*args)
+        return super().__call__(*args, **kwargs)
 
     def part(self, layer_class, *args, dtype=None, **kwargs):
         """A layer in this one: of its dtype policy, and frozen where it is made frozen."""
@@ -271,19 +310,9 @@ class DropPath(layers.Layer):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
-class _Running(threading.local):
-    """The `_SharedDraw` of the model that runs, or None. At a ContextVar torch's graphs break."""
-
-    def __init__(self):
-        self.draw = None
-
-
-_running = _Running()
-
-
 @contextlib.contextmanager
 def one_draw(drop_paths, calls):
-    """While a model runs inside, the first of its `DropPath` layers draws for all of them.
+    """While a model trains inside, the first of its `DropPath` layers draws for all of them.
 
     A draw is a dozen small kernels on a GPU, and torch's host waits for it twice.
 
@@ -291,11 +320,8 @@ def one_draw(drop_paths, calls):
         drop_paths: The layers, whose inputs have one shape but for height, width and channels.
         calls: How often each of them is called.
     """
-    outer, _running.draw = _running.draw, _SharedDraw(drop_paths, calls)
-    try:
+    with _running.set(draw=_SharedDraw(drop_paths, calls)):
         yield
-    finally:
-        _running.draw = outer
 
 
 class _SharedDraw:

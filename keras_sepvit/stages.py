@@ -1,6 +1,5 @@
 """What models of the four stages have in common."""
 
-import contextlib
 import functools
 import sys
 from typing import Any
@@ -9,7 +8,7 @@ import keras
 
 from keras_sepvit.block import SepViTBlock
 from keras_sepvit.geometry import STRIDES
-from keras_sepvit.layers import one_draw
+from keras_sepvit.layers import inference, one_draw
 from keras_sepvit.names import stage_of
 from keras_sepvit.scores import normalizes_images
 from keras_sepvit.validation import check_choice
@@ -26,6 +25,7 @@ class ImageModelMixin:
     """
 
     layers: list[keras.Layer]
+    compute_dtype: str
     _shape_argument = "image_shape"  # of the constructor
     _compiled_call: Any = None
 
@@ -63,12 +63,14 @@ class ImageModelMixin:
         self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
     ) -> Any:
         check_images(self, inputs)  # JAX's `predict` and `fit` come here by another way
-        with contextlib.ExitStack() as stack:
-            if training:
-                blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
-                # Each for the two branches of its block.
-                stack.enter_context(one_draw([block.drop_path for block in blocks], calls=2))
-            # Layers know that this is no training, and are called faster without being told again.
+        if training:
+            blocks = (layer for layer in self.layers if isinstance(layer, SepViTBlock))
+            # Each for the two branches of its block.
+            running = one_draw([block.drop_path for block in blocks], calls=2)
+        else:
+            running = inference(self.compute_dtype)
+        with running:
+            # Layers know when this is no training, and are called faster without being told again.
             return self._compute(inputs, training=training or None, mask=mask, **kwargs)
 
     def _compute(self, inputs, **kwargs):
