@@ -70,12 +70,18 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
     import keras
 
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
-    if keras.config.backend() == "tensorflow":
+    backend = keras.config.backend()
+    for item in items:
+        chosen = item.get_closest_marker("by_default_on")
+        if chosen is not None and backend not in chosen.args:
+            item.add_marker("thorough")
+    if backend == "tensorflow":
         return
     skip = pytest.mark.skip(reason="involves no backend; runs under TensorFlow only")
     for item in items:

@@ -1,9 +1,10 @@
-"""benchmarks/: blocks beside others', growth with the image, and recomputed blocks."""
+"""benchmarks/: blocks beside others', growth with the image, recomputed blocks, operators."""
 
 import importlib
 import sys
 
 import growth
+import operators
 import pytest
 from complexity import block_costs
 from helpers import BACKEND
@@ -46,3 +47,18 @@ def test_recomputing_is_measured_and_written(tmp_path, monkeypatch):
     _, _, row, *_ = (tmp_path / "training.md").read_text().splitlines()[1:]
     backend, *numbers = row.strip("| ").split(" | ")
     assert backend == "torch" and all(float(number) > 0 for number in numbers)
+
+
+@pytest.mark.thorough
+@torch_only
+def test_the_time_of_operators_is_told():
+    found = operators.table(["sepvit_lite"], [("inference", 1, "eager"), ("train", 1, "eager")])
+    header, _, inference, training = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in found.splitlines()
+    )
+    for row in (inference, training):
+        percent = {name: int(cell.rstrip("%")) for name, cell in zip(header[5:], row[5:], strict=True)}
+        assert 90 <= sum(percent.values()) <= 120
+        assert percent["products"] > percent["norms"] > 0
+        assert percent["attention"] and percent["convolutions"] and percent["GELU"]
+    assert dict(zip(header, training, strict=True))["optimizer"] != "0%"

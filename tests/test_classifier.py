@@ -83,6 +83,7 @@ def test_head_is_the_mean_of_the_normed_map_and_a_dense_layer():
     )
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 @pytest.mark.parametrize(
     "policy, by_argument", [("float32", True), ("mixed_bfloat16", True), ("mixed_bfloat16", False)]
 )

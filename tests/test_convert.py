@@ -47,6 +47,7 @@ if BACKEND != "jax":  # which would compile each operation for one use
 """
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_weights_of_another_backend_load_and_give_the_same_outputs(tmp_path):
     """Each backend reads those of one that is not itself, and each is read."""
     other = {"tensorflow": "torch", "jax": "tensorflow", "torch": "jax"}[BACKEND]

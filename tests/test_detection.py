@@ -119,6 +119,7 @@ def test_the_head_begins_sure_of_nothing():
     np.testing.assert_allclose(raw["boxes"][0], 0, atol=0.05)
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("box_format", BOX_FORMATS)
 def test_box_formats(box_format):
     """In targets and in detections; neither the arrays nor the padding change."""
@@ -227,6 +228,7 @@ def test_what_is_frozen_stays_frozen(freeze, tmp_path):
     assert {weight.path for weight in loaded.trainable_weights} == expected
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.filterwarnings("ignore:Loaded")
 def test_weights(tmp_path):
     """Of a classifier, of detectors by each kind of file, for other classes, of a segmenter."""
@@ -280,6 +282,7 @@ def test_weights_for_other_anchors(tmp_path, network, suffix):
             load(make(5.0), path)
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize(
     "network, options, last",
     [
@@ -335,6 +338,7 @@ def test_other_backbones(tmp_path):
 OTHER_ARGUMENTS = {"weights", "drop_path_rate", "kwargs"}
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("network", [RetinaNet, MaskRCNN, SemanticFPN, UPerNet])
 def test_arguments_are_attributes(network):
     parameters = inspect.signature(network).parameters
@@ -427,6 +431,7 @@ def fit_without_steps(monkeypatch, model, kind, images, targets):
 FAR = "and as such .* reach far out of their images of 64 x 96"
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("kind", ["arrays", "data set"])
 @pytest.mark.parametrize(
     "box_format, given, message",
@@ -456,6 +461,7 @@ def test_boxes_that_fit_no_image(box_format, given, message, kind, monkeypatch):
     np.testing.assert_array_equal(found, boxes)
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("kind", ["arrays", "data set"])
 @pytest.mark.parametrize("build", [retinanet, semantic_fpn, classifier])
 def test_images_of_0_to_1_are_told(build, kind, monkeypatch):
@@ -471,6 +477,7 @@ def test_images_of_0_to_1_are_told(build, kind, monkeypatch):
         fit_without_steps(monkeypatch, retinanet(backbone), kind, images, scenes()[1])
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 @pytest.mark.parametrize("wrong", [{"labels": 10}, {"labels": -2}, {"boxes": np.nan}], ids=str)
 def test_what_data_sets_bring_makes_the_loss_nan(wrong, model):
     """Of compiled steps, which can raise nothing."""

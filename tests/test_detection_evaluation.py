@@ -158,6 +158,7 @@ def test_results_are_those_of_what_detect_finds(source):
         evaluate(RetinaNet(SMALL, 4, image_shape=SHAPE, channels=8, num_convs=1), source)
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 @pytest.mark.parametrize("box_format", ["xyxy", "rel_center_xywh"])
 def test_average_precision_in_the_logs_of_fit(box_format):
     """Of arrays and of batches, of boxes in any format; NaN where there is no object."""

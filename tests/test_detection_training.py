@@ -69,6 +69,7 @@ def trained(data, tmp_path_factory):
     return folder, json.loads(result.stdout)
 
 
+@pytest.mark.by_default_on("torch")
 def test_a_run_learns_and_leaves_its_files(trained, data):
     folder, result = trained
     losses = [epoch["loss"] for epoch in result["history"]]
@@ -86,6 +87,7 @@ def test_a_run_learns_and_leaves_its_files(trained, data):
     assert kept == recipe(data, "epochs=4", "checkpoint_steps=2")
 
 
+@pytest.mark.by_default_on("torch")
 def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
     """Lying and standing photos, each on its own canvas, in the order of the data."""
     folder, result = trained

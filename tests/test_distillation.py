@@ -228,6 +228,7 @@ def test_a_teacher_of_keras_applications(monkeypatch):
     np.testing.assert_allclose(found, to_numpy(model(ops.convert_to_tensor(caffe))), atol=1e-5)
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 @pytest.mark.hub
 def test_a_teacher_of_keras_hub(tmp_path):
     from keras_hub.layers import ImageConverter
@@ -363,6 +364,7 @@ def test_a_teacher_without_weight_changes_nothing(teacher_file, tmp_path):
     assert barely == pytest.approx(alone, rel=1e-6)  # the first weights and draws are the same
 
 
+@pytest.mark.by_default_on("torch")
 def test_a_student_with_its_teachers_weights_has_nothing_to_learn(teacher_file, tmp_path):
     changes = f"distill.teacher={teacher_file}", f"model.weights={teacher_file}"
     loss, _ = two_losses(tmp_path, *changes, "distill.weight=1")

@@ -130,6 +130,7 @@ def recipe(**changes):
     return BrightnessRecipe(optimizer=optimizer, **{**settings, **changes})
 
 
+@pytest.mark.by_default_on("tensorflow")
 def test_a_task_of_its_own_learns(tmp_path):
     trainer = Trainer(recipe(snapshot_epochs=20), tmp_path)
     saved, built = [], []

@@ -147,6 +147,7 @@ def test_a_model_of_other_classes_is_refused(tmp_path):
         evaluate(constant_classifier(3, best=(0,)), source, image_size=8)
 
 
+@pytest.mark.by_default_on("tensorflow")
 def test_command(digits_model, tmp_path):
     path = tmp_path / "digits.keras"
     digits_model.save(path)

@@ -94,6 +94,7 @@ def test_maps_have_no_activation():
         prepare(tiny_classifier(include_top=False), activation="softmax")
 
 
+@pytest.mark.by_default_on("tensorflow")
 @pytest.mark.parametrize("dense", [False, True])
 def test_backbones_give_their_pyramid(dense):
     backbone = tiny_dense() if dense else tiny_backbone()

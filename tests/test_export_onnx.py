@@ -66,6 +66,7 @@ def convert_by_copying(source, monkeypatch):
 # Float32, on every backend.
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_file_gives_the_models_probabilities_for_any_batch(classifier):
     model, path, report = classifier
     images = np.random.default_rng(5).uniform(0, 255, (3, 64, 64, 3))

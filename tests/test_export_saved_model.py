@@ -13,6 +13,7 @@ from keras_sepvit.runtime import read_image
 tf = pytest.importorskip("tensorflow")
 
 
+@pytest.mark.by_default_on("tensorflow")
 def test_a_saved_model_runs_without_keras(tmp_path):
     model = linear_model(image_shape=IMAGE_SHAPE)
     path = tmp_path / "served"

@@ -23,6 +23,7 @@ np.save(sys.argv[3], np.concatenate(outputs))
 """
 
 
+@pytest.mark.by_default_on("jax")
 @pytest.mark.skipif(BACKEND == "torch", reason="by way of a process with JAX, as from TensorFlow")
 def test_file_runs_in_plain_jax_with_any_batch(tmp_path, capsys):
     model = tiny_classifier(classes=5)

@@ -24,6 +24,7 @@ np.save(sys.argv[3], np.concatenate(outputs))
 """
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.skipif(BACKEND == "jax", reason="by way of a process with torch, as from TensorFlow")
 def test_file_runs_in_plain_torch_with_any_batch(tmp_path, capsys):
     model = tiny_classifier(classes=5)

@@ -30,6 +30,7 @@ class SepViTBackboneTest(test_case.TestCase):
         }
         self.input_data = ops.convert_to_tensor(images((2, 64, 64, 3)))
 
+    @pytest.mark.by_default_on("tensorflow", "torch")
     def test_vision_backbone(self):
         for dense in (False, True):
             with self.subTest(dense=dense):

@@ -94,6 +94,7 @@ def test_levels_are_named_layers_that_survive_serialization():
     assert keras.saving.get_registered_name(type(copy)) == "keras_sepvit.hub>KerasCVBackbone"
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_pixels_are_normalised_inside():
     keras.utils.set_random_seed(0)
     inside = backbone()

@@ -251,6 +251,7 @@ class SepViTHubTest(hub_test_case.TestCase):
             "image_shape": SHAPE,
         }
 
+    @pytest.mark.by_default_on("tensorflow", "torch")
     def test_backbone(self):
         self.run_vision_backbone_test(
             cls=hub.SepViTBackbone,
@@ -264,6 +265,7 @@ class SepViTHubTest(hub_test_case.TestCase):
             run_data_format_check=False,
         )
 
+    @pytest.mark.by_default_on("jax", "torch")
     def test_classifier(self):
         classifier = hub_classifier(hub.SepViTBackbone(**self.backbone_kwargs))
         self.run_task_test(

@@ -40,6 +40,7 @@ def predict(segmenter, images):
     return to_numpy(segmenter.predict(images, verbose=0))
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("build", [deeplab, segformer])
 def test_fits_predicts_saves_and_loads(build, tmp_path):
     segmenter = build()

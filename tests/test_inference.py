@@ -138,6 +138,7 @@ def fine_tuned():
     return keras.Sequential([base, keras.layers.Dense(3)])
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize(
     "make, activation, keeps", [(sepvit, None, True), (fine_tuned, "sigmoid", False)]
 )
@@ -196,6 +197,7 @@ HEADS = {
 }
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("head, missing, kind", HEADS.values(), ids=HEADS)
 def test_what_outputs_lack_is_told_by_layers_else_by_values(head, missing, kind):
     """In predictions and in exports alike, unless it is said."""

@@ -163,6 +163,7 @@ def test_masks_lie_in_the_photos_pixels(box_format):
     np.testing.assert_array_equal(few["masks"], found["masks"][:2])
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("box_format", ["xyxy", "rel_yxyx"])
 def test_average_precision_by_masks_in_the_logs_of_fit(box_format):
     """What is found is true, but of one object, which has no mask, and one with an empty half."""

@@ -247,6 +247,7 @@ def test_what_does_not_suit_instance_segmenters_is_refused(model, folder, tmp_pa
     assert KerasDetector(model).predict(default_images(SHAPE, 1))["masks"].any()
 
 
+@pytest.mark.thorough
 @pytest.mark.once
 def test_commands(folder, tmp_path):
     """The exported file, and what predict tells of a photo by it, are the model's."""

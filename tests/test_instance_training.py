@@ -63,6 +63,7 @@ def trained(data, tmp_path_factory):
     return folder, json.loads(result.stdout)
 
 
+@pytest.mark.by_default_on("torch")
 def test_a_run_learns_and_leaves_its_files(trained, data):
     folder, result = trained
     losses = [epoch["loss"] for epoch in result["history"]]
@@ -81,6 +82,7 @@ def test_a_run_learns_and_leaves_its_files(trained, data):
     )
 
 
+@pytest.mark.by_default_on("torch")
 def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
     folder, result = trained
     model = keras.saving.load_model(folder / "best.keras")
@@ -118,6 +120,7 @@ def test_100_steps_in_half_precision_with_batches_without_objects(data, precisio
         assert np.isfinite(to_numpy(weight)).all()
 
 
+@pytest.mark.by_default_on("torch")
 def test_a_batch_without_objects_trains_what_tells_them_from_the_ground(data, tmp_path):
     trainer = Trainer(load_recipe("instances_digits", changes_of(data)), tmp_path / "run")
     batches = trainer.training_data(0, 0).as_numpy_iterator()

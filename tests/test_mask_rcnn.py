@@ -42,6 +42,7 @@ def compiled(model, rate=3e-3):
     return model
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_fits_predicts_saves_and_loads(tmp_path):
     model = compiled(mask_rcnn(image_shape=SHAPE, score_threshold=0.0, max_detections=7))
     photos, targets = scenes()
@@ -86,6 +87,7 @@ def model():
     return model
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_what_losses_are_made_of(model):
     """Each drawn proposal has its object; each answer is that of its proposal, and of its class."""
     photos, targets = scenes()

@@ -235,6 +235,7 @@ def test_rate_goes_by_updates_not_by_parts(network):
     assert rates[0] < 0.1 * load_recipe("digits").peak_learning_rate()
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_accumulated_parts_train_as_the_whole_batch():
     rng = np.random.default_rng(0)
     values = rng.standard_normal((2, 5)).astype("float32")

@@ -95,6 +95,7 @@ def test_models_have_the_authors_state_dict(form, variant):
 # Agreement with the authors' code: here through `weights=`; test_numerics.py has all variants.
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_reference_logits(tmp_path):
     path = save_torch(reference.state_dict("classification", "lite"), tmp_path / "lite.pth")
     model = SepViTLite(weights=str(path), include_preprocessing=False, classifier_activation=None)

@@ -95,6 +95,7 @@ def test_averaged_weights_come_before_others(averaged, inner, source, tmp_path):
     assert f"from '{report.part}' of '" in str(report)
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_checkpoints(wrapper, legacy, source, tmp_path):

@@ -39,6 +39,7 @@ def test_weights_of_quantised_models_fit_quantised_models_alone(tmp_path):
     refused(model, save_h5(plain, tmp_path / "float.weights.h5"), "One of them is quantised")
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_trained_adapters_are_merged_in_files(tmp_path):
     model, x = classifier(SMALL, seed=1, classifier_activation=None), images((2, *SHAPE))
     before = run(model, x)

@@ -45,6 +45,7 @@ def plain():
     return train(contextlib.nullcontext())
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_recomputed_network_trains_as_any(scope, plain):
     """The same losses and weights: the second pass drops what the first one dropped."""

@@ -178,6 +178,7 @@ def test_what_is_frozen_stays_frozen(freeze, tmp_path):
     assert len(around.trainable_weights) == len(expected) + 2
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.filterwarnings("ignore:Loaded")
 def test_weights(tmp_path):
     """Of a classifier, of a segmenter, of one for other classes, of another kind."""
@@ -217,6 +218,7 @@ def convert_or_save(model, path):
         model.save_weights(path)
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("build", [semantic_fpn, upernet])
 def test_checkpoints_are_converted(build, tmp_path):
     """To a whole model of Keras, to its backbone alone, and back."""

@@ -160,6 +160,7 @@ def test_scales_of_a_model_of_one_size_are_on_its_canvas():
     assert (found == total.argmax(axis=-1)).mean() > 0.999
 
 
+@pytest.mark.by_default_on("torch")
 def test_evaluation_is_segment_photo_by_photo():
     """Of a real network, whose answers depend on the whole canvas; in any batches."""
     model = SemanticFPN(SMALL, CLASSES, neck_channels=8, head_channels=8)

@@ -76,6 +76,7 @@ def trained(data, tmp_path_factory):
     return folder, json.loads(result.stdout)
 
 
+@pytest.mark.by_default_on("torch")
 def test_a_run_learns_and_leaves_its_files(trained, data):
     folder, result = trained
     losses = [epoch["loss"] for epoch in result["history"]]
@@ -93,6 +94,7 @@ def test_a_run_learns_and_leaves_its_files(trained, data):
     assert kept == recipe(data, "epochs=3", "checkpoint_steps=2")
 
 
+@pytest.mark.by_default_on("torch")
 def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
     folder, result = trained
     model = keras.saving.load_model(folder / "best.keras")
@@ -110,6 +112,7 @@ def test_the_best_model_gives_the_result_that_it_was_chosen_by(trained, data):
         assert value == pytest.approx(best[f"val_{name}"], abs=0.5)
 
 
+@pytest.mark.by_default_on("torch")
 def test_a_run_does_not_go_on_under_swapped_classes(trained, data):
     folder, _ = trained
     changes = "epochs=3", "checkpoint_steps=2"
@@ -195,6 +198,7 @@ def test_it_starts_from_a_classifier_of_another_size_and_keeps_frozen_stages(dat
     assert stage1 == stage2 == 0 < min(stage3, stage4)
 
 
+@pytest.mark.by_default_on("torch")
 def test_the_run_tells_what_it_starts_from_and_what_a_batch_changes(data, tmp_path, capsys):
     settings = [f"data.name=folder:{data}", "model.variant=sepvit_lite", "model.channels=8"]
     small = ["model.image_size=[64,64]", "batch_size=4", "images=8", "optimizer.warmup_images=4"]

@@ -173,6 +173,7 @@ def test_photos_of_all_kinds(kind, folder, files):
     assert len(np.unique(found)) > 1
 
 
+@pytest.mark.by_default_on("torch")
 def test_keras_files_have_a_record(model, folder, tmp_path):
     """That of one size and of any; with names in it, or beside it."""
     loaded = load_model(folder / "model.keras")

@@ -113,6 +113,7 @@ def test_a_model_remembers_its_evaluation_wherever_it_goes(trained, tmp_path):
     assert predictor.interpolation == "bilinear"
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_the_saved_model_has_averaged_weights_and_gives_probabilities(trained):
     folder, result = trained
     best = keras.saving.load_model(folder / "best.keras")
@@ -141,6 +142,7 @@ def test_a_folder_keeps_to_its_recipe(trained):
         Trainer(recipe("epochs=2", "checkpoint_steps=4", "optimizer.learning_rate=1"), folder)
 
 
+@pytest.mark.by_default_on("torch")
 def test_a_killed_run_ends_with_the_same_weights(trained, tmp_path):
     """Killed inside an epoch, in a checkpoint write and in evaluation, at random moments.
 
@@ -189,6 +191,7 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.by_default_on("torch")
 def test_an_infinite_loss_stops_the_run_and_names_the_images(tmp_path):
     broken = recipe(
         "epochs=2",

@@ -188,6 +188,7 @@ def together():
     return classifier(FOUR_BLOCKS, drop_path_rate=0.5)
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 @pytest.mark.parametrize("make", [alone, together])
 def test_seeds_make_training_repeatable(make):
     def trained(seed):

@@ -136,6 +136,7 @@ def test_pegs_leave_maps_as_they_are(started):
     np.testing.assert_array_equal(run(started[0].get_layer("stage2_peg"), x), x)
 
 
+@pytest.mark.by_default_on("torch")
 def test_norms_are_fitted_on_pictures(photos):
     """So that a map comes much nearer to the Swin's, whose norm has a beta here."""
     swin = swin_backbone(seed=1)
@@ -248,6 +249,7 @@ def test_a_file_and_a_preset_give_the_same_as_the_model(swin, photos, tmp_path):
             np.testing.assert_allclose(others[path], value, rtol=1e-4, atol=1e-4, err_msg=path)
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize(
     "swin_changes, arguments, expected",
     [

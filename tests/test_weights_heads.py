@@ -160,6 +160,7 @@ def test_the_model_names_what_the_file_numbers(tmp_path):
     ]
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_a_subclassed_model_loads_its_own_file(tmp_path):
     class Detector(keras.Model):
         def __init__(self):

@@ -173,6 +173,7 @@ def test_quantised_weights_are_told_with_all_their_classes(mode, tmp_path):
     assert message.count(f"classification form, {CLASSES} classes") == 2
 
 
+@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_files_of_other_precisions_load(dtype, tmp_path):
     if (dtype, BACKEND) == ("float64", "jax"):

@@ -12,14 +12,14 @@ def run_peers(
     image_size=(224, 224),
     **more,
 ):
-    """What `peers.worker` finds of networks, in the backend's default mode.
+    """What `peers.worker` finds of networks, by default in the backend's first mode.
 
     Args:
         names: Names in the catalogue.
         backend, task, batch_size, precision, image_size: As for `keras-sepvit benchmark`.
         **more: `rounds`; or, of one network, `memory=True`, which asks for its peak, with
             `timed_calls`, after which the fastest is told, and `recompute`, whether blocks are
-            recomputed in the backward pass.
+            recomputed in the backward pass; or `operators=True`, with `modes` by task.
 
     Raises:
         BackendError: if the process fails, such as for too little memory.

@@ -4,8 +4,10 @@ Besides times: parameters and multiply-accumulates (MACs) in the graph, the mach
 matrix products in each round, and, of one network, the peak memory.
 """
 
+import collections
 import contextlib
 import functools
+import statistics
 
 import numpy as np
 
@@ -24,11 +26,14 @@ GPU_PRODUCTS = ((50176, 192, 768), (200704, 96, 384), (4096, 4096, 4096), (8192,
 # Where products are this slow (float16 on many CPUs), the smallest one has to do.
 LONGEST_PRODUCT_SECONDS = 1
 
+PROFILED_CALLS = 10
+
 
 class PeerWorker(Worker):
     """Networks of the catalogue, those of Hugging Face included, where the backend is torch.
 
-    A job with `memory` asks for the peak of its only network, instead of times.
+    Instead of times a job with `memory` asks for the peak of its only network, one with
+    `operators` for the time in each operator of torch.
     """
 
     def __init__(self, job):
@@ -44,6 +49,8 @@ class PeerWorker(Worker):
         """
         if self.job.get("memory"):
             return self._peak_memory()
+        if self.job.get("operators"):
+            return {name: self._operators(name) for name in self.job["models"]}
         return {**super().measure(), "models": {n: self._facts(n) for n in self.job["models"]}}
 
     def group(self, task, batch_size):
@@ -148,6 +155,25 @@ class PeerWorker(Worker):
         warm_up(program, name)
         times = [call_milliseconds(program) for _ in range(job.get("timed_calls", 0))]
         return {"before": before, "peak": process_memory("VmHWM"), "ms": min(times, default=None)}
+
+
+    def _operators(self, name):
+        """Milliseconds of a call, the median, and of those each operator's own, the mean."""
+        from torch.profiler import ProfilerActivity, profile
+
+        job = self.job
+        (task,), (precision,), (batch_size,) = job["task"], job["precision"], job["batch_sizes"]
+        (mode,) = job["modes"][task]
+        program = self.program(task, name, precision, mode, batch_size)
+        warm_up(program, name)
+        times, operators = [], collections.Counter()
+        for _ in range(PROFILED_CALLS):  # by turns, since a machine's speed changes
+            times.append(call_milliseconds(program))
+            with profile(activities=[ProfilerActivity.CPU]) as calls:
+                program()
+            for event in calls.key_averages():
+                operators[event.key] += event.self_cpu_time_total / 1e3 / PROFILED_CALLS
+        return {"ms": statistics.median(times), "operators": operators}
 
 
 def recomputed_blocks():
