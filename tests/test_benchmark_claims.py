@@ -57,7 +57,9 @@ def test_the_time_of_operators_is_told():
         [cell.strip() for cell in line.strip("|").split("|")] for line in found.splitlines()
     )
     for row in (inference, training):
-        percent = {name: int(cell.rstrip("%")) for name, cell in zip(header[5:], row[5:], strict=True)}
+        percent = {
+            name: int(cell.rstrip("%")) for name, cell in zip(header[5:], row[5:], strict=True)
+        }
         assert 90 <= sum(percent.values()) <= 120
         assert percent["products"] > percent["norms"] > 0
         assert percent["attention"] and percent["convolutions"] and percent["GELU"]

@@ -413,7 +413,7 @@ def test_inference_on_torch_equals_what_is_trained(dtype, tolerance):
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_both_products_on_torch_are_one(dtype, tolerance, gelu):
+def test_all_products_on_torch_are_one(dtype, tolerance, gelu):
     dtype = getattr(torch, dtype)
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
@@ -423,13 +423,15 @@ def test_both_products_on_torch_are_one(dtype, tolerance, gelu):
     with torch.inference_mode():
         plain = functional._plain_product(x, kernel, bias, gelu)
         fused = functional._onednn_product(x, kernel, bias, gelu)
+        in_place = functional._inference_product(x, kernel, bias, gelu)
     np.testing.assert_allclose(to_numpy(fused), to_numpy(plain), atol=tolerance, rtol=tolerance)
+    np.testing.assert_array_equal(to_numpy(in_place), to_numpy(plain))
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
 def test_the_product_on_torch_is_measured_once_for_a_number_of_rows(monkeypatch):
     calls = []
-    for name in ("_plain_product", "_onednn_product"):
+    for name in ("_plain_product", "_inference_product", "_onednn_product"):
         product = getattr(functional, name)
         monkeypatch.setattr(
             functional, name, lambda *args, p=product, **kw: calls.append(p) or p(*args, **kw)
@@ -451,7 +453,7 @@ def test_the_product_on_torch_is_measured_once_for_a_number_of_rows(monkeypatch)
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
 def test_inference_on_torch_copies_no_kernel(monkeypatch):
     """Where torch's own products are the faster ones; oneDNN's copy it."""
-    monkeypatch.setattr(functional, "_fastest_product", lambda *_: functional._plain_product)
+    monkeypatch.setattr(functional, "_fastest_product", lambda *_: functional._inference_product)
     model = keras.Sequential([keras.Input((8, 8, 64)), PatchEmbedding(256, 2), SepViTBlock(4, 2)])
     smallest = min(np.prod(weight.shape) for weight in model.weights if "kernel" in weight.path)
     with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as profile:
@@ -462,7 +464,9 @@ def test_inference_on_torch_copies_no_kernel(monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
-@pytest.mark.parametrize(("seconds", "chosen"), [(0.7, "_onednn_product"), (0.9, "_plain_product")])
+@pytest.mark.parametrize(
+    ("seconds", "chosen"), [(0.7, "_onednn_product"), (0.9, "_inference_product")]
+)
 def test_onednn_must_be_faster_by_a_quarter(monkeypatch, seconds, chosen):
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
@@ -471,7 +475,7 @@ def test_onednn_must_be_faster_by_a_quarter(monkeypatch, seconds, chosen):
     def product(duration):
         return lambda *_, **__: now.append(now[-1] + duration)
 
-    products = {"_plain_product": product(1.0), "_onednn_product": product(seconds)}
+    products = {"_inference_product": product(1.0), "_onednn_product": product(seconds)}
     for name, stub in products.items():
         monkeypatch.setattr(functional, name, stub)
     monkeypatch.setattr(functional.time, "perf_counter", lambda: now[-1])

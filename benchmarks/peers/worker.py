@@ -156,7 +156,6 @@ class PeerWorker(Worker):
         times = [call_milliseconds(program) for _ in range(job.get("timed_calls", 0))]
         return {"before": before, "peak": process_memory("VmHWM"), "ms": min(times, default=None)}
 
-
     def _operators(self, name):
         """Milliseconds of a call, the median, and of those each operator's own, the mean."""
         from torch.profiler import ProfilerActivity, profile
