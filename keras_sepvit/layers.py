@@ -55,7 +55,7 @@ class CompositeLayer(layers.Layer):
             and not kwargs
             and functional.is_plain_call(self, args[0])
         ):
-            return self.call(*args)
+            return self.call(*args)  # what is left of Keras's way
         return super().__call__(*args, **kwargs)
 
     def part(self, layer_class, *args, dtype=None, **kwargs):
