@@ -157,7 +157,7 @@ class PeerWorker(Worker):
         return {"before": before, "peak": process_memory("VmHWM"), "ms": min(times, default=None)}
 
     def _operators(self, name):
-        """Milliseconds of a call, the median, and of those each operator's own, the mean."""
+        """Milliseconds of a call, and of those each operator's own; medians of some calls."""
         from torch.profiler import ProfilerActivity, profile
 
         job = self.job
@@ -165,14 +165,15 @@ class PeerWorker(Worker):
         (mode,) = job["modes"][task]
         program = self.program(task, name, precision, mode, batch_size)
         warm_up(program, name)
-        times, operators = [], collections.Counter()
+        times, operators = [], collections.defaultdict(list)
         for _ in range(PROFILED_CALLS):  # by turns, since a machine's speed changes
             times.append(call_milliseconds(program))
             with profile(activities=[ProfilerActivity.CPU]) as calls:
                 program()
             for event in calls.key_averages():
-                operators[event.key] += event.self_cpu_time_total / 1e3 / PROFILED_CALLS
-        return {"ms": statistics.median(times), "operators": operators}
+                operators[event.key].append(event.self_cpu_time_total / 1e3)
+        medians = {name: statistics.median(own) for name, own in operators.items()}
+        return {"ms": statistics.median(times), "operators": medians}
 
 
 def recomputed_blocks():
