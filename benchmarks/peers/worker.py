@@ -146,25 +146,18 @@ class PeerWorker(Worker):
         The imported backend is a good part of both. With `timed_calls` also the milliseconds of
         the fastest of so many calls.
         """
-        job = self.job
-        (task,), (name,), (precision,) = job["task"], job["models"], job["precision"]
-        ((mode,),) = job["modes"].values()
+        (name,) = self.job["models"]
         import_library(catalogue_model(name).library)  # which is no part of the network
         before = process_memory("VmRSS")
-        program = self.program(task, name, precision, mode, *job["batch_sizes"])
-        warm_up(program, name)
-        times = [call_milliseconds(program) for _ in range(job.get("timed_calls", 0))]
+        program = self._only_program(name)
+        times = [call_milliseconds(program) for _ in range(self.job.get("timed_calls", 0))]
         return {"before": before, "peak": process_memory("VmHWM"), "ms": min(times, default=None)}
 
     def _operators(self, name):
         """Milliseconds of a call, and of those each operator's own; medians of some calls."""
         from torch.profiler import ProfilerActivity, profile
 
-        job = self.job
-        (task,), (precision,), (batch_size,) = job["task"], job["precision"], job["batch_sizes"]
-        (mode,) = job["modes"][task]
-        program = self.program(task, name, precision, mode, batch_size)
-        warm_up(program, name)
+        program = self._only_program(name)
         times, operators = [], collections.defaultdict(list)
         for _ in range(PROFILED_CALLS):  # by turns, since a machine's speed changes
             times.append(call_milliseconds(program))
@@ -174,6 +167,15 @@ class PeerWorker(Worker):
                 operators[event.key].append(event.self_cpu_time_total / 1e3)
         medians = {name: statistics.median(own) for name, own in operators.items()}
         return {"ms": statistics.median(times), "operators": medians}
+
+    def _only_program(self, name):
+        """The program of a network in a job of one task, precision, mode and batch size."""
+        job = self.job
+        (task,), (precision,), (batch_size,) = job["task"], job["precision"], job["batch_sizes"]
+        (mode,) = job["modes"][task]
+        program = self.program(task, name, precision, mode, batch_size)
+        warm_up(program, name)
+        return program
 
 
 def recomputed_blocks():
