@@ -484,16 +484,24 @@ def test_onednn_must_be_faster_by_a_quarter(monkeypatch, seconds, chosen):
 
 
 class Layers(ImageModelMixin, keras.Model):
-    """A model of a patch embedding of one policy and a block of another."""
+    """A model of a patch embedding and a block."""
 
 
-@pytest.mark.parametrize("model_policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("block_policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("model_policy", "embedding_policy", "block_policy"),
+    [
+        ("float32", "float32", "float32"),
+        ("float32", "float32", "mixed_bfloat16"),
+        ("mixed_bfloat16", "mixed_bfloat16", "float32"),
+        ("mixed_bfloat16", "mixed_bfloat16", "mixed_bfloat16"),
+        ("mixed_bfloat16", "float32", "float32"),  # whose weights Keras would cast
+    ],
+)
 def test_models_call_layers_past_keras_in_inference_on_torch(
-    monkeypatch, model_policy, block_policy
+    monkeypatch, model_policy, embedding_policy, block_policy
 ):
     image = keras.Input((8, 8, 16))
-    x = PatchEmbedding(16, 2, name="embedding", dtype=model_policy)(image)
+    x = PatchEmbedding(16, 2, name="embedding", dtype=embedding_policy)(image)
     block = SepViTBlock(2, 2, drop_path_rate=0.5, name="block", dtype=block_policy)
     model = Layers(image, block(x))
     model.dtype_policy = model_policy
