@@ -34,6 +34,7 @@ import time
 
 from gpu_parts import comparison, report
 from gpu_parts.sizes import FULL, SMALL
+from sharing import shared_gpu
 
 from keras_sepvit.benchmark.machine import machine
 from keras_sepvit.default_backend import BACKENDS
@@ -213,14 +214,8 @@ def environment(part, folder):
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
         "HF_HUB_OFFLINE": "1",
-        # Parts share the GPU.
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        **shared_gpu(folder),
     }
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # JAX's processes compile many small operations alike.
-        variables["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
-        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if part.on_cpu:
         variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     if part.job.get("part") == "agreement":

@@ -10,10 +10,12 @@ fewer`). Three seeds each; accuracy by epoch and by second. FOLDER has `cifar10_
 `cifar10_test.npz`. Figures of recompressed pictures compare only with each other.
 
 Runs are processes of one core each, as many at a time as there are cores, and their seconds are
-those that the processor spends on training. What has run is kept in `--output-dir`: after an
-interruption the same command goes on. Tables and pictures go into docs/learning.md; with
-`--page-only` from what is there. The small setting takes an hour on two cores for each part; the
-large one is meant for a GPU. The backend is that of `KERAS_BACKEND`.
+those that the processor spends on training. With `--gpu` they get ready side by side, and then
+train one at a time, so that their seconds are those of a GPU that does nothing else. What has run
+is kept in `--output-dir`: after an interruption the same command goes on. Tables and pictures go
+into docs/learning.md; with `--page-only` from what is there. The small setting takes an hour on
+two cores for each part; the large one, of the networks alone, is meant for a GPU. The backend is
+that of `KERAS_BACKEND`.
 """
 
 import argparse
@@ -31,14 +33,15 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from learners.plans import SETTINGS, fewer_waves, network_waves, way_waves
 from learners.report import write_fewer, write_networks, write_ways
 from learners.runs import Run, train
-from page import ROOT, page_parser
+from page import ROOT, commit, page_parser
+from sharing import shared_gpu
 
 from keras_sepvit.benchmark.machine import machine
 
 PARTS = {"networks": write_networks, "ways": write_ways, "fewer": write_fewer}
 
 
-def run_waves(waves, folder, workers):
+def run_waves(waves, folder, workers, common):
     """Runs what has not run, a process each, as many at a time as there are workers.
 
     Args:
@@ -46,39 +49,46 @@ def run_waves(waves, folder, workers):
         folder: Where results are kept.
         workers: Queue of sets of cores, one for each process at a time; None in the place of a set
             lets a process have all.
+        common: What all jobs have, see `work`.
     """
     for wave in waves:
         left = [run for run in wave if not (folder / f"{run.key}.json").exists()]
         with concurrent.futures.ThreadPoolExecutor(workers.qsize()) as pool:
-            for error in pool.map(lambda run: _run_in_process(run, folder, workers), left):
+            for error in pool.map(lambda run: _run_in_process(run, workers, common), left):
                 if error:
                     raise SystemExit(f"{error} failed, see above. What was done stays done.")
 
 
-def _run_in_process(run, folder, workers):
+def _run_in_process(run, workers, common):
     """Runs one; its key where it failed."""
     cores = workers.get()
     try:
-        job = json.dumps({"run": dataclasses.asdict(run), "folder": str(folder), "cores": cores})
+        job = json.dumps({"run": dataclasses.asdict(run), "cores": cores, **common})
         command = [sys.executable, __file__, "--data", run.data, "--job", job]
-        return subprocess.run(command).returncode and run.key
+        variables = shared_gpu(common["folder"]) if common["turn"] else {}
+        return subprocess.run(command, env={**os.environ, **variables}).returncode and run.key
     finally:
         workers.put(cores)
 
 
 def work(job):
-    """A process's part: one run on its cores."""
+    """A process's part: one run.
+
+    Args:
+        job: As JSON: the `run`, its `cores` or None, the `folder` of results, the `commit` that
+            runs, and the `turn` to train, see `train`.
+    """
     job = json.loads(job)
     if job["cores"] is not None:
         os.sched_setaffinity(0, job["cores"])
-    train(Run(**job["run"]), pathlib.Path(job["folder"]))
+    train(Run(**job["run"]), pathlib.Path(job["folder"]), job["commit"], job["turn"])
 
 
 def workers_of(gpu):
     """A queue of what `run_waves` shares out."""
     workers = queue.Queue()
-    for core in [None] if gpu else sorted(os.sched_getaffinity(0)):
-        workers.put(core if core is None else [core])
+    for core in sorted(os.sched_getaffinity(0)):
+        workers.put(None if gpu else [core])
     return workers
 
 
@@ -87,7 +97,8 @@ def main():
     parser.add_argument("--data", required=True, help="folder of CIFAR-10")
     parser.add_argument("--part", choices=PARTS, nargs="+", default=[*PARTS])
     parser.add_argument("--setting", choices=SETTINGS, default="small")
-    parser.add_argument("--gpu", action="store_true", help="one run at a time, on all cores")
+    parser.add_argument("--gpu", action="store_true", help="on one GPU, in turns")
+    parser.add_argument("--commit", help="what runs; by default what git says")
     parser.add_argument("--page-only", action="store_true", help="train nothing")
     parser.add_argument("--output-dir", type=pathlib.Path, default=ROOT / "outputs" / "learning")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -104,14 +115,16 @@ def main():
         setting = SETTINGS[options.setting]
         if not options.page_only:
             folder.mkdir(parents=True, exist_ok=True)
-            made = {"machine": machine(), "setting": options.setting}
+            made = {"machine": machine(), "setting": options.setting, "gpu": options.gpu}
             (folder / "made.json").write_text(json.dumps(made))
             if part == "networks":
                 waves = network_waves(setting, options.data, result)
             else:
                 make = way_waves if part == "ways" else fewer_waves
                 waves = make(setting, options.data, folder)
-            run_waves(waves, folder, workers_of(options.gpu))
+            common = {"folder": str(folder), "commit": options.commit or commit()}
+            common["turn"] = str(folder / "turn") if options.gpu else None
+            run_waves(waves, folder, workers_of(options.gpu), common)
         PARTS[part](folder, options.docs, setting)
 
 

@@ -61,13 +61,13 @@ def data(tmp_path_factory):
 
 
 def test_pictures_are_of_the_classes_asked_for(data):
-    pictures = read_pictures(data, "train", (1, 3), count=20, seed=0, image_size=64)
-    assert pictures.images.shape == (20, 64, 64, 3) and pictures.class_names == ("b", "d")
+    pictures = read_pictures(data, "train", (1, 3), count=20, seed=0)
+    assert pictures.images.shape == (20, 32, 32, 3) and pictures.class_names == ("b", "d")
     assert np.bincount(pictures.labels).tolist() == [10, 10]
     greys = pictures.images.mean(axis=(1, 2, 3))
     np.testing.assert_array_equal(greys // 20, 1 + 2 * pictures.labels)
     again, other = (read_pictures(data, "train", (1, 3), count=20, seed=s).images for s in (0, 1))
-    np.testing.assert_array_equal(again, pictures.images[:, ::2, ::2])
+    np.testing.assert_array_equal(again, pictures.images)
     assert np.any(again != other)
     with pytest.raises(ValueError, match="There are 40 pictures of a class, and not 50"):
         read_pictures(data, "train", (1, 3), count=100)
@@ -116,16 +116,29 @@ def test_networks_cost_about_the_same(data):
 
 
 @pytest.mark.thorough
+def test_larger_networks_repeat_pixels():
+    """As their own layers see the repeated pixels of pictures."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
+    for name in ("sepvit", "swin"):
+        network = build_network(name, 64, 10)
+        head, inputs = network.output, network.get_layer("repeated_pixels").output
+        repeated = pictures.repeat(2, axis=1).repeat(2, axis=2)
+        expected = keras.Model(inputs, head).predict(repeated, verbose=0)
+        np.testing.assert_allclose(network.predict(pictures, verbose=0), expected, atol=1e-5)
+
+
+@pytest.mark.thorough
 def test_a_run_leaves_its_results(data, tmp_path):
     """A Swin that is trained, loaded with a new head, started from, and asked as a teacher."""
     common = {"data": str(data), "epochs": 2, "batch_size": 20, "classes": (0, 9), "pictures": 40}
-    train(Run("first", "swin", 0, saved=True, **common), tmp_path)
+    train(Run("first", "swin", 0, saved=True, **common), tmp_path, "abc")
     swin = str(tmp_path / "first-0.keras")
-    train(Run("second", "swin", 1, weights=swin, saved=True, **common), tmp_path)
+    second = Run("second", "swin", 1, weights=swin, saved=True, **common)
+    train(second, tmp_path, "abc", turn=str(tmp_path / "turn"))
     taught = Run(
         "third", "sepvit", 0, warm_start=swin, parts=("mlp", "norms"), teacher=swin, **common
     )
-    train(taught, tmp_path)
+    train(taught, tmp_path, "abc")
     results = report.read_results(tmp_path)
     assert set(results) == {"first", "second", "third"}
     for (result,) in results.values():
@@ -199,14 +212,14 @@ def test_a_way_is_advertised_only_if_it_is_ahead_in_every_seed():
 def test_the_page_gets_tables_and_pictures(tmp_path):
     folder, docs = tmp_path / "runs", tmp_path / "docs"
     folder.mkdir(), docs.mkdir()
-    parts = ("networks", "ways", "fewer")
+    parts = ("networks", "ways", "fewer", "networks-large")
     marks = "".join(f"<!-- learning-{p} -->\n<!-- end of learning-{p} -->\n" for p in parts)
     (docs / "learning.md").write_text(marks)
     machine = {
         **{"processor": "P", "available_cores": 2, "cores": 2, "instructions": [], "gpu": None},
         **{"memory_gib": 1.0, "system": "S", "python": "3", "versions": {}},
     }
-    made = {"machine": machine, "setting": "small"}
+    made = {"machine": machine, "setting": "small", "gpu": False}
     (folder / "made.json").write_text(json.dumps(made))
     for name in (*TITLES, EQUAL_SECONDS, *WAYS, *SWINS, "source"):
         for seed in range(2):
@@ -223,8 +236,12 @@ def test_the_page_gets_tables_and_pictures(tmp_path):
     report.write_networks(folder, docs, setting)
     report.write_ways(folder, docs, setting)
     report.write_fewer(fewer, docs, setting)
+    large = {**made, "setting": "large", "gpu": True}
+    (folder / "made.json").write_text(json.dumps(large))
+    report.write_networks(folder, docs, setting)
     text = (docs / "learning.md").read_text()
-    assert text.count("Commit abc. Command: `python benchmarks/learning.py") == 3
+    assert "--part networks --setting large --gpu`" in text and "| seconds of the GPU |" in text
+    assert text.count("Commit abc. Command: `python benchmarks/learning.py") == 4
     assert "| SepViT | 2 | 1.50 | 2.00 | 46.5 (46.0 to 47.0) |  | 20 |" in text
     assert (
         "| Swin (KerasHub) | 2 | 1.50 | 2.00 | 44.5 (44.0 to 45.0) | +2.0 (+2.0 to +2.0) | 20 |"
@@ -235,5 +252,5 @@ def test_the_page_gets_tables_and_pictures(tmp_path):
     both = WAYS["both"]
     assert f"| 100 | {both} | 54.0 | 55.0 | -3.0 (-3.0 to -3.0) | no |" in text
     assert f"| 1,000 | {both} | 63.0 | 64.0 | -3.0 (-3.0 to -3.0) | no |" in text
-    for part in ("networks", "ways"):
+    for part in ("networks", "ways", "networks_large"):
         assert Image.open(docs / f"learning_{part}.png").width > 800

@@ -10,6 +10,7 @@ from keras_hub.src.models.swin_transformer.swin_transformer_layers import (
 
 import keras_sepvit
 from keras_sepvit.layers import imagenet_normalization
+from learners.pictures import SIDE
 
 # Widths and heads of SepViT-Lite; MLPs four times as wide.
 WIDTHS = (32, 64, 128, 256)
@@ -43,11 +44,12 @@ TITLES = {
 
 
 def build_network(name, image_size, classes, drop_path_rate=0.0):
-    """A network with random weights: images of 0..255 to logits.
+    """A network with random weights: pictures of 32 x 32 and 0..255 to logits.
 
     Args:
         name: A key of `TITLES`.
-        image_size: Side of the images, 32 or 64.
+        image_size: Side of the images that the network's layers see, 32 or 64: pixels are
+            repeated.
         classes: Number of classes.
         drop_path_rate: Drop path rate of the last block.
     """
@@ -75,7 +77,7 @@ def build_network(name, image_size, classes, drop_path_rate=0.0):
             window_tokens=tokens,
             image_size=image_size,
         ),
-        input_shape=(image_size, image_size, 3),
+        input_tensor=_images(image_size),
         classes=classes,
         classifier_activation=None,
     )
@@ -97,11 +99,20 @@ def _reset(network, part, initializer):
 
 
 def _swin(image_size, classes, drop_path_rate):
-    images = keras.Input((image_size, image_size, 3), name="image")
+    images = _images(image_size)
     x = imagenet_normalization("normalization")(images)
     x = SmallSwin(image_size, drop_path_rate, name="backbone")(x)
     x = layers.GlobalAveragePooling1D(name="pooling")(x)
-    return keras.Model(images, layers.Dense(classes, name="head")(x))
+    pictures = keras.utils.get_source_inputs(images)
+    return keras.Model(pictures, layers.Dense(classes, name="head")(x))
+
+
+def _images(image_size):
+    """Images of that size from an input of pictures."""
+    pictures = keras.Input((SIDE, SIDE, 3), name="image")
+    if image_size == SIDE:
+        return pictures
+    return layers.UpSampling2D(image_size // SIDE, name="repeated_pixels")(pictures)
 
 
 @keras.saving.register_keras_serializable(package="keras_sepvit_benchmarks")

@@ -15,7 +15,7 @@ class Pictures:
     """Pictures in memory with their labels.
 
     Attributes:
-        images: uint8 (count, height, width, 3) of 0..255.
+        images: uint8 (count, 32, 32, 3) of 0..255.
         labels: int32 (count,), from 0.
         class_names: Names by label.
     """
@@ -29,7 +29,7 @@ class Pictures:
         return len(self.images)
 
 
-def read_pictures(folder, split, classes, count=None, seed=None, image_size=SIDE):
+def read_pictures(folder, split, classes, count=None, seed=None):
     """Pictures of some classes, equally many of each.
 
     Args:
@@ -39,7 +39,6 @@ def read_pictures(folder, split, classes, count=None, seed=None, image_size=SIDE
         classes: Numbers of the classes to take; they become labels from 0 in this order.
         count: How many pictures in all; None for all there are.
         seed: Decides which ones; the first of each class without.
-        image_size: Side in pixels, a multiple of 32; pixels are repeated.
 
     Raises:
         FileNotFoundError: if the folder lacks the file.
@@ -53,8 +52,7 @@ def read_pictures(folder, split, classes, count=None, seed=None, image_size=SIDE
         class_names = [str(file["class_names"][number]) for number in classes]
     numbers, labels = _chosen(all_labels, classes, count, seed)
     images = np.stack([_decoded(jpegs[offsets[i] : offsets[i + 1]]) for i in numbers])
-    times = image_size // SIDE
-    return Pictures(images.repeat(times, 1).repeat(times, 2), labels, class_names)
+    return Pictures(images, labels, class_names)
 
 
 def _chosen(all_labels, classes, count, seed):
@@ -78,25 +76,22 @@ def _decoded(jpeg):
 
 
 def training_batches(pictures, batch_size, seed):
-    """Endless batches in a new order each epoch: shifted by up to 4 pixels of 32, half of them
-    flipped.
+    """Endless batches in a new order each epoch: shifted by up to 4 pixels, half of them flipped.
 
     Yields:
         Tuples of one dict, as `TrainingModel` takes: `"image"`, uint8, and `"label"`, int32. The
         last pictures of an epoch that do not fill a batch are left out.
     """
     rng = np.random.default_rng(seed)
-    side = pictures.images.shape[1]
-    shift = _SHIFT * side // SIDE
-    margins = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+    margins = ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0))
     windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(pictures.images, margins), (side, side), axis=(1, 2)
+        np.pad(pictures.images, margins), (SIDE, SIDE), axis=(1, 2)
     )
     while True:
         order = rng.permutation(len(pictures))
         for start in range(0, len(order) - batch_size + 1, batch_size):
             rows = order[start : start + batch_size]
-            tops, lefts = rng.integers(0, 2 * shift + 1, (2, batch_size))
+            tops, lefts = rng.integers(0, 2 * _SHIFT + 1, (2, batch_size))
             images = windows[rows, tops, lefts].transpose(0, 2, 3, 1)
             flipped = rng.random(batch_size) < 0.5
             images[flipped] = images[flipped, :, ::-1]

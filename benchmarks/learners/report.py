@@ -23,11 +23,13 @@ def write_networks(folder, docs, setting):
     titles = {**TITLES, EQUAL_SECONDS: "Swin, as many seconds as SepViT"}
     rows = [network_row(titles[name], results[name], results["sepvit"]) for name in titles]
     header = ["network", "epochs", "M parameters", "M MACs", "top-1, %, mean (lowest to highest)"]
-    header += ["SepViT is ahead by, points", "seconds of a core"]
+    made = _made(folder)
+    seconds = "seconds of the GPU" if made["gpu"] else "seconds of a core"
+    header += ["SepViT is ahead by, points", seconds]
     _write(
         docs,
         "networks",
-        folder,
+        made,
         f"{setting.pictures:,} pictures of ten classes, {setting.image_size} x "
         f"{setting.image_size}; {setting.seeds} seeds; batches of {setting.batch_size}.",
         markdown_table(header, rows),
@@ -43,7 +45,7 @@ def write_ways(folder, docs, setting):
     _write(
         docs,
         "ways",
-        folder,
+        _made(folder),
         f"{setting.few:,} pictures of five classes, {setting.image_size} x {setting.image_size}, "
         f"{setting.few_epochs} epochs. {_of_source(setting, results)}",
         markdown_table(_header_of_ways(setting), rows),
@@ -67,7 +69,7 @@ def write_fewer(folder, docs, setting):
     _write(
         docs,
         "fewer",
-        folder,
+        _made(folder),
         f"Pictures of five classes, {setting.image_size} x {setting.image_size}, in batches of "
         f"{run['batch_size']}: {'; '.join(steps)}. {_of_source(setting, results)}",
         markdown_table(["pictures", *_header_of_ways(setting)], rows),
@@ -138,18 +140,24 @@ def _points(ahead):
     return f"{statistics.mean(ahead):+.1f} ({min(ahead):+.1f} to {max(ahead):+.1f})"
 
 
-def _write(docs, part, folder, what, table, results, drawn=True):
-    made = json.loads((folder / "made.json").read_text())
+def _made(folder):
+    """How the runs of a folder were made."""
+    return json.loads((folder / "made.json").read_text())
+
+
+def _write(docs, part, made, what, table, results, drawn=True):
+    size = "" if made["setting"] == "small" else f"_{made['setting']}"
     of_runs = [result for of_arm in results.values() for result in of_arm]
     backend = of_runs[0]["backend"]
     commits = ", ".join(sorted({result["commit"] for result in of_runs}))
     text = (
         f"Commit {commits}. Command: `python benchmarks/learning.py --data FOLDER --part "
-        f"{part} --setting {made['setting']}`, backend {backend}.\n\n{what}\n\n{table}\n\n"
+        f"{part} --setting {made['setting']}{' --gpu' if made['gpu'] else ''}`, backend "
+        f"{backend}.\n\n{what}\n\n{table}\n\n"
         f"{sentences(made['machine'], _PACKAGES)}"
     )
     if drawn:
-        picture = f"learning_{part}.png"
+        picture = f"learning_{part}{size}.png"
         draw_curves(docs / picture, results)
         text += f"\n\n![accuracy]({picture})"
-    fill_page(docs / "learning.md", {f"learning-{part}": text})
+    fill_page(docs / "learning.md", {f"learning-{part}{size}".replace("_", "-"): text})

@@ -1,6 +1,8 @@
 """One training run: a network, pictures and a start; accuracy by epoch and by second."""
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import statistics
@@ -66,39 +68,51 @@ class Run:
         return f"{self.name}-{self.seed}"
 
 
-def train(run, folder):
-    """Trains; leaves `KEY.json`, and the network as `KEY.keras` where it is to be kept."""
+def train(run, folder, commit, turn=None):
+    """Trains; leaves `KEY.json`, and the network as `KEY.keras` where it is to be kept.
+
+    Args:
+        run: The `Run`.
+        folder: Where results are left.
+        commit: What runs, for the result.
+        turn: A file that processes lock to train one at a time, for which the first epoch, in
+            which all is compiled, does not wait; seconds are then those of the clock. None for
+            seconds of the processor, which other processes do not lengthen.
+    """
     import keras
-    from page import commit
 
     from keras_sepvit.complexity.graph import traced_macs
-    from learners.pictures import read_pictures, training_batches
+    from learners.pictures import SIDE, read_pictures, training_batches
 
     keras.utils.set_random_seed(run.seed)
-    size = {"image_size": run.image_size}
-    pictures = read_pictures(run.data, "train", run.classes, run.pictures, seed=run.seed, **size)
-    tested = read_pictures(run.data, "test", run.classes, **size)
+    pictures = read_pictures(run.data, "train", run.classes, run.pictures, seed=run.seed)
+    tested = read_pictures(run.data, "test", run.classes)
     shown = slice(None, None, max(len(tested) // _SHOWN, 1))
     steps = run.passes * (len(pictures) // run.batch_size)
     model, report = _training_model(run, pictures, steps)
     network = model.network
     batches = training_batches(pictures, run.batch_size, run.seed)
     seconds, losses, top1 = [], [], []
-    for epoch in range(run.epochs):
-        begun = time.process_time()
-        history = model.fit(
-            batches,
-            steps_per_epoch=steps,
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            shuffle=False,
-            verbose=0,
-        )
-        seconds.append(time.process_time() - begun)
-        losses.append(history.history["loss"][0])
-        last = epoch == run.epochs - 1
-        top1.append(_top1(model, tested, slice(None) if last else shown))
-        print(f"{run.key}: epoch {epoch + 1}, {seconds[-1]:.0f} s, {top1[-1]:.1f} %", flush=True)
+    clock = time.process_time if turn is None else time.perf_counter
+    with contextlib.ExitStack() as alone:
+        for epoch in range(run.epochs):
+            if epoch == 1 and turn is not None:
+                fcntl.flock(alone.enter_context(open(turn, "w")), fcntl.LOCK_EX)
+            begun = clock()
+            history = model.fit(
+                batches,
+                steps_per_epoch=steps,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                shuffle=False,
+                verbose=0,
+            )
+            seconds.append(clock() - begun)
+            losses.append(history.history["loss"][0])
+            last = epoch == run.epochs - 1
+            top1.append(_top1(model, tested, slice(None) if last else shown))
+            told = f"epoch {epoch + 1}, {seconds[-1]:.1f} s, {top1[-1]:.1f} %"
+            print(f"{run.key}: {told}", flush=True)
     if len(seconds) > 1:  # the first epoch compiles
         seconds[0] = statistics.median(seconds[1:])
     if run.saved:
@@ -106,10 +120,10 @@ def train(run, folder):
             network.save(temporary)
     result = {
         "run": dataclasses.asdict(run),
-        "commit": commit(),
+        "commit": commit,
         "backend": keras.config.backend(),
         "parameters": sum(int(np.prod(v.shape)) for v in network.trainable_variables),
-        "macs": traced_macs(network, (run.image_size, run.image_size, 3)),
+        "macs": traced_macs(network, (SIDE, SIDE, 3)),
         "seconds": np.cumsum(seconds).tolist(),
         "loss": losses,
         "top1": top1,
@@ -131,7 +145,6 @@ def _training_model(run, pictures, steps):
     from keras_sepvit.classification.losses import distillation_losses
     from keras_sepvit.classification.mixing import BatchAugmentation
     from keras_sepvit.classification.recipes import AugmentationRecipe, ClassificationRecipe
-    from keras_sepvit.classification.teacher import TaughtAugmentation, Teacher
     from keras_sepvit.training.recipe import OptimizerRecipe
     from learners.networks import build_network
 
@@ -156,6 +169,9 @@ def _training_model(run, pictures, steps):
     )
     taught = {}
     if run.teacher:
+        # It needs TensorFlow, without which the other runs do.
+        from keras_sepvit.classification.teacher import TaughtAugmentation, Teacher
+
         augmentation = TaughtAugmentation(augmentation, Teacher(run.teacher))
         losses = functools.partial(
             distillation_losses, weight=_TAUGHT, temperature=_TEMPERATURE, hard=False
