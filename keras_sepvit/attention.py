@@ -90,7 +90,7 @@ class SeparableAttention(CompositeLayer):
 
     def _as_windows(self, x, inputs):
         _, windows, tokens, channels = functional.shape(inputs)
-        positions = tokens - (self.global_token == "first")
+        positions = tokens - int(self.global_token == "first")
         return functional.reshape(x, (-1, windows, positions, channels))
 
     # Between DSA and the projection heads come first: (heads, batch * windows, tokens,

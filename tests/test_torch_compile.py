@@ -1,5 +1,6 @@
 """`torch.compile` of models, and `jit_compile=True` on torch."""
 
+import dataclasses
 import logging
 
 import keras
@@ -51,3 +52,17 @@ def test_models_are_one_graph_in_inference_and_in_training(monkeypatch):
     assert counters["stats"]["unique_graphs"] == 2
     for weight, expected in zip(compiled.weights, model.weights, strict=True):
         np.testing.assert_allclose(to_numpy(weight), to_numpy(expected), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit")
+@pytest.mark.parametrize("window_tokens", ["learned", "average_pooling"])
+def test_models_become_torchscript(tmp_path, window_tokens):
+    """For other numbers of images than the traced one, and in a file."""
+    config = dataclasses.replace(CONFIG, window_tokens=window_tokens)
+    model = keras_sepvit.SepViT(config, input_shape=(64, 64, 3), classes=3)
+    randomize(model)
+    batch = torch.tensor(255 * np.abs(images((3, 64, 64, 3))))
+    with torch.inference_mode():
+        torch.jit.save(torch.jit.trace(model, batch[:1]), tmp_path / "model.pt")
+        traced = torch.jit.load(tmp_path / "model.pt")
+        np.testing.assert_allclose(traced(batch), model(batch), atol=1e-6)

@@ -6,8 +6,8 @@ import statistics
 from learners.networks import TITLES
 from learners.runs import Run
 
-# Networks beside each other, all by one recipe. The first two again for equal seconds.
-NETWORKS = tuple(TITLES)
+# Networks beside each other, all by one recipe. The second again, for as many seconds as the first.
+COMPARED = ("sepvit", "swin")
 EQUAL_SECONDS = "swin_equal_seconds"
 
 # CIFAR-10's classes in two halves: of the Swin to begin from, and of what begins.
@@ -95,24 +95,24 @@ def network_waves(setting, data, results):
     Yields:
         Lists of `Run`s.
     """
-    common = _common(setting, data)
+    size = {"pictures": setting.pictures, "epochs": setting.epochs, **_common(setting, data)}
     seeds = range(setting.seeds)
-    runs = {
-        (name, seed): Run(
-            name, name, seed, pictures=setting.pictures, epochs=setting.epochs, **common
-        )
-        for seed in seeds
-        for name in NETWORKS
-    }
-    yield list(runs.values())
+    # The comparison first: the others may be left out where time is short.
+    compared = [Run(name, name, seed, **size) for seed in seeds for name in COMPARED]
+    yield compared
 
     def seconds(name):
-        return statistics.median(results(runs[name, seed].key)["seconds"][-1] for seed in seeds)
+        own = [results(run.key)["seconds"][-1] for run in compared if run.name == name]
+        return statistics.median(own)
 
     epochs = max(round(setting.epochs * seconds("sepvit") / seconds("swin")), 1)
-    yield [
-        dataclasses.replace(runs["swin", seed], name=EQUAL_SECONDS, epochs=epochs) for seed in seeds
+    longer = [
+        dataclasses.replace(run, name=EQUAL_SECONDS, epochs=epochs)
+        for run in compared
+        if run.name == "swin"
     ]
+    others = [name for name in TITLES if name not in COMPARED]
+    yield longer + [Run(name, name, seed, **size) for seed in seeds for name in others]
 
 
 def way_waves(setting, data, folder):

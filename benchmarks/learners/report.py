@@ -21,7 +21,9 @@ def write_networks(folder, docs, setting):
     """Puts the comparison of networks into its part of the page."""
     results = read_results(folder)
     titles = {**TITLES, EQUAL_SECONDS: "Swin, as many seconds as SepViT"}
-    rows = [network_row(titles[name], results[name], results["sepvit"]) for name in titles]
+    finished = [name for name in titles if len(results.get(name, ())) == setting.seeds]
+    rows = [network_row(titles[name], results[name], results["sepvit"]) for name in finished]
+    left = "; ".join(title for name, title in titles.items() if name not in finished)
     header = ["network", "epochs", "M parameters", "M MACs", "top-1, %, mean (lowest to highest)"]
     made = _made(folder)
     seconds = "seconds of the GPU" if made["gpu"] else "seconds of a core"
@@ -31,9 +33,10 @@ def write_networks(folder, docs, setting):
         "networks",
         made,
         f"{setting.pictures:,} pictures of ten classes, {setting.image_size} x "
-        f"{setting.image_size}; {setting.seeds} seeds; batches of {setting.batch_size}.",
+        f"{setting.image_size}; {setting.seeds} seeds; batches of {setting.batch_size}."
+        + (f" Not run: {left}." if left else ""),
         markdown_table(header, rows),
-        {titles[name]: results[name] for name in titles},
+        {titles[name]: results[name] for name in finished},
     )
 
 

@@ -75,9 +75,10 @@ def train(run, folder, commit, turn=None):
         run: The `Run`.
         folder: Where results are left.
         commit: What runs, for the result.
-        turn: A file that processes lock to train one at a time, for which the first epoch, in
-            which all is compiled, does not wait; seconds are then those of the clock. None for
-            seconds of the processor, which other processes do not lengthen.
+        turn: A file that processes lock to train one at a time; seconds are then those of the
+            clock. The first epoch, in which all is compiled, waits for those of the same network
+            alone, and finds in JAX's cache what they have left there. None for seconds of the
+            processor, which other processes do not lengthen.
     """
     import keras
 
@@ -94,25 +95,22 @@ def train(run, folder, commit, turn=None):
     batches = training_batches(pictures, run.batch_size, run.seed)
     seconds, losses, top1 = [], [], []
     clock = time.process_time if turn is None else time.perf_counter
-    with contextlib.ExitStack() as alone:
-        for epoch in range(run.epochs):
-            if epoch == 1 and turn is not None:
-                fcntl.flock(alone.enter_context(open(turn, "w")), fcntl.LOCK_EX)
-            begun = clock()
-            history = model.fit(
-                batches,
-                steps_per_epoch=steps,
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                shuffle=False,
-                verbose=0,
-            )
-            seconds.append(clock() - begun)
-            losses.append(history.history["loss"][0])
-            last = epoch == run.epochs - 1
-            top1.append(_top1(model, tested, slice(None) if last else shown))
-            told = f"epoch {epoch + 1}, {seconds[-1]:.1f} s, {top1[-1]:.1f} %"
-            print(f"{run.key}: {told}", flush=True)
+    for epoch in _in_turn(run, turn):
+        begun = clock()
+        history = model.fit(
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+        )
+        seconds.append(clock() - begun)
+        losses.append(history.history["loss"][0])
+        last = epoch == run.epochs - 1
+        top1.append(_top1(model, tested, slice(None) if last else shown))
+        told = f"epoch {epoch + 1}, {seconds[-1]:.1f} s, {top1[-1]:.1f} %"
+        print(f"{run.key}: {told}", flush=True)
     if len(seconds) > 1:  # the first epoch compiles
         seconds[0] = statistics.median(seconds[1:])
     if run.saved:
@@ -185,6 +183,26 @@ def _go_on_from(network, trained):
     for layer in network.layers:
         if layer.name != "head":
             layer.set_weights(trained.get_layer(layer.name).get_weights())
+
+
+def _in_turn(run, turn):
+    """The epochs of a run, each when it may run; `turn` as in `train`."""
+    epochs = range(run.epochs)
+    if turn is None:
+        yield from epochs
+        return
+    with _alone(f"{turn}_{run.network}"):
+        yield from epochs[:1]
+    with _alone(turn):
+        yield from epochs[1:]
+
+
+@contextlib.contextmanager
+def _alone(file):
+    """No other process is inside with the same file."""
+    with open(file, "w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _top1(model, pictures, chosen):
