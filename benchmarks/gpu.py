@@ -34,7 +34,7 @@ import time
 
 from gpu_parts import comparison, report
 from gpu_parts.sizes import FULL, SMALL
-from sharing import shared_gpu, untuned
+from sharing import shared_gpu
 
 from keras_sepvit.benchmark.machine import machine
 from keras_sepvit.default_backend import BACKENDS
@@ -219,7 +219,9 @@ def environment(part, folder):
     if part.on_cpu:
         variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     if part.job.get("part") == "agreement":
-        variables |= untuned()  # numbers do not need the fastest kernels
+        # Numbers do not need the fastest of XLA's kernels, and to find them takes long.
+        flags = os.environ.get("XLA_FLAGS", "")
+        variables["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
     return {**os.environ, **variables}
 
 

@@ -34,7 +34,7 @@ from learners.plans import SETTINGS, fewer_waves, network_waves, way_waves
 from learners.report import write_fewer, write_networks, write_ways
 from learners.runs import Run, train
 from page import ROOT, commit, page_parser
-from sharing import shared_gpu, untuned
+from sharing import shared_gpu
 
 from keras_sepvit.benchmark.machine import machine
 
@@ -65,11 +65,8 @@ def _run_in_process(run, workers, common):
     try:
         job = json.dumps({"run": dataclasses.asdict(run), "cores": cores, **common})
         command = [sys.executable, __file__, "--data", run.data, "--job", job]
-        environment = {**os.environ}
-        if common["turn"]:
-            # Tuning beside others, each network would end up with other kernels.
-            environment |= {**shared_gpu(common["folder"]), **untuned()}
-        return subprocess.run(command, env=environment).returncode and run.key
+        variables = shared_gpu(common["folder"]) if common["turn"] else {}
+        return subprocess.run(command, env={**os.environ, **variables}).returncode and run.key
     finally:
         workers.put(cores)
 

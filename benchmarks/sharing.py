@@ -15,9 +15,3 @@ def shared_gpu(folder):
         variables["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(folder) / "jax")
         variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return variables
-
-
-def untuned():
-    """Variables of a process for which XLA does not try kernels, which takes long."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    return {"XLA_FLAGS": f"{flags} --xla_gpu_autotune_level=0".strip()}
