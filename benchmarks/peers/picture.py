@@ -3,8 +3,11 @@
 from keras_sepvit.files import replacing
 from peers.catalogue import CATALOGUE, TOP1
 
-# Of an axis's width and height: what a name covers.
+# Of a panel's width and height: what a name covers.
 NAME_WIDTH, NAME_HEIGHT = 0.2, 0.06
+
+# An axis is logarithmic where its largest value is so many times the smallest.
+WIDE = 5
 
 SIZES = {
     "parameters": ("parameters, million", 1e6),
@@ -30,29 +33,27 @@ def draw_throughput(path, record):
     backends = list(record["backends"])
     figure = Figure(figsize=(11, 0.8 + 3.4 * len(backends)), layout="constrained")
     panels = figure.subplots(len(backends), 2, sharey="row", sharex="col", squeeze=False)
-    for backend, row_of_panels in zip(backends, panels, strict=True):
-        wanted = (backend, task, precision, batch_size)
-        rows = [
-            row
-            for row in record["rows"]
-            if row.get("best_mode")
-            and (row["backend"], row["task"], row["precision"], row["batch_size"]) == wanted
-        ]
-        models = record["backends"][backend]["models"]
-        for axis, (key, (_, unit)) in zip(row_of_panels, SIZES.items(), strict=True):
-            points = [
-                (
-                    models[row["model"]][key] / unit,
-                    row["images_per_second"],
-                    CATALOGUE[row["model"]].title,
-                )
-                for row in rows
-                if key in models[row["model"]]
-            ]
-            _draw_points(axis, points)
-        row_of_panels[0].set_ylabel(f"{backend}: images/s")
-    for axis, (label, _) in zip(panels[-1], SIZES.values(), strict=True):
-        axis.set_xlabel(label)
+    speeds = {backend: {} for backend in backends}
+    for row in record["rows"]:
+        of_row = row["task"], row["precision"], row["batch_size"]
+        if row.get("best_mode") and of_row == (task, precision, batch_size):
+            speeds[row["backend"]][row["model"]] = row["images_per_second"]
+    for column, (key, (label, unit)) in zip(panels.T, SIZES.items(), strict=True):
+        sizes = {
+            backend: {
+                name: facts[key] / unit
+                for name, facts in record["backends"][backend]["models"].items()
+                if key in facts and name in speeds[backend]
+            }
+            for backend in backends
+        }
+        _scale(column[0], "x", [size for own in sizes.values() for size in own.values()])
+        for axis, backend in zip(column, backends, strict=True):
+            _scale(axis, "y", speeds[backend].values())
+            _draw_points(axis, sizes[backend], speeds[backend])
+        column[-1].set_xlabel(label)
+    for axis, backend in zip(panels[:, 0], backends, strict=True):
+        axis.set_ylabel(f"{backend}: images/s")
     figure.suptitle(f"{task}, batch {batch_size}, {precision}, best mode")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
@@ -101,29 +102,46 @@ def draw_accuracy(path, record):
         figure.savefig(temporary, dpi=110)
 
 
-def _draw_points(axis, points):
-    axis.grid(alpha=0.3)
-    if not points:
+def _scale(axis, name, values):
+    """Scales an axis, `"x"` or `"y"`, to values, with room for names behind them."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if not values:
         return
-    # Panels of a column share their sizes: the widest decides.
-    width = max(axis.get_xlim()[1], 1.3 * max(size for size, *_ in points))
-    height = 1.2 * max(speed for _, speed, _ in points)
-    axis.set(xlim=(0, width), ylim=(0, height))
+    low, high = min(values), max(values)
+    if high < WIDE * low:
+        axis.set(**{f"{name}lim": (0, 1.3 * high)})
+        return
+    room = (high / low) ** 0.1
+    axis.set(**{f"{name}scale": "log", f"{name}lim": (low / room, high * room**3)})
+    ticks = getattr(axis, f"{name}axis")
+    ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ticks.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ticks.set_minor_formatter(NullFormatter())
+
+
+def _draw_points(axis, sizes, speeds):
+    """Networks by size and speed, each with its name beside it, or above where others are."""
+    axis.grid(alpha=0.3)
     placed = []
-    for size, speed, title in sorted(points, key=lambda point: point[1]):
+    for name in sorted(sizes, key=speeds.get):
+        point, title = (sizes[name], speeds[name]), CATALOGUE[name].title
         ours = title.startswith("SepViT")
-        axis.plot(size, speed, "o", color="tab:blue" if ours else "tab:gray")
-        name_at = speed
-        for other_size, other_at in sorted(placed, key=lambda other: other[1]):
-            near = abs(size - other_size) < NAME_WIDTH * width
-            if near and abs(name_at - other_at) < NAME_HEIGHT * height:
-                name_at = other_at + NAME_HEIGHT * height
-        placed.append((size, name_at))
+        axis.plot(*point, "o", color="tab:blue" if ours else "tab:gray")
+        # In shares of the panel.
+        left, at = axis.transAxes.inverted().transform(axis.transData.transform(point))
+        name_at = at
+        for other, other_at in sorted(placed, key=lambda other: other[1]):
+            if abs(left - other) < NAME_WIDTH and abs(name_at - other_at) < NAME_HEIGHT:
+                name_at = other_at + NAME_HEIGHT
+        placed.append((left, name_at))
         axis.annotate(
             title,
-            (size, speed),
-            (size + 0.012 * width, name_at),
+            point,
+            (left + (0.015 if name_at == at else 0.05), name_at),
+            textcoords="axes fraction",
             fontsize=8,
             fontweight="bold" if ours else "normal",
             verticalalignment="center",
+            arrowprops=None if name_at == at else {"arrowstyle": "-", "linewidth": 0.5},
         )
