@@ -6,8 +6,8 @@ import keras
 from keras import layers, ops
 
 from keras_sepvit import functional
+from keras_sepvit.composite import CompositeLayer
 from keras_sepvit.initializers import FanOutNormal
-from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.validation import check_choice, check_heads, positive_int
 
 GLOBAL_TOKENS = ("first", "average_pooling", "depthwise_conv", None)

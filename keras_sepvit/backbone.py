@@ -9,6 +9,7 @@ import keras
 from keras import layers
 
 from keras_sepvit.block import SepViTBlock
+from keras_sepvit.composite import dtype_config
 from keras_sepvit.configs import (
     PATCH_EMBEDDINGS,
     WINDOW_TOKENS,
@@ -18,12 +19,7 @@ from keras_sepvit.configs import (
     variant_architecture,
 )
 from keras_sepvit.geometry import STRIDES, check_windows_fit, window_pairs
-from keras_sepvit.layers import (
-    PEG,
-    PatchEmbedding,
-    dtype_config,
-    imagenet_normalization,
-)
+from keras_sepvit.layers import PEG, PatchEmbedding, imagenet_normalization
 from keras_sepvit.stages import StagesMixin, argument, freeze_layers, frozen_layers
 from keras_sepvit.validation import (
     check_channels_last,

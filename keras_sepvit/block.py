@@ -10,9 +10,10 @@ from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.attention import SeparableAttention
+from keras_sepvit.composite import ResidualLayer
 from keras_sepvit.configs import WINDOW_TOKENS, Window
 from keras_sepvit.geometry import window_grid
-from keras_sepvit.layers import MLP, DropPath, ResidualLayer
+from keras_sepvit.layers import MLP, DropPath
 from keras_sepvit.names import WINDOW_GRID
 from keras_sepvit.validation import (
     check_choice,

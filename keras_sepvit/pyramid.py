@@ -11,10 +11,10 @@ from keras import layers, ops
 
 from keras_sepvit import functional
 from keras_sepvit.backbone import SepViTBackbone
+from keras_sepvit.composite import CompositeLayer
 from keras_sepvit.configs import ImageShape, SepViTConfig
 from keras_sepvit.devices import channel_moments
 from keras_sepvit.initializers import FanOutNormal
-from keras_sepvit.layers import CompositeLayer
 from keras_sepvit.resizing import resize_nearest
 from keras_sepvit.validation import check_map, positive_int
 from keras_sepvit.weights.registry import config_for_weights

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from keras_sepvit.block import SepViTBlock
+from keras_sepvit.composite import inference
 from keras_sepvit.geometry import STRIDES
-from keras_sepvit.layers import inference, one_draw
+from keras_sepvit.layers import one_draw
 from keras_sepvit.names import stage_of
 from keras_sepvit.scores import normalizes_images
 from keras_sepvit.validation import check_choice

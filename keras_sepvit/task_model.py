@@ -4,8 +4,8 @@ import inspect
 
 import keras
 
+from keras_sepvit.composite import dtype_config
 from keras_sepvit.devices import replicas
-from keras_sepvit.layers import dtype_config
 from keras_sepvit.record import Recorded
 from keras_sepvit.stages import ImageModelMixin, freeze_layers, frozen_layers
 from keras_sepvit.validation import check_names

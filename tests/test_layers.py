@@ -24,6 +24,7 @@ from keras_sepvit import (
     SepViTBlock,
     functional,
 )
+from keras_sepvit.functional import torch_products
 from keras_sepvit.layers import one_draw
 from keras_sepvit.pyramid import ConvModule
 from keras_sepvit.stages import ImageModelMixin
@@ -421,9 +422,9 @@ def test_all_products_on_torch_are_one(dtype, tolerance, gelu):
         pytest.skip("this processor has no products in bfloat16")
     x, kernel, bias = (torch.tensor(images(shape), dtype=dtype) for shape in ((9, 16), (16, 8), 8))
     with torch.inference_mode():
-        plain = functional._plain_product(x, kernel, bias, gelu)
-        fused = functional._onednn_product(x, kernel, bias, gelu)
-        in_place = functional._inference_product(x, kernel, bias, gelu)
+        plain = torch_products.plain_product(x, kernel, bias, gelu)
+        fused = torch_products.onednn_product(x, kernel, bias, gelu)
+        in_place = torch_products.inference_product(x, kernel, bias, gelu)
     np.testing.assert_allclose(to_numpy(fused), to_numpy(plain), atol=tolerance, rtol=tolerance)
     np.testing.assert_array_equal(to_numpy(in_place), to_numpy(plain))
 
@@ -431,12 +432,12 @@ def test_all_products_on_torch_are_one(dtype, tolerance, gelu):
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
 def test_the_product_on_torch_is_measured_once_for_a_number_of_rows(monkeypatch):
     calls = []
-    for name in ("_plain_product", "_inference_product", "_onednn_product"):
-        product = getattr(functional, name)
+    for name in ("plain_product", "inference_product", "onednn_product"):
+        product = getattr(torch_products, name)
         monkeypatch.setattr(
-            functional, name, lambda *args, p=product, **kw: calls.append(p) or p(*args, **kw)
+            torch_products, name, lambda *args, p=product, **kw: calls.append(p) or p(*args, **kw)
         )
-    functional._fastest_product.cache_clear()
+    torch_products.fastest_product.cache_clear()
     dense = keras.layers.Dense(8)
     dense.build((None, 16))
     with torch.no_grad():
@@ -447,13 +448,15 @@ def test_the_product_on_torch_is_measured_once_for_a_number_of_rows(monkeypatch)
     with torch.enable_grad():
         functional.linear(dense, torch.ones((64, 16)))
     assert len(calls) == measured + 4
-    functional._fastest_product.cache_clear()
+    torch_products.fastest_product.cache_clear()
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
 def test_inference_on_torch_copies_no_kernel(monkeypatch):
     """Where torch's own products are the faster ones; oneDNN's copy it."""
-    monkeypatch.setattr(functional, "_fastest_product", lambda *_: functional._inference_product)
+    monkeypatch.setattr(
+        torch_products, "fastest_product", lambda *_: torch_products.inference_product
+    )
     model = keras.Sequential([keras.Input((8, 8, 64)), PatchEmbedding(256, 2), SepViTBlock(4, 2)])
     smallest = min(np.prod(weight.shape) for weight in model.weights if "kernel" in weight.path)
     with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as profile:
@@ -465,7 +468,7 @@ def test_inference_on_torch_copies_no_kernel(monkeypatch):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the operators are torch's")
 @pytest.mark.parametrize(
-    ("seconds", "chosen"), [(0.7, "_onednn_product"), (0.9, "_inference_product")]
+    ("seconds", "chosen"), [(0.7, "onednn_product"), (0.9, "inference_product")]
 )
 def test_onednn_must_be_faster_by_a_quarter(monkeypatch, seconds, chosen):
     if not torch.backends.mkldnn.is_available():
@@ -475,11 +478,11 @@ def test_onednn_must_be_faster_by_a_quarter(monkeypatch, seconds, chosen):
     def product(duration):
         return lambda *_, **__: now.append(now[-1] + duration)
 
-    products = {"_inference_product": product(1.0), "_onednn_product": product(seconds)}
+    products = {"inference_product": product(1.0), "onednn_product": product(seconds)}
     for name, stub in products.items():
-        monkeypatch.setattr(functional, name, stub)
-    monkeypatch.setattr(functional.time, "perf_counter", lambda: now[-1])
-    choose = functional._fastest_product.__wrapped__
+        monkeypatch.setattr(torch_products, name, stub)
+    monkeypatch.setattr(torch_products.time, "perf_counter", lambda: now[-1])
+    choose = torch_products.fastest_product.__wrapped__
     assert choose(64, torch.float32, 1) is products[chosen]
 
 

@@ -19,6 +19,7 @@ NETWORK = {
         "devices",
         "windows",
         "initializers",
+        "composite",
         "layers",
         "attention",
     ),

@@ -7,7 +7,7 @@ import keras
 from keras import layers, ops
 
 from keras_sepvit import functional
-from keras_sepvit.layers import CompositeLayer
+from keras_sepvit.composite import CompositeLayer
 from keras_sepvit.pyramid import ConvModule
 from keras_sepvit.validation import positive_int
 

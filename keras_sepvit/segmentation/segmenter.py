@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_sepvit import functional, selection, task_model
-from keras_sepvit.layers import CompositeLayer
+from keras_sepvit.composite import CompositeLayer
 from keras_sepvit.resizing import resize_bilinear
 from keras_sepvit.segmentation.losses import IGNORED, segmentation_losses
 from keras_sepvit.stages import argument

@@ -154,9 +154,9 @@ def warm_start(
         taken.update(_final_norm(swin, summary))
     if "head" in parts:
         taken.update(_head(model, variables, swin))
-    _check_shapes(model, variables, {**taken, **fitted})
-
     values = {**taken, **fitted}
+    _check_shapes(model, variables, values)
+
     new = [path for path in variables if path not in values]
     if "attention" in parts:
         pegs = [path for path in new if parse(path).part == "peg"]
@@ -282,8 +282,7 @@ def _blocks(swin, chosen, parts):
     values = {}
     for stage, blocks in enumerate(chosen):
         for number, block in enumerate(blocks, start=1):
-            weights = _weaken_shortcut(swin.block(stage, block))
-            for inner, value in weights.items():
+            for inner, value in _weaken_shortcut(swin.block(stage, block)).items():
                 if inner.startswith(prefixes):
                     values[f"stage{stage + 1}_block{number}/{inner}"] = value
     return values
@@ -370,11 +369,10 @@ def _fit(reduction, inputs, dense, of_pixels):
         dense: Whether SepViT has a norm in between, of each position.
         of_pixels: Whether `inputs` are pictures, which no norm is in front of.
     """
-    side, *_, filters = reduction.kernel.shape
-    kernel = reduction.kernel.reshape(-1, filters)
+    side = len(reduction.kernel)
+    kernel = reduction.kernel.reshape(-1, len(reduction.offset))
     patches = _patches(inputs, side)
-    target = patches @ kernel
-    own = target
+    own = target = patches @ kernel
     if not of_pixels:
         variance = patches.var(axis=-1, keepdims=True)
         target = target / np.sqrt(variance + _EMBED_EPSILON)
