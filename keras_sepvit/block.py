@@ -1,6 +1,5 @@
 """The SepViT block: separable attention over windows of a map, then an MLP."""
 
-import functools
 import math
 from typing import Any
 
@@ -119,7 +118,7 @@ class SepViTBlock(ResidualLayer):
         self.drop_path.build(input_shape)
 
     def call(self, inputs, training=None):
-        return self._add_branches(inputs, *self._scales(inputs, training), training=training)
+        return self._add_branches(inputs, *self._scales(inputs, training))
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """`layer_call`, recomputed in the backward pass where `keras.RematScope` says so.
@@ -131,8 +130,7 @@ class SepViTBlock(ResidualLayer):
         return self._call_recomputed if chosen else layer_call
 
     def _call_recomputed(self, inputs, training=None):
-        branches = keras.remat(functools.partial(self._add_branches, training=training))
-        return branches(inputs, *self._scales(inputs, training))
+        return keras.remat(self._add_branches)(inputs, *self._scales(inputs, training))
 
     def _scales(self, inputs, training):
         """The factors of both branches, where there are some."""
@@ -140,9 +138,9 @@ class SepViTBlock(ResidualLayer):
             return ()
         return self.drop_path.scale(inputs), self.drop_path.scale(inputs)
 
-    def _add_branches(self, inputs, attention_scale=None, mlp_scale=None, training=None):
-        x = self._add(inputs, self._mix_windows(inputs, training), attention_scale)
-        hidden = functional.call(self.mlp, functional.layer_norm(self.norm2, x), training)
+    def _add_branches(self, inputs, attention_scale=None, mlp_scale=None):
+        x = self._add(inputs, self._mix_windows(inputs), attention_scale)
+        hidden = functional.call(self.mlp, functional.layer_norm(self.norm2, x))
         return self._add(x, hidden, mlp_scale)
 
     def _add(self, x, branch, scale):
@@ -150,11 +148,11 @@ class SepViTBlock(ResidualLayer):
             branch = branch * functional.cast(scale, branch.dtype)
         return x + functional.cast(branch, x.dtype)
 
-    def _mix_windows(self, inputs, training):
+    def _mix_windows(self, inputs):
         x = pad_to_windows(inputs, self.window_size) if self.pad else inputs
         windows = functional.layer_norm(self.norm1, self._cut_windows(x))
         if x is inputs:
-            mixed = functional.call(self.attn, windows, training)
+            mixed = functional.call(self.attn, windows)
             return window_merge(mixed, self.window_size, *functional.shape(x)[1:3])
         # Padding is cropped before the projection, which would be computed for nothing there.
         mixed = self.attn.unprojected(windows)

@@ -528,6 +528,7 @@ def test_models_call_layers_past_keras_in_inference_on_torch(
     called.clear()
     trained = to_numpy(model(ops.convert_to_tensor(x), training=True))
     assert {"embedding", "block"} <= set(called)
+    assert ("attn" in called) == (BACKEND != "torch")  # in a block that has its policy
     assert np.abs(trained - expected).max() > 0.01  # dropped paths
 
 
@@ -541,6 +542,12 @@ def test_hooks_of_layers_in_a_block_are_called():
     with torch.no_grad():
         block(torch.zeros((1, 4, 4, 8)))
     assert seen == ["attn", "mlp"]
+    for layer in (block.attn, block.mlp):
+        layer._forward_hooks.clear()
+        layer.register_full_backward_hook(lambda layer, *_: seen.append(f"{layer.name}, back"))
+    x = torch.ones((1, 4, 4, 8), requires_grad=True)
+    block(x, training=True).sum().backward()
+    assert seen[2:] == ["mlp, back", "attn, back"]
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="hooks are torch's")

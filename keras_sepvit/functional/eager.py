@@ -1,22 +1,21 @@
-"""What torch can leave out where it runs operator by operator, in inference."""
+"""What torch can leave out where it runs operator by operator."""
 
 import keras
 
 
-def call(layer, x, training):
+def call(layer, x):
     """`layer(x)` of a layer inside another that has the same dtype policy.
 
     Args:
-        layer: A built layer.
+        layer: A built layer, which does the same in training and in inference.
         x: Its input.
-        training: Whether this is a training step.
     """
-    return layer(x) if training or not is_plain_call(layer, x) else layer.call(x)
+    return layer.call(x) if is_plain_call(layer, x) else layer(x)
 
 
 def is_plain_call(layer, x):
-    """Whether in inference `layer.call(x)` is all that is left of `layer(x)`: on torch alone,
-    where Keras's `__call__` takes as long as what it calls for one small picture.
+    """Whether `layer.call(x)` is all that is left of `layer(x)`: on torch alone, where Keras's
+    `__call__` takes as long as what it calls for one small picture.
 
     Args:
         layer: A layer, called in another that has the same dtype policy.
@@ -30,8 +29,8 @@ def is_plain_call(layer, x):
         isinstance(x, torch.Tensor)
         and x.device.type != "meta"  # where Keras asks for shapes
         and layer.built
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
         and layer.activity_regularizer is None
         and keras.backend.standardize_dtype(x.dtype) == layer.compute_dtype
     )
