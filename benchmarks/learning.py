@@ -13,9 +13,9 @@ Runs are processes of one core each, as many at a time as there are cores, and t
 those that the processor spends on training. With `--gpu` they get ready side by side, and then
 train one at a time, so that their seconds are those of a GPU that does nothing else. What has run
 is kept in `--output-dir`: after an interruption the same command goes on. Tables and pictures go
-into docs/learning.md; with `--page-only` from what is there. The small setting takes an hour on
-two cores for each part; the large one, of the networks alone, is meant for a GPU. The backend is
-that of `KERAS_BACKEND`.
+into docs/learning.md; with `--page-only` from what is there. The small setting takes an hour for
+each part on two cores with AVX-512, and two or more without; the large one, of the networks alone,
+is meant for a GPU. The backend is that of `KERAS_BACKEND`.
 """
 
 import argparse

@@ -36,13 +36,17 @@ REST = ("other operators", "between operators")
 
 
 def shares(found):
-    """Shares of a call's time by group, from what the worker found of a network."""
+    """Shares of a call's time by group, from what the worker found of a network.
+
+    Of the operators' time where that is longer: they were measured in other calls.
+    """
     sums = dict.fromkeys((*GROUPS, *REST), 0.0)
     for name, milliseconds in found["operators"].items():
         groups = (g for g, parts in GROUPS.items() if any(part in name for part in parts))
         sums[next(groups, REST[0])] += milliseconds
     sums[REST[1]] = max(0.0, found["ms"] - sum(sums.values()))
-    return {group: share / found["ms"] for group, share in sums.items()}
+    whole = sum(sums.values())
+    return {group: share / whole for group, share in sums.items()}
 
 
 def table(networks, parts):

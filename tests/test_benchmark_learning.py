@@ -260,3 +260,6 @@ def test_the_page_gets_tables_and_pictures(tmp_path):
     assert f"| 1,000 | {both} | 63.0 | 64.0 | -3.0 (-3.0 to -3.0) | no |" in text
     for part in ("networks", "ways", "networks_large"):
         assert Image.open(docs / f"learning_{part}.png").width > 800
+    (folder / "sepvit-0.json").unlink()
+    with pytest.raises(SystemExit, match="has not all runs of SepViT"):
+        report.write_networks(folder, docs, setting)

@@ -22,6 +22,8 @@ def write_networks(folder, docs, setting):
     results = read_results(folder)
     titles = {**TITLES, EQUAL_SECONDS: "Swin, as many seconds as SepViT"}
     finished = [name for name in titles if len(results.get(name, ())) == setting.seeds]
+    if "sepvit" not in finished:
+        raise SystemExit(f"{folder} has not all runs of SepViT, with which others are compared.")
     rows = [network_row(titles[name], results[name], results["sepvit"]) for name in finished]
     left = "; ".join(title for name, title in titles.items() if name not in finished)
     header = ["network", "epochs", "M parameters", "M MACs", "top-1, %, mean (lowest to highest)"]

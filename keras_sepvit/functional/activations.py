@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sepvit.functional.forms import traced_for
+from keras_sepvit.functional.forms import converter
 from keras_sepvit.functional.tensors import cast, tensor
 
 
@@ -29,8 +29,7 @@ def layer_norm(norm, x):
         gamma, beta = cast(gamma, dtype), cast(norm.beta, dtype)
         y = torch.nn.functional.layer_norm(cast(x, dtype), x.shape[-1:], gamma, beta, norm.epsilon)
         return cast(y, x.dtype)
-    # Not asked on torch, whose compiler breaks graphs at a ContextVar.
-    if traced_for() == "litert":
+    if converter() == "litert":
         return norm(x)
     dtype = keras.backend.result_type(x.dtype, "float32")
     gamma, beta = ops.cast(norm.gamma, dtype), ops.cast(norm.beta, dtype)
@@ -49,7 +48,7 @@ def gelu(x):
     same factors, and none else, as its operator.
     """
     if keras.config.backend() == "tensorflow":
-        if traced_for() == "litert":
+        if converter() == "litert":
             return (0.5 * x) * (1.0 + ops.erf(x * math.sqrt(0.5)))
         return x * (0.5 * (1.0 + ops.erf(x * math.sqrt(0.5))))
     if keras.config.backend() == "torch":

@@ -30,8 +30,3 @@ def converter():
 
         return "torch" if torch.onnx.is_in_onnx_export() else None
     return _traced_for.get()
-
-
-def traced_for():
-    """The converter of `forms_for`, or None. Graphs of torch's compiler break here."""
-    return _traced_for.get()

@@ -21,7 +21,7 @@ def linear(dense, x):
     Returns:
         Tensor of shape (..., dense.units).
     """
-    return _on_rows(_linear_of_rows, dense, x)
+    return _product(dense, x)
 
 
 def linear_gelu(dense, x):
@@ -33,33 +33,27 @@ def linear_gelu(dense, x):
     Returns:
         Tensor of shape (..., dense.units).
     """
-    return _on_rows(_linear_gelu_of_rows, dense, x)
+    return _product(dense, x, with_gelu=True)
 
 
-def _on_rows(function, dense, x):
+def _product(dense, x, with_gelu=False):
     if len(x.shape) == 2:
-        return function(dense, x)
+        return _product_of_rows(dense, x, with_gelu)
     sides = shape(x)
-    rows = function(dense, reshape(x, (-1, sides[-1])))
+    rows = _product_of_rows(dense, reshape(x, (-1, sides[-1])), with_gelu)
     return reshape(rows, (-1, *sides[1:-1], dense.units))
 
 
-def _linear_of_rows(dense, x):
-    if dense.quantization_mode is not None:
-        return dense(x)
-    if keras.config.backend() == "torch":
+def _product_of_rows(dense, x, with_gelu):
+    plain = dense.quantization_mode is None
+    if plain and keras.config.backend() == "torch":
         bias, kernel = cast(dense.bias, x.dtype), cast(dense.kernel, x.dtype)
-        return torch_product(x)(x, kernel, bias)
-    if is_half(x):
-        return add_bias(ops.matmul(x, ops.cast(dense.kernel, x.dtype)), dense.bias)
-    return dense(x)
-
-
-def _linear_gelu_of_rows(dense, x):
-    if keras.config.backend() == "torch" and dense.quantization_mode is None:
-        bias, kernel = cast(dense.bias, x.dtype), cast(dense.kernel, x.dtype)
-        return torch_product(x)(x, kernel, bias, gelu=True)
-    return gelu(_linear_of_rows(dense, x))
+        return torch_product(x)(x, kernel, bias, gelu=with_gelu)
+    if plain and is_half(x):
+        y = add_bias(ops.matmul(x, ops.cast(dense.kernel, x.dtype)), dense.bias)
+    else:
+        y = dense(x)
+    return gelu(y) if with_gelu else y
 
 
 def add_bias(x, bias):
