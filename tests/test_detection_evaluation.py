@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -364,6 +365,20 @@ def test_commands_with_an_exported_file(folder, source, exported):
     assert details.matrix[:, 1].sum() == 11  # one in each photo that can be read
     refused = run("evaluate", exported, "--data", folder / "data", "--split", "train", "--sides", 9)
     assert_refused(refused, "--sides is for models of Keras")
+
+
+@pytest.mark.thorough
+@pytest.mark.once
+def test_an_exported_file_is_measured(folder, model_file, tmp_path):
+    shutil.copytree(folder / "data" / "train", tmp_path / "data" / "validation")
+    output = tmp_path / "model.onnx"
+    arguments = ["export", model_file, "--format", "onnx", "--output", output]
+    record = run_json(*arguments, "--data", tmp_path / "data")
+    held_out = sources.open_source(str(tmp_path / "data"), "validation")
+    expected = evaluate(Predictor(output), held_out)
+    assert record["scores"]["file"] == {name: expected[name] for name in ("ap", "ap50")}
+    assert record["scores"]["keras"] == pytest.approx(record["scores"]["file"], abs=0.1)
+    assert record["data"] == f"folder:{tmp_path / 'data'}"
 
 
 @pytest.mark.once

@@ -55,6 +55,20 @@ def test_a_model_is_exported_and_predicts(folder, monkeypatch):
     assert "against Keras" in result.stdout and "any.tflite" in result.stdout
 
 
+def test_a_file_is_measured_on_data(tmp_path):
+    output = tmp_path / "digits.tflite"
+    arguments = ["digits", "--format", "litert", "--output", output, "--data", "digits"]
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    measured = CliRunner().invoke(app, ["evaluate", str(output), "--data", "digits", "--json"])
+    share = json.loads(measured.stdout)["top1"]
+    assert record["scores"] == {"keras": {"top1": share}, "file": {"top1": share}} and share > 99
+    report = ExportReport(**record)
+    assert str(report).splitlines()[-1].split(maxsplit=2)[:2] == ["on", "digits"]
+    assert f"top1 {share:.2f} % (Keras: top1 {share:.2f})" in str(report)
+
+
 def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):
     """Names, crop and interpolation of the run's folder; what is typed goes first."""
     from keras_sepvit.record import Record
@@ -223,6 +237,10 @@ def test_registered_weights_have_a_name(tmp_path):
             ["linear.keras", "--format", "litert", "--labels", "photos"],
             "photos is a folder. Expected a file",
         ),
+        (["digits", "--format", "torch", "--data", "digits"], "--data is for litert and onnx"),
+        (["digits", "--format", "onnx", "--raw", "--data", "digits"], "Leave out --raw"),
+        (["digits", "--format", "onnx", "--data", "absent"], "'absent'"),
+        (["linear.keras", "--format", "onnx", "--data", "digits"], "The model has 3 classes"),
     ],
 )
 def test_wrong_options_are_refused(folder, monkeypatch, arguments, message):

@@ -1,5 +1,6 @@
 """`keras-sepvit export`: a model as a file for another runtime."""
 
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -23,6 +24,7 @@ from keras_sepvit.cli.common import (
     named,
     parse_image_size,
 )
+from keras_sepvit.cli.tasks import task_of
 from keras_sepvit.export import FORMATS
 from keras_sepvit.files import IMAGE_SUFFIXES, image_files
 
@@ -36,6 +38,7 @@ _ENDINGS = {
     "tftrt": "_tftrt",
     "tensorrt": ".engine",
 }
+_MEASURED = ("litert", "onnx")  # with --data
 _CHECKS = {"error": True, "warn": "warn", "off": False}
 
 # More images than this change no range of an activation, and take long.
@@ -73,6 +76,13 @@ def export(
             metavar="FOLDER",
             help="Images to compare on.",
             show_default="up to 32 of --calibration, held out of it; else synthetic ones",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation data as of `evaluate`, which the model and its file, litert's or "
+            "onnx's, are measured on.",
         ),
     ] = None,
     check: Annotated[
@@ -151,6 +161,13 @@ def export(
     if check not in _CHECKS:
         raise ValueError(f"--check must be one of {', '.join(_CHECKS)}. Received: {check!r}.")
     options = _batch_option(format, batch_size)
+    if data is not None and format not in _MEASURED:
+        raise ValueError(
+            f"--data is for {' and '.join(_MEASURED)}, whose files `evaluate` runs. "
+            f"Received: --format {format}."
+        )
+    if data is not None and raw:
+        raise ValueError("--data: files of raw maps give no boxes to measure. Leave out --raw.")
     if format == "tftrt" and python is None:
         raise ValueError("--format tftrt needs --python, an environment with TensorFlow 2.17.")
     given = {"quantize": quantize, "opset": opset, "crop": crop, "interpolation": interpolation}
@@ -174,7 +191,7 @@ def export(
     from keras_sepvit.cli import classifiers
     from keras_sepvit.detection.detector import is_detector
     from keras_sepvit.export.images import MIN_CALIBRATION_IMAGES
-    from keras_sepvit.runtime import read_image
+    from keras_sepvit.runtime import Predictor, read_image
     from keras_sepvit.runtime.canvas import read_canvas
     from keras_sepvit.runtime.labels import read_names
     from keras_sepvit.scores import normalizes_images
@@ -215,8 +232,24 @@ def export(
             options["calibration_images"] = pictures[held_out:]
     if images is not None:
         options["images"] = _read_folder("--images", images, read)
+    if data is not None:
+        # The model first: what does not fit it is refused before anything is written.
+        source = task_of(model).open_source(data, "validation")
+        given = ("class_names", "crop", "interpolation", "activation")
+        own = {name: options[name] for name in given if name in options}
+        scores = {"keras": _scores(model, source, (height, width), own)}
     report = to_format(model, output, verbose=False, **options)
+    if data is not None:
+        scores["file"] = _scores(Predictor(output), source, (height, width), {})
+        report = dataclasses.replace(report, data=source.name, scores=scores)
     typer.echo(report.to_json() if as_json else str(report))
+
+
+def _scores(model, source, image_size, options):
+    """The results of a model, or of what predicts by its file, that its task is judged by."""
+    task = task_of(model)
+    result = task.evaluate(model, source, image_size, batch_size=task.BATCH_SIZE, **options)
+    return {name: result[name] for name in task.SCORES}
 
 
 def _batch_option(format, text):

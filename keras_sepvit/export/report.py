@@ -33,6 +33,9 @@ class ExportReport:
             models, and where there are no detections.
         images: How many images were compared.
         latency_ms: Median milliseconds of one run, by number of threads.
+        data: Name of the data that the model and its file were measured on; None for none.
+        scores: Their results there, in percent by name, under `"keras"` and `"file"`;
+            None where there is nothing to find.
         notes: Anything else to know, a sentence each.
     """
 
@@ -48,6 +51,8 @@ class ExportReport:
     top1_agreement: float | None = None
     images: int = 0
     latency_ms: dict = dataclasses.field(default_factory=dict)
+    data: str | None = None
+    scores: dict | None = None
     notes: tuple = ()
 
     def to_json(self):
@@ -69,8 +74,11 @@ class ExportReport:
                 for threads, milliseconds in self.latency_ms.items()
             )
             rows.append(("latency", times))
+        if self.scores is not None:
+            keras, file = (_shares(self.scores[whose]) for whose in ("keras", "file"))
+            rows.append((f"on {self.data}", f"{file} % (Keras: {keras})"))
         rows += [("note", note) for note in self.notes]
-        return "\n".join(f"{name:<14}{text}" for name, text in rows)
+        return "\n".join(f"{name:<13} {text}" for name, text in rows)
 
     def _comparison(self):
         if self.max_error is None:
@@ -82,6 +90,12 @@ class ExportReport:
         if self.top1_agreement is not None:
             parts.append(f"{share_in_words(self.compared)} {self.top1_agreement:.2%}")
         return f"{', '.join(parts)}, on {counted(self.images, 'image')}"
+
+
+def _shares(scores):
+    return ", ".join(
+        f"{name} {'none' if share is None else f'{share:.2f}'}" for name, share in scores.items()
+    )
 
 
 def _counts(operators):

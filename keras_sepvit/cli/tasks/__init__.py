@@ -3,6 +3,7 @@
 Imports nothing slow: the modules import Keras, and all else, inside their functions. Each has:
 
 - `KIND`: what its models are called.
+- `SCORES`: of what `evaluate` gives, the results that models are judged by, in percent.
 - `EVALUATION_OPTIONS`, `PREDICTION_OPTIONS`: arguments of the commands that not all tasks have.
 - `BATCH_SIZE`, `AT_A_TIME`: images predicted, and read, at a time.
 - `takes(model)`: whether a Keras model, or what predicts, is of the task.

@@ -3,6 +3,7 @@
 from keras_sepvit.cli.common import one_line
 
 KIND = "classifier"
+SCORES = ("top1",)
 EVALUATION_OPTIONS = ("crop", "interpolation", "activation", "data_dir")
 PREDICTION_OPTIONS = ("crop", "interpolation", "activation", "top")
 BATCH_SIZE = AT_A_TIME = 64

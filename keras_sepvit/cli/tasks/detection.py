@@ -4,6 +4,7 @@ from keras_sepvit.cli.common import check_photo_size, one_line
 from keras_sepvit.validation import check_range, positive_int
 
 KIND = "detector"
+SCORES = ("ap", "ap50")
 EVALUATION_OPTIONS = ("sides",)
 PREDICTION_OPTIONS = ("threshold", "classes", "max_detections", "output", "overwrite")
 BATCH_SIZE = AT_A_TIME = 1

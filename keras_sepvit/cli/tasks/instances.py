@@ -14,6 +14,7 @@ from keras_sepvit.cli.tasks.detection import (  # noqa: F401
 )
 
 KIND = "instance segmenter"
+SCORES = ("ap", "ap50", "mask_ap", "mask_ap50")
 
 
 def takes(model):

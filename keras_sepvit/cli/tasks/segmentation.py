@@ -3,6 +3,7 @@
 from keras_sepvit.cli.common import check_photo_size, one_line
 
 KIND = "segmenter"
+SCORES = ("miou",)
 EVALUATION_OPTIONS = ("sides", "scales", "flip", "window", "stride")
 PREDICTION_OPTIONS = ("top", "output", "overwrite")
 BATCH_SIZE = AT_A_TIME = 1
