@@ -274,3 +274,46 @@ def test_layerwise_adamw_is_adamw_at_each_layers_own_rate():
         )
         np.testing.assert_allclose(scaled[index], alone[0], atol=1e-6)
     assert np.abs(scaled[1] - values[1]).max() > 1e-3  # it did learn
+
+
+@pytest.mark.parametrize("changes", [[], ["optimizer.layer_decay=0.9"]], ids=["plain", "layers"])
+def test_updates_are_those_of_kerass_adamw(network, changes):
+    """In torch's kernel, too; a large epsilon shows where in the formula it stands."""
+    changes = [*changes, "optimizer.epsilon=0.01", "optimizer.weight_decay=0.3", "epochs=3"]
+    changes += ["optimizer.learning_rate=0.05", "optimizer.warmup_epochs=0"]
+    recipe = load_recipe("digits", changes)
+    optimizer = build_optimizer(recipe, network, steps_per_epoch=4)
+    rng = np.random.default_rng(0)
+    paths = ("stage1_block1/mlp/fc1/kernel", "stage2_block1/norm1/gamma", "head/kernel")
+    chosen = [v for path in paths for v in network.trainable_variables if v.path == path]
+    starts = [np.array(to_numpy(variable)) for variable in chosen]
+    gradients = [[rng.standard_normal(x.shape).astype("float32") for x in starts] for _ in range(6)]
+    optimizer.build(chosen)
+    for gradient in gradients:
+        optimizer.apply([ops.convert_to_tensor(g) for g in gradient], chosen)
+    scales = getattr(optimizer, "scales", dict.fromkeys(paths, 1.0))
+    beta_2 = recipe.optimizer.beta_2
+    clipped = [
+        [g * min(1, 1 / np.sqrt(sum(np.sum(x**2) for x in step))) for g in step]
+        for step in gradients
+    ]
+    for index, (path, start, variable) in enumerate(zip(paths, starts, chosen, strict=True)):
+        rate = build_schedule(recipe, 4)
+        rates = [float(rate(step)) * scales[path] for step in range(len(clipped))]
+        decay = 0.0 if "gamma" in path else 0.3
+        expected = adamw(start, [step[index] for step in clipped], rates, decay, 0.01, beta_2)
+        np.testing.assert_allclose(to_numpy(variable), expected, atol=2e-6)
+        assert np.abs(expected - start).max() > 1e-3
+        variable.assign(start)
+
+
+def adamw(value, gradients, rates, decay, epsilon, beta_2, beta_1=0.9):
+    """Keras's AdamW (arXiv 1711.05101), in float64."""
+    value, momentum, velocity = value.astype("float64"), 0.0, 0.0
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        value = value * (1 - rate * decay)
+        momentum = beta_1 * momentum + (1 - beta_1) * gradient
+        velocity = beta_2 * velocity + (1 - beta_2) * gradient.astype("float64") ** 2
+        correction = math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+        value = value - rate * correction * momentum / (np.sqrt(velocity) + epsilon)
+    return value

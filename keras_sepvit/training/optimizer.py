@@ -21,7 +21,8 @@ def build_optimizer(
             `SingleDevice.optimizer_class`.
 
     Returns:
-        `keras.optimizers.AdamW`, one that knows layers where not all have the same rate.
+        `keras.optimizers.AdamW`, one that knows layers where not all have the same rate; on torch
+        one that updates many variables at once.
     """
     settings = recipe.optimizer
     ema = {}
@@ -39,13 +40,17 @@ def build_optimizer(
         "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
         **ema,
     }
+    optimizer_class = keras.optimizers.AdamW
     if settings.layer_decay < 1 or settings.backbone_rate != 1:
-        scales = layer_scales(
+        optimizer_class = LayerwiseAdamW
+        arguments["scales"] = layer_scales(
             network.trainable_variables, settings.layer_decay, settings.backbone_rate
         )
-        optimizer = adapt(LayerwiseAdamW)(scales, **arguments)
-    else:
-        optimizer = adapt(keras.optimizers.AdamW)(**arguments)
+    if keras.config.backend() == "torch":
+        from keras_sepvit.training.torch_adamw import torch_adamw
+
+        optimizer_class = torch_adamw(optimizer_class)
+    optimizer = adapt(optimizer_class)(**arguments)
     optimizer.exclude_from_weight_decay(
         var_list=[
             variable
@@ -134,8 +139,12 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         }
         super().build(variables)
 
+    def rate_scale(self, variable):
+        """The share of the learning rate of a variable."""
+        return self._scale_by_key[self._var_key(variable)]
+
     def update_step(self, gradient, variable, learning_rate):
-        scale = self._scale_by_key[self._var_key(variable)]
+        scale = self.rate_scale(variable)
         if self.weight_decay and self._use_weight_decay(variable):
             rate = ops.cast(self.weight_decay * scale * learning_rate, variable.dtype)
             self.assign_sub(variable, variable * rate)
