@@ -1,4 +1,5 @@
 import functools
+import importlib
 import json
 
 import keras
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import (
     BACKEND,
+    TINY,
     images,
     loss_and_gradients,
     randomize,
@@ -21,6 +23,7 @@ from keras_sepvit import (
     DropPath,
     PatchEmbedding,
     SeparableAttention,
+    SepViT,
     SepViTBlock,
     functional,
 )
@@ -574,3 +577,54 @@ def test_what_a_block_adds_to_the_loss_is_added_in_evaluation_too():
     model = Layers(image, keras.layers.GlobalAveragePooling2D()(outputs))
     model.compile(loss=lambda truth, found: 0.0 * found)
     assert model.evaluate(images((1, 8, 8, 16)), np.zeros((1, 16)), verbose=0) > 0.1
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch alone")
+@pytest.mark.parametrize(
+    "size, extent, stride, padding", [((7, 10), 3, 2, 1), ((6, 5), 3, 1, 1), ((9, 8), 2, 3, 0)]
+)
+def test_convolution_of_patches_is_torchs(size, extent, stride, padding):
+    from keras_sepvit.functional.torch_convolutions import conv_of_patches
+
+    rng = torch.Generator().manual_seed(0)
+    shapes = (2, *size, 3), (extent, extent, 3, 4), (4,)
+    tensors = [
+        torch.randn(x, generator=rng, dtype=torch.float64, requires_grad=True) for x in shapes
+    ]
+    how = (stride, stride), padding
+
+    def expected(x, kernel, bias):
+        x, kernel = x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
+        return torch.nn.functional.conv2d(x, kernel, bias, *how).permute(0, 2, 3, 1)
+
+    torch.testing.assert_close(conv_of_patches(*tensors, *how), expected(*tensors))
+    assert torch.autograd.gradcheck(lambda *x: conv_of_patches(*x, *how), tensors)
+    assert torch.autograd.gradgradcheck(lambda *x: conv_of_patches(*x, *how), tensors)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch alone")
+def test_training_gives_the_gradients_of_the_plain_operators(monkeypatch):
+    """Where kernels are large and keys are few, training takes other ways than inference."""
+    attention, convolutions = (
+        importlib.import_module(f"keras_sepvit.functional.{name}")
+        for name in ("attention", "torch_convolutions")
+    )
+    model = SepViT(TINY, classes=7, drop_path_rate=0.0)
+    photos = torch.rand(2, 64, 64, 3) * 255
+    taken = []
+
+    def gradients(counted):
+        model.zero_grad()
+        for module, name in ((attention, "_trains_on_few_keys"), (convolutions, "takes_patches")):
+            monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+        model(photos, training=True)[:, 0].sum().backward()
+        monkeypatch.undo()
+        return [variable.value.grad.clone() for variable in model.trainable_variables]
+
+    def observed(name, function):
+        return lambda *x: taken.append((name, function(*x))) or taken[-1][1]
+
+    found, expected = gradients(observed), gradients(lambda name, function: lambda *x: False)
+    assert {name for name, is_taken in taken if is_taken} == {name for name, _ in taken}
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_sepvit.functional.eager import is_eager_inference_on_cpu
 from keras_sepvit.functional.products import add_bias
 from keras_sepvit.functional.tensors import is_half, tensor
 
@@ -88,9 +87,11 @@ def _torch_conv(x, kernel, bias, stride=(1, 1), padding=0, groups=1):
     """Channels-last convolution without the two copies that Keras makes around it."""
     import torch
 
+    from keras_sepvit.functional.torch_convolutions import conv_of_patches, takes_patches
+
     kernel, bias = tensor(kernel), None if bias is None else tensor(bias)
-    if groups == 1 and _kernel_outweighs_patches(x, kernel, bias, stride, padding):
-        return _conv_of_patches(x, kernel, bias, stride, padding)
+    if groups == 1 and takes_patches(x, kernel, bias, stride, padding):
+        return conv_of_patches(x, kernel, bias, stride, padding)
     x = x.permute(0, 3, 1, 2)
     # A depthwise kernel is (height, width, channels, 1).
     kernel = kernel.permute((3, 2, 0, 1) if groups == 1 else (2, 3, 0, 1))
@@ -101,36 +102,3 @@ def _torch_conv(x, kernel, bias, stride=(1, 1), padding=0, groups=1):
         bias = None if bias is None else bias.float()
     y = torch.nn.functional.conv2d(x, kernel, bias, stride, padding, groups=groups)
     return y.to(dtype).permute(0, 2, 3, 1)
-
-
-def _kernel_outweighs_patches(x, kernel, bias, stride, padding):
-    """Whether torch would take longer to bring the kernel into its order than to gather patches.
-
-    In inference on CPUs, where the output has up to twice as many positions as channels (from
-    1.1 times as fast to 8 times, at one position). Graphs that torch captures keep the
-    convolution: they are for batches of any size.
-    """
-    import torch
-
-    if x.dtype != torch.float32 or bias is None or not is_eager_inference_on_cpu(x):
-        return False
-    batch, *sides, _ = x.shape
-    height, width = (
-        (side + 2 * padding - extent) // step + 1
-        for side, extent, step in zip(sides, kernel.shape, stride, strict=False)
-    )
-    return batch * height * width <= 2 * kernel.shape[3]
-
-
-def _conv_of_patches(x, kernel, bias, stride, padding):
-    """The convolution as a product of its patches with the kernel as it lies in memory."""
-    import torch
-
-    height, width, channels, filters = kernel.shape
-    if padding:
-        x = torch.nn.functional.pad(x, (0, 0, padding, padding, padding, padding))
-    # (batch, rows, columns, channels, height, width)
-    patches = x.unfold(1, height, stride[0]).unfold(2, width, stride[1])
-    rows = patches.permute(0, 1, 2, 4, 5, 3).reshape(-1, height * width * channels)
-    y = torch.addmm(bias, rows, kernel.reshape(-1, filters))
-    return y.reshape(*patches.shape[:3], filters)

@@ -36,13 +36,17 @@ def is_plain_call(layer, x):
     )
 
 
-def is_eager_inference_on_cpu(x):
-    """Whether torch runs operators on a tensor of the CPU as they come, without gradients."""
+def is_eager_on_cpu(x):
+    """Whether torch runs operators on a tensor of the CPU as they come."""
     import torch
 
     return (
-        x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
     )
+
+
+def is_eager_inference_on_cpu(x):
+    """Whether it does so without gradients."""
+    import torch
+
+    return is_eager_on_cpu(x) and not torch.is_grad_enabled()
