@@ -1,6 +1,9 @@
-"""benchmarks/: blocks beside others', growth with the image, recomputed blocks, operators."""
+"""benchmarks/: blocks beside others', growth, recomputed blocks, operators, what training costs."""
 
 import importlib
+import json
+import pathlib
+import subprocess
 import sys
 
 import growth
@@ -12,6 +15,7 @@ from peers.build import count_parameters
 
 pytest.importorskip("keras_hub")
 
+BENCHMARKS = pathlib.Path(growth.__file__).parent
 torch_only = pytest.mark.skipif(BACKEND != "torch", reason="as on torch, which compiles nothing")
 
 
@@ -47,6 +51,33 @@ def test_recomputing_is_measured_and_written(tmp_path, monkeypatch):
     _, _, row, *_ = (tmp_path / "training.md").read_text().splitlines()[1:]
     backend, *numbers = row.strip("| ").split(" | ")
     assert backend == "torch" and all(float(number) > 0 for number in numbers)
+
+
+def script(name, *arguments):
+    """What a script of benchmarks/ prints, in a process of its own."""
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.thorough
+@torch_only
+def test_what_the_trainer_costs_is_told():
+    how = ("--image-size", 64, "--batch-size", 2, "--steps", 1, "--rounds", 1)
+    *_, plain, trainer, mixing = script("training.py", *how).splitlines()
+    assert plain.startswith("| plain Keras |") and "| 1.000 (1.000 to 1.000) |" in plain
+    for row, name in ((trainer, "trainer"), (mixing, "trainer, erasing and mixing")):
+        found, step, ratio, memory = (cell.strip() for cell in row.strip("|").split("|"))
+        assert found == name and float(step) > 0 and float(ratio.split()[0]) > 0
+        assert 0.1 < float(memory) < 10
+
+
+@pytest.mark.thorough
+@pytest.mark.once
+def test_the_input_pipeline_is_told_beside_pillow():
+    rows = list(map(json.loads, script("input_pipeline.py", "--images", 4, "--json").splitlines()))
+    ours = [row["name"] for row in rows if row["name"].startswith("keras_sepvit: ")]
+    assert len(ours) == 3 and rows[-1]["name"].startswith("Pillow") and rows[-1]["ratio"] == 1
+    assert all(row["images_per_second"]["median"] > 1 for row in rows)
 
 
 @pytest.mark.thorough
