@@ -53,6 +53,20 @@ class ImageModelMixin:
             and inputs.device.type != "meta"  # where Keras asks for shapes
         )
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Builds the optimizer before the first step of TensorFlow, which it would trace twice if
+        that made variables: half of the time until then."""
+        optimizer = getattr(self, "optimizer", None)
+        if (
+            keras.config.backend() == "tensorflow"
+            and optimizer is not None
+            and not optimizer.built
+            and self.built  # type: ignore[attr-defined]
+        ):
+            with self.distribute_strategy.scope():  # type: ignore[attr-defined]
+                optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+        return super().make_train_function(force)  # type: ignore[misc]
+
     def _should_torch_compile(self):
         """Not the whole step, as Keras would: loss, metrics and optimizer break its graph.
 

@@ -212,3 +212,21 @@ def test_every_argument_is_documented(constructor):
     function = getattr(keras_sepvit, constructor)
     for argument in inspect.signature(function).parameters:
         assert f"    {argument}: " in function.__doc__
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone traces twice")
+def test_the_first_step_is_traced_once():
+    traced = []
+
+    def loss(labels, outputs):
+        traced.append(outputs)
+        return keras.losses.sparse_categorical_crossentropy(labels, outputs)
+
+    model = SepViT(SMALL, classes=3)
+    model.compile("adamw", loss)
+    images, labels = np.zeros((2, 64, 64, 3), "float32"), np.array([0, 2])
+    before = model.train_on_batch(images, labels)
+    assert len(traced) == 1 and len(model.optimizer.variables) > 2 * len(model.trainable_variables)
+    for _ in range(3):
+        after = model.train_on_batch(images, labels)
+    assert len(traced) == 1 and after < before

@@ -21,8 +21,8 @@ def build_optimizer(
             `SingleDevice.optimizer_class`.
 
     Returns:
-        `keras.optimizers.AdamW`, one that knows layers where not all have the same rate; on torch
-        one that updates many variables at once.
+        `keras.optimizers.AdamW`, one that knows layers where not all have the same rate; on
+        TensorFlow and torch one that updates by their own kernels.
     """
     settings = recipe.optimizer
     ema = {}
@@ -46,11 +46,7 @@ def build_optimizer(
         arguments["scales"] = layer_scales(
             network.trainable_variables, settings.layer_decay, settings.backbone_rate
         )
-    if keras.config.backend() == "torch":
-        from keras_sepvit.training.torch_adamw import torch_adamw
-
-        optimizer_class = torch_adamw(optimizer_class)
-    optimizer = adapt(optimizer_class)(**arguments)
+    optimizer = adapt(_fused(optimizer_class))(**arguments)
     optimizer.exclude_from_weight_decay(
         var_list=[
             variable
@@ -59,6 +55,20 @@ def build_optimizer(
         ]
     )
     return optimizer
+
+
+def _fused(optimizer_class):
+    """The class with updates by the backend's own kernel, where it has one."""
+    backend = keras.config.backend()
+    if backend == "torch":
+        from keras_sepvit.training.torch_adamw import torch_adamw
+
+        return torch_adamw(optimizer_class)
+    if backend == "tensorflow":
+        from keras_sepvit.training.tensorflow_adamw import tensorflow_adamw
+
+        return tensorflow_adamw(optimizer_class)
+    return optimizer_class
 
 
 def build_schedule(recipe, steps_per_epoch, steps=None):
