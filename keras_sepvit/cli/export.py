@@ -6,6 +6,7 @@ import inspect
 import itertools
 import pathlib
 import random
+import sys
 from typing import Annotated
 
 import typer
@@ -237,15 +238,16 @@ def export(
         source = task_of(model).open_source(data, "validation")
         given = ("class_names", "crop", "interpolation", "activation")
         own = {name: options[name] for name in given if name in options}
-        scores = {"keras": _scores(model, source, (height, width), own)}
+        bar = int(sys.stdout.isatty() and not as_json)
+        scores = {"keras": _scores(model, source, (height, width), verbose=bar, **own)}
     report = to_format(model, output, verbose=False, **options)
     if data is not None:
-        scores["file"] = _scores(Predictor(output), source, (height, width), {})
+        scores["file"] = _scores(Predictor(output), source, (height, width), verbose=bar)
         report = dataclasses.replace(report, data=source.name, scores=scores)
     typer.echo(report.to_json() if as_json else str(report))
 
 
-def _scores(model, source, image_size, options):
+def _scores(model, source, image_size, **options):
     """The results of a model, or of what predicts by its file, that its task is judged by."""
     task = task_of(model)
     result = task.evaluate(model, source, image_size, batch_size=task.BATCH_SIZE, **options)

@@ -21,6 +21,8 @@ def takes_patches(x, kernel, bias, stride, padding):
     """
     if x.dtype != torch.float32 or bias is None or not is_eager_on_cpu(x):
         return False
+    if torch.is_autocast_enabled("cpu"):  # in the forward pass alone
+        return False
     height, width = _output_size(x.shape, kernel.shape, stride, padding)
     task = "training" if torch.is_grad_enabled() else "inference"
     return len(x) * height * width <= _POSITIONS[task] * kernel.shape[3]
@@ -43,7 +45,7 @@ def conv_of_patches(x, kernel, bias, stride, padding):
 
 
 class _ConvOfPatches(torch.autograd.Function):
-    """Gathers the patches a second time in the backward pass, which is faster than to keep them."""
+    """Gathers the patches a second time in the backward pass: they take no memory until then."""
 
     @staticmethod
     def forward(x, kernel, bias, stride, padding):
