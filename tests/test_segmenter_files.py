@@ -480,8 +480,8 @@ def test_a_segmenter_of_any_size_is_exported_at_one(model, files, folder, tmp_pa
         (["predict", "model.keras", "upright.png", "--output", "upright.png"], "is a file"),
         (["predict", "model.keras", "upright.png", "--overwrite"], "goes with --output"),
         (["predict", "linear.keras", "upright.png", "--output", "x"], "--output is for segmenters"),
-        (["predict", "maps.onnx", "upright.png", "--crop", "1"], "leave out --crop"),
-        (["predict", "maps.onnx", "upright.png", "--labels", "few.txt"], "each of the model's 5"),
+        (["predict", "maps.tflite", "upright.png", "--crop", "1"], "leave out --crop"),
+        (["predict", "maps.tflite", "upright.png", "--labels", "few.txt"], "each of the model's 5"),
         (["export", "linear.keras", "--format", "onnx", "--logits"], "--logits is for segmenters"),
         (["export", "model.keras", "--format", "onnx", "--crop", "1"], "photos are fitted whole"),
     ],
@@ -489,7 +489,7 @@ def test_a_segmenter_of_any_size_is_exported_at_one(model, files, folder, tmp_pa
 def test_wrong_options_are_refused(arguments, message, folder, files, monkeypatch):
     linear_model().save(folder / "linear.keras")
     (folder / "few.txt").write_text("one\n")
-    (folder / "maps.onnx").write_bytes(files("onnx")[0].read_bytes())
+    (folder / "maps.tflite").write_bytes(files("tflite")[0].read_bytes())
     monkeypatch.chdir(folder)
     result = run(*arguments)
     assert result.exit_code == 2 and result.stdout == ""
