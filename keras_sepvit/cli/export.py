@@ -236,8 +236,8 @@ def export(
     if data is not None:
         # The model first: what does not fit it is refused before anything is written.
         source = task_of(model).open_source(data, "validation")
-        given = ("class_names", "crop", "interpolation", "activation")
-        own = {name: options[name] for name in given if name in options}
+        read_by = ("class_names", "crop", "interpolation", "activation")
+        own = {name: options[name] for name in read_by if name in options}
         bar = int(sys.stdout.isatty() and not as_json)
         scores = {"keras": _scores(model, source, (height, width), verbose=bar, **own)}
     report = to_format(model, output, verbose=False, **options)

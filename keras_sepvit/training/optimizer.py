@@ -40,7 +40,7 @@ def build_optimizer(
         "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
         **ema,
     }
-    optimizer_class = keras.optimizers.AdamW
+    optimizer_class = _AdamW
     if settings.layer_decay < 1 or settings.backbone_rate != 1:
         optimizer_class = LayerwiseAdamW
         arguments["scales"] = layer_scales(
@@ -58,7 +58,7 @@ def build_optimizer(
 
 
 def _fused(optimizer_class):
-    """The class with updates by the backend's own kernel, where it has one."""
+    """One of the classes below, with updates by the backend's own kernel, where it has one."""
     backend = keras.config.backend()
     if backend == "torch":
         from keras_sepvit.training.torch_adamw import torch_adamw
@@ -129,8 +129,16 @@ def layer_scales(variables, decay, backbone=1.0):
     }
 
 
+class _AdamW(keras.optimizers.AdamW):
+    """With what the backends' kernels ask."""
+
+    def rate_scale(self, variable):
+        """The share of the learning rate of a variable."""
+        return 1.0
+
+
 @keras.saving.register_keras_serializable(package="keras_sepvit")
-class LayerwiseAdamW(keras.optimizers.AdamW):
+class LayerwiseAdamW(_AdamW):
     """AdamW with a learning rate of its own for each variable (BEiT, arXiv 2106.08254).
 
     Args:
@@ -150,7 +158,6 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().build(variables)
 
     def rate_scale(self, variable):
-        """The share of the learning rate of a variable."""
         return self._scale_by_key[self._var_key(variable)]
 
     def update_step(self, gradient, variable, learning_rate):

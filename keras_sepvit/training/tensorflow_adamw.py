@@ -14,17 +14,16 @@ def tensorflow_adamw(optimizer_class):
     Its updates are those of `optimizer_class` but for rounding, and so are its variables.
 
     Args:
-        optimizer_class: `keras.optimizers.AdamW`, or a subclass with `rate_scale(variable)`, the
+        optimizer_class: A subclass of `keras.optimizers.AdamW` with `rate_scale(variable)`, the
             share of the learning rate that a variable has.
     """
-    rate_scale = getattr(optimizer_class, "rate_scale", lambda self, variable: 1.0)
 
     class TensorFlowAdamW(optimizer_class):
         def _apply_weight_decay(self, variables):
             """Left to the update, which knows the rate of each variable."""
 
         def update_step(self, gradient, variable, learning_rate):
-            rate = tf.cast(learning_rate, variable.dtype) * rate_scale(self, variable)
+            rate = tf.cast(learning_rate, variable.dtype) * self.rate_scale(variable)
             if self.weight_decay and self._use_weight_decay(variable):
                 self.assign_sub(variable, variable * (self.weight_decay * rate))
             step = tf.cast(self.iterations + 1, variable.dtype)

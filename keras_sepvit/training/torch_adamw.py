@@ -18,15 +18,13 @@ def torch_adamw(optimizer_class):
     Its updates are those of `optimizer_class` but for rounding, and so are its variables.
 
     Args:
-        optimizer_class: `keras.optimizers.AdamW`, or a subclass with `rate_scale(variable)`, the
+        optimizer_class: A subclass of `keras.optimizers.AdamW` with `rate_scale(variable)`, the
             share of the learning rate that a variable has.
     """
     # What Keras makes of `keras.optimizers.AdamW` with torch: it takes lists of variables.
     in_lists = type(keras.optimizers.AdamW())
-    bases = (in_lists,) if issubclass(in_lists, optimizer_class) else (optimizer_class, in_lists)
-    rate_scale = getattr(optimizer_class, "rate_scale", lambda self, variable: 1.0)
 
-    class TorchAdamW(*bases):
+    class TorchAdamW(optimizer_class, in_lists):
         def _apply_weight_decay(self, variables):
             """Left to the update, which knows the rate of each variable."""
 
@@ -34,7 +32,7 @@ def torch_adamw(optimizer_class):
             groups = collections.defaultdict(list)
             for gradient, variable in zip(grads, variables, strict=True):
                 decay = self.weight_decay if self._use_weight_decay(variable) else 0.0
-                groups[rate_scale(self, variable), decay].append((gradient, variable))
+                groups[self.rate_scale(variable), decay].append((gradient, variable))
             for (scale, decay), pairs in groups.items():
                 gradients, members = map(list, zip(*pairs, strict=True))
                 self._update_group(gradients, members, learning_rate * scale, decay)
