@@ -68,9 +68,11 @@ def test_a_file_is_measured_on_data(tmp_path):
     measured = CliRunner().invoke(app, ["evaluate", str(output), "--data", "digits", "--json"])
     share = json.loads(measured.stdout)["top1"]
     assert record["scores"] == {"keras": {"top1": share}, "file": {"top1": share}} and share > 1
+    assert record["data_images"] == json.loads(measured.stdout)["images"] > 100
     report = ExportReport(**record)
     assert str(report).splitlines()[-1].split(maxsplit=2)[:2] == ["on", "digits"]
-    assert f"top1 {share:.2f} % (Keras: top1 {share:.2f})" in str(report)
+    told = f"top1 {share:.2f} % (Keras: top1 {share:.2f}), on {record['data_images']} images"
+    assert told in str(report)
 
 
 def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):

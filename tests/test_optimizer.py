@@ -278,7 +278,7 @@ def test_layerwise_adamw_is_adamw_at_each_layers_own_rate():
 
 @pytest.mark.parametrize("changes", [[], ["optimizer.layer_decay=0.9"]], ids=["plain", "layers"])
 def test_updates_are_those_of_kerass_adamw(network, changes):
-    """In torch's kernel, too; a large epsilon shows where in the formula it stands."""
+    """And clipping and averages; a large epsilon shows where in the formula it stands."""
     changes = [*changes, "optimizer.epsilon=0.01", "optimizer.weight_decay=0.3", "epochs=3"]
     changes += ["optimizer.learning_rate=0.05", "optimizer.warmup_epochs=0"]
     recipe = load_recipe("digits", changes)
@@ -288,9 +288,19 @@ def test_updates_are_those_of_kerass_adamw(network, changes):
     chosen = [v for path in paths for v in network.trainable_variables if v.path == path]
     starts = [np.array(to_numpy(variable)) for variable in chosen]
     gradients = [[rng.standard_normal(x.shape).astype("float32") for x in starts] for _ in range(6)]
+    gradients[3] = [1e-3 * x for x in gradients[3]]  # not clipped
     optimizer.build(chosen)
-    for gradient in gradients:
-        optimizer.apply([ops.convert_to_tensor(g) for g in gradient], chosen)
+    averages = [0.0] * len(chosen)
+    for step, gradient in enumerate(gradients):
+        optimizer.apply([ops.convert_to_tensor(np.array(g)) for g in gradient], chosen)
+        momentum = optimizer.ema_momentum if step else 0
+        averages = [
+            momentum * average + (1 - momentum) * to_numpy(variable)
+            for average, variable in zip(averages, chosen, strict=True)
+        ]
+    kept = [to_numpy(average) for average in optimizer._model_variables_moving_average]
+    for average, expected in zip(kept, averages, strict=True):
+        np.testing.assert_allclose(average, expected, atol=1e-6)
     scales = getattr(optimizer, "scales", dict.fromkeys(paths, 1.0))
     beta_2 = recipe.optimizer.beta_2
     clipped = [
@@ -304,6 +314,10 @@ def test_updates_are_those_of_kerass_adamw(network, changes):
         expected = adamw(start, [step[index] for step in clipped], rates, decay, 0.01, beta_2)
         np.testing.assert_allclose(to_numpy(variable), expected, atol=2e-6)
         assert np.abs(expected - start).max() > 1e-3
+    broken = [np.full_like(x, np.inf) if i == 1 else x for i, x in enumerate(gradients[0])]
+    optimizer.apply([ops.convert_to_tensor(g) for g in broken], chosen)
+    assert all(np.isnan(to_numpy(variable)).all() for variable in chosen)
+    for variable, start in zip(chosen, starts, strict=True):
         variable.assign(start)
 
 

@@ -257,7 +257,7 @@ def test_other_models_and_data_are_told():
             evaluate(model, Photos())
     with pytest.raises(ValueError, match="`source` must be photos with class maps"):
         evaluate(Constant(), "folder")
-    with pytest.raises(ValueError, match="The model has 4 classes, and photos .* another number"):
+    with pytest.raises(ValueError, match=r"The model has 4 classes, and photos .*\) has 3"):
         evaluate(pointwise(), type("Three", (Photos,), {"classes": 3})())
     for given in ({"flip": True}, {"scales": (0.5,)}, {"window": 32}, {"sides": SIDES}):
         with pytest.raises(ValueError, match=f"`{[*given][0]}` is for models of Keras"):

@@ -8,11 +8,11 @@ from keras_sepvit.classification.task import labelled
 from keras_sepvit.inference import KerasPredictor
 from keras_sepvit.record import INTERPOLATION
 from keras_sepvit.runtime import labels as naming
-from keras_sepvit.training.evaluation import class_order
+from keras_sepvit.training.evaluation import check_classes, class_order
 from keras_sepvit.training.evaluation import evaluate as run
 from keras_sepvit.training.pipeline import evaluation_batches
 from keras_sepvit.training.report import DataReport
-from keras_sepvit.validation import counted, refuse_path, window_pair
+from keras_sepvit.validation import refuse_path, window_pair
 
 
 def evaluate(
@@ -76,12 +76,7 @@ def evaluate(
         numbered = naming.numbered(model.output_shape[-1])  # names are matched below
         how = {"image_size": image_size, "activation": activation, "batch_size": batch_size}
         model = KerasPredictor(model, numbered, **how)
-    classes = len(model.class_names)
-    if classes != source.classes:
-        raise ValueError(
-            f"The model has {counted(classes, 'class')}, and {source} has another number. "
-            "Evaluate it on data with the classes that it was trained on."
-        )
+    check_classes(len(model.class_names), source)
     order = class_order(class_names, source)
 
     def predict(images):

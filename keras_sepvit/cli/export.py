@@ -239,19 +239,21 @@ def export(
         read_by = ("class_names", "crop", "interpolation", "activation")
         own = {name: options[name] for name in read_by if name in options}
         bar = int(sys.stdout.isatty() and not as_json)
-        scores = {"keras": _scores(model, source, (height, width), verbose=bar, **own)}
+        keras_scores, images = _measure(model, source, (height, width), verbose=bar, **own)
     report = to_format(model, output, verbose=False, **options)
     if data is not None:
-        scores["file"] = _scores(Predictor(output), source, (height, width), verbose=bar)
-        report = dataclasses.replace(report, data=source.name, scores=scores)
+        file_scores, _ = _measure(Predictor(output), source, (height, width), verbose=bar)
+        scores = {"keras": keras_scores, "file": file_scores}
+        told = {"data": source.name, "data_images": images, "scores": scores}
+        report = dataclasses.replace(report, **told)
     typer.echo(report.to_json() if as_json else str(report))
 
 
-def _scores(model, source, image_size, **options):
-    """The results of a model, or of what predicts by its file, that its task is judged by."""
+def _measure(model, source, image_size, **options):
+    """The results that the task of a model, or of its file's predictor, is judged by; images."""
     task = task_of(model)
     result = task.evaluate(model, source, image_size, batch_size=task.BATCH_SIZE, **options)
-    return {name: result[name] for name in task.SCORES}
+    return {name: result[name] for name in task.SCORES}, result["images"]
 
 
 def _batch_option(format, text):

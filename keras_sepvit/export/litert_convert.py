@@ -36,8 +36,9 @@ def convert(model, output, batch_size, precision="float32", calibration=None):
     with tempfile.TemporaryDirectory(prefix="keras_sepvit_saved_model_") as folder:
         # From a SavedModel the converter reads weights as they are. With functions whose
         # variables were made constants before, it takes more than twice the memory.
+        # The model is not `track`ed: Keras would look for tables in it, and trace what it finds,
+        # for as long as all the rest takes. What `serve` reads is saved in any case.
         archive = keras.export.ExportArchive()
-        archive.track(model)
         archive.add_endpoint("serve", serve, input_signature=[signature])
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)

@@ -34,6 +34,7 @@ class ExportReport:
         images: How many images were compared.
         latency_ms: Median milliseconds of one run, by number of threads.
         data: Name of the data that the model and its file were measured on; None for none.
+        data_images: How many images of it were.
         scores: Their results there, in percent by name, under `"keras"` and `"file"`;
             None where there is nothing to find.
         notes: Anything else to know, a sentence each.
@@ -52,6 +53,7 @@ class ExportReport:
     images: int = 0
     latency_ms: dict = dataclasses.field(default_factory=dict)
     data: str | None = None
+    data_images: int = 0
     scores: dict | None = None
     notes: tuple = ()
 
@@ -76,7 +78,8 @@ class ExportReport:
             rows.append(("latency", times))
         if self.scores is not None:
             keras, file = (_shares(self.scores[whose]) for whose in ("keras", "file"))
-            rows.append((f"on {self.data}", f"{file} % (Keras: {keras})"))
+            images = counted(self.data_images, "image")
+            rows.append((f"on {self.data}", f"{file} % (Keras: {keras}), on {images}"))
         rows += [("note", note) for note in self.notes]
         return "\n".join(f"{name:<13} {text}" for name, text in rows)
 

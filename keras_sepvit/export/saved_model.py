@@ -109,8 +109,8 @@ def convert(model, output, batch_size, has_encoded, crop, interpolation):
         )
         return model(images, training=False)
 
+    # As in `litert_convert.convert`, not `track`ed.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     # The first is `serving_default`, too.
     signature = tf.TensorSpec((batch_size, height, width, channels), tf.float32, name="image")
     archive.add_endpoint("serve", serve, input_signature=[signature])

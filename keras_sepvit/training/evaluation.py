@@ -3,6 +3,7 @@
 import keras
 
 from keras_sepvit.training.report import DataReport
+from keras_sepvit.validation import counted
 
 
 def evaluate(predict, batches, scores, *, report=None, gather=None, verbose=0):
@@ -75,8 +76,8 @@ def check_classes(classes, source):
     """Refuses a model of another number of classes than a source; None where it is not known."""
     if classes not in (None, source.classes):
         raise ValueError(
-            f"The model has {classes:,} classes, and {source} has another number. Evaluate it "
-            "on data with the classes that it was trained on."
+            f"The model has {counted(classes, 'class')}, and {source} has {source.classes:,}. "
+            "Evaluate it on data with the classes that it was trained on."
         )
 
 

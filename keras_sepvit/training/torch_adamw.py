@@ -1,7 +1,8 @@
-"""Keras's AdamW by torch's own kernel on CPUs, which goes through memory once.
+"""Keras's AdamW by torch's own kernels on CPUs, which go through memory once.
 
 Keras's own goes through it a dozen times, in operations on lists of tensors: a twelfth of a
-training step of SepViT-T on images of 224 x 224 in batches of 4.
+training step of SepViT-T on images of 224 x 224 in batches of 4. It clips gradients and averages
+weights a variable at a time, each in several passes of their own.
 """
 
 import collections
@@ -25,6 +26,15 @@ def torch_adamw(optimizer_class):
     in_lists = type(keras.optimizers.AdamW())
 
     class TorchAdamW(optimizer_class, in_lists):
+        def _clip_gradients(self, grads):
+            if not self.global_clipnorm or not _in_kernels(grads):
+                return super()._clip_gradients(grads)
+            norm = float(torch.stack(torch._foreach_norm(grads)).norm())
+            # Where it is not finite, the gradients become NaN, as in Keras.
+            if not norm <= self.global_clipnorm:
+                torch._foreach_mul_(grads, self.global_clipnorm / norm + (norm - norm))
+            return grads
+
         def _apply_weight_decay(self, variables):
             """Left to the update, which knows the rate of each variable."""
 
@@ -39,7 +49,7 @@ def torch_adamw(optimizer_class):
 
         def _update_group(self, grads, variables, learning_rate, decay):
             values = [variable.value for variable in variables]
-            if values[0].device.type != "cpu" or torch.compiler.is_compiling():
+            if not _in_kernels(values):
                 torch._foreach_mul_(values, 1 - decay * learning_rate)
                 super()._parallel_update_step(grads, variables, learning_rate)
                 return
@@ -64,4 +74,19 @@ def torch_adamw(optimizer_class):
                 maximize=False,
             )
 
+        def _update_model_variables_moving_average(self, trainable_variables):
+            values = [variable.value for variable in trainable_variables]
+            if not _in_kernels(values):
+                super()._update_model_variables_moving_average(trainable_variables)
+                return
+            averages = [average.value for average in self._model_variables_moving_average]
+            share = 1 - self.ema_momentum if int(self.iterations) else 1.0
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, values, share)
+
     return TorchAdamW
+
+
+def _in_kernels(tensors):
+    """Whether kernels here take tensors; those of GPUs and of compiled graphs are left to Keras."""
+    return tensors[0].device.type == "cpu" and not torch.compiler.is_compiling()
