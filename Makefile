@@ -15,7 +15,7 @@ QUICKSTART_STAMP := $(QUICKSTART_VENV)/.installed
 TF217_VENV := $(VENV)-tf217
 OLDEST_VENV := $(VENV)-oldest
 RELEASE_VENV := $(VENV)-release
-PIP_INSTALL := -m pip install --quiet --progress-bar off --constraint constraints.txt
+PIP_INSTALL := -m pip install --quiet --no-compile --progress-bar off --constraint constraints.txt
 
 .PHONY: venv quickstart test test-all test-tf217 test-oldest figures lint release-check clean
 
@@ -39,8 +39,7 @@ quickstart: $(QUICKSTART_STAMP)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(QUICKSTART_VENV)/bin/python examples/quickstart.py
 
 # Lint and the tests on each backend, but for those marked `thorough`, which repeat at length what
-# others hold: `make test-all` has them, too. Goes on after a failure, to tell all. In halves, by the
-# files' first letters: processes that run all of it grow to 9 GB each.
+# others hold: `make test-all` has them, too. Goes on after a failure, to tell all.
 test: TESTS = not thorough
 test-all: TESTS =
 test test-all: $(STAMP)
@@ -53,11 +52,8 @@ test test-all: $(STAMP)
 	}; \
 	check lint $(MAKE) --no-print-directory lint; \
 	for backend in $(BACKENDS); do \
-	  for letters in a-e f-z; do \
-	    check "$$backend $$letters" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q \
-	      -m "$(TESTS)" -n $(JOBS) --dist loadfile --no-loadscope-reorder \
-	      tests/test_[$$letters]*.py; \
-	  done; \
+	  check "$$backend" env KERAS_BACKEND="$$backend" $(VENV)/bin/python -m pytest -q \
+	    -m "$(TESTS)" -n $(JOBS) --dist loadfile --no-loadscope-reorder; \
 	done; \
 	printf "\n== summary\n$$summary"; \
 	exit $$status
@@ -77,10 +73,10 @@ $(TF217_VENV)/.installed:
 # layers and saved files on each backend; pictures, commands, recipes, weights, data and exports
 # once. KerasHub and KerasCV have no older version for this Keras.
 OLDEST_tests = layers numerics checkpoint files_of_0_1_0 $(OLDEST_$*)
-OLDEST_tensorflow = cli pictures recipe weights pytorch_checkpoints runtime training_data \
-  evaluation detection_scores visualize export_cli export_litert
+OLDEST_tensorflow = runtime export_cli export_litert
 OLDEST_jax = export_stablehlo
-OLDEST_torch = export_onnx export_torch
+OLDEST_torch = cli pictures recipe weights pytorch_checkpoints training_data evaluation \
+  detection_scores visualize export_onnx export_torch
 
 test-oldest: test-oldest-tensorflow test-oldest-jax test-oldest-torch
 

@@ -81,12 +81,11 @@ def pytest_collection_modifyitems(items):
         chosen = item.get_closest_marker("by_default_on")
         if chosen is not None and backend not in chosen.args:
             item.add_marker("thorough")
-    if backend == "tensorflow":
-        return
-    skip = pytest.mark.skip(reason="involves no backend; runs under TensorFlow only")
-    for item in items:
-        if "once" in item.keywords:
-            item.add_marker(skip)
+        once = item.get_closest_marker("once")
+        if once is not None:
+            where = once.args[0] if once.args else "torch"
+            if backend != where:
+                item.add_marker(pytest.mark.skip(reason=f"runs with KERAS_BACKEND={where} alone"))
 
 
 @pytest.fixture(autouse=True)

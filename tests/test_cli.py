@@ -23,6 +23,8 @@ from keras_sepvit.configs import VARIANTS
 from keras_sepvit.default_backend import choose_backend
 from keras_sepvit.runtime import read_image
 
+pytestmark = pytest.mark.by_default_on("torch")
+
 CLASSES = 7
 TINY_SHAPE = (64, 64, 3)
 
@@ -234,6 +236,7 @@ def test_predict_with_logits_and_without_preprocessing(model, photo, folder, exp
     assert scores_by_class(record) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.by_default_on("tensorflow", "jax", "torch")
 def test_predict_with_weights(known, weights_file, photo, expected):
     """Variant and number of classes are those of the file."""
     (record,) = run_json("predict", weights_file, photo, "--top", CLASSES)

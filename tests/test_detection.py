@@ -36,6 +36,7 @@ def compiled(model, rate=1e-2):
     return model
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 def test_fits_predicts_saves_and_loads(tmp_path):
     model = compiled(retinanet(image_shape=SHAPE, score_threshold=0.0, max_detections=7))
     photos, targets = scenes()

@@ -22,7 +22,10 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
         ("detect_keras_hub.py", "keras_hub", ["--weights", "digits"], "detector.keras"),
         ("detect_keras_cv.py", "keras_cv", [], "detector.keras"),
         ("segment_keras_hub.py", "keras_hub", [], "segmenter.keras"),
-        ("segment_keras_hub.py", "keras_hub", ["--decoder", "deeplab"], "segmenter.keras"),
+        pytest.param(
+            *("segment_keras_hub.py", "keras_hub", ["--decoder", "deeplab"], "segmenter.keras"),
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Loaded")

@@ -96,7 +96,7 @@ def agreement(model, images, found):
     return measure_detections(expected, found, SHAPE[:2])
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     "kind, quantize, pixels, short",
     kinds_and_precisions(
@@ -135,7 +135,7 @@ def test_detections_are_keras(kind, quantize, pixels, short, model, files, image
     assert predictor.predict(images[:0])["boxes"].shape == (0, 100, 4)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_litert_files_suit_phones(files):
     """Builtin operators of four axes; what is left to slow kernels chooses boxes, no more."""
     graph = inspect(files("tflite")[0])
@@ -146,7 +146,7 @@ def test_litert_files_suit_phones(files):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_onnx_files_have_the_standard_operator(files):
     import onnx
 
@@ -165,7 +165,7 @@ def test_onnx_files_have_the_standard_operator(files):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_any_batch_and_settings(model, files, images):
     """Of three in a file for one, for three and for any; thresholds; MediaPipe's layout."""
     expected = Predictor(files("onnx")[0]).predict(images[:3])
@@ -231,7 +231,7 @@ def decoding_file(request, tmp_path_factory):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     "options", [{"mean": 0.0}, {"mean": 1.0, "decimals": 0}, {"mean": -30.0}], ids=str
 )
@@ -245,7 +245,7 @@ def test_files_decode_by_the_definition(decoding_file, options):
     assert number == 0 if options["mean"] < -9 else number == 100 if classes == 80 else number > 9
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="involves no backend")
 def test_float16_files_rank_many_candidates(tmp_path):
     """The best go first among more than the 2,048 integers that half precision has."""
@@ -262,7 +262,7 @@ def test_float16_files_rank_many_candidates(tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_files_keep_boxes_of_other_classes(decoding_file):
     file, classes = decoding_file
     if classes == 1:
@@ -310,7 +310,7 @@ def test_photos_of_all_kinds(kind, model, folder, files, images):
     np.testing.assert_array_equal(predictor.detect(pixels, 0.1)["boxes"], found["boxes"])
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_boxes_come_back_from_the_canvas():
     """Of photos of all sizes, long ones too, to a thousandth of a pixel."""
     rng = np.random.default_rng(0)
@@ -333,7 +333,7 @@ assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 """
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("kind", kinds_and_precisions(EXPORTS, [()]))
 def test_files_run_without_keras(kind, files, folder, tmp_path):
     path, photo, output = files(kind)[0], folder / "photo.png", tmp_path / "boxes.npy"
@@ -342,7 +342,7 @@ def test_files_run_without_keras(kind, files, folder, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_other_formats(model, tmp_path):
     """Boxes, or a line that says what to do; raw maps by name in all."""
     report = to_saved_model(model, tmp_path / "saved", verbose=False)
@@ -358,7 +358,7 @@ def test_other_formats(model, tmp_path):
         Predictor(path)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_wrong_detections_are_told(model):
     """By pixels, by scores, by what is missing; not by what is last in a full list."""
     deployment = prepare(model)
@@ -395,7 +395,7 @@ def test_wrong_detections_are_told(model):
     assert measured(last).max_error == 0
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_keras_files_have_a_record(model, folder, tmp_path):
     loaded = load_model(folder / "model.keras")
     assert loaded.record == model.record and loaded.record.task == "detection"
@@ -412,7 +412,7 @@ def test_keras_files_have_a_record(model, folder, tmp_path):
     assert prepare(any_size).image_shape == SHAPE
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_what_does_not_suit_detectors_is_refused(model, folder, tmp_path):
     path = tmp_path / "model.tflite"
     calibrated = {"calibration_images": default_images(SHAPE, 32)}
@@ -441,7 +441,7 @@ def test_what_does_not_suit_detectors_is_refused(model, folder, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_the_export_command(folder, tmp_path):
     arguments = ["export", folder / "model.keras", "--format", "litert", "--threshold", "0.2"]
     arguments += ["--iou", "0.4", "--max-detections", "20", "--layout", "mediapipe", "--json"]

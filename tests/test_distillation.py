@@ -308,7 +308,7 @@ def test_what_is_no_teacher_is_refused(tmp_path):
         Teacher(str(tmp_path / "maps.keras"))
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_an_exported_file_of_sigmoids_is_refused_before_a_run(tmp_path):
     """Nothing in it tells: its answers to two images do."""
     import tensorflow as tf

@@ -20,6 +20,8 @@ from keras_sepvit.configs import DIGITS_CONFIG
 from keras_sepvit.training.sources.labelled import open_source
 from keras_sepvit.training.sources.source import ArraySource
 
+pytestmark = pytest.mark.by_default_on("torch")
+
 
 def mean_color_classifier(normalisation, kernel, bias, activation="softmax"):
     """A linear classifier of the mean colour of 8 x 8 images; `normalisation` may be no layer."""
@@ -43,6 +45,7 @@ def digits_model():
     return SepViT(DIGITS_CONFIG, classes=10, input_shape=(32, 32, 3), weights="digits")
 
 
+@pytest.mark.by_default_on("tensorflow", "jax", "torch")
 def test_packaged_digits_weights(digits_model):
     result = evaluate(digits_model, open_source("digits", "validation"), image_size=32)
     assert result["images"] == 360
@@ -147,7 +150,6 @@ def test_a_model_of_other_classes_is_refused(tmp_path):
         evaluate(constant_classifier(3, best=(0,)), source, image_size=8)
 
 
-@pytest.mark.by_default_on("tensorflow")
 def test_command(digits_model, tmp_path):
     path = tmp_path / "digits.keras"
     digits_model.save(path)

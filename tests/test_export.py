@@ -68,7 +68,7 @@ def test_logits_become_probabilities():
     np.testing.assert_allclose(plain.predict(images)["logits"], logits, atol=1e-5)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_one_logit_becomes_a_probability_of_its_own():
     model = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
@@ -81,14 +81,14 @@ def test_one_logit_becomes_a_probability_of_its_own():
     np.testing.assert_allclose(deployment.predict(images)["probabilities"], expected, atol=1e-6)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_features_get_no_softmax():
     deployment = prepare(tiny_classifier(include_top=False, pooling="avg"))
     assert deployment.outputs == {"features": (32,)}
     assert (deployment.task, deployment.activation) == ("features", None)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_maps_have_no_activation():
     with pytest.raises(ValueError, match="`activation` is for classifiers"):
         prepare(tiny_classifier(include_top=False), activation="softmax")
@@ -123,7 +123,7 @@ def test_normalisation_can_be_put_in_front():
     )
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_models_that_cannot_be_exported_are_refused():
     first, second = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
     two = keras.Model([first, second], keras.layers.Add()([first, second]))
@@ -143,7 +143,7 @@ def test_models_that_cannot_be_exported_are_refused():
         prepare("model.keras")
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -160,7 +160,7 @@ def test_arguments_that_do_not_suit_the_model_are_refused(arguments, message):
 # The images
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_default_images_are_pictures():
     images = default_images((32, 48, 3), count=4)
     assert images.shape == (4, 32, 48, 3) and images.dtype == "float32"
@@ -172,7 +172,7 @@ def test_default_images_are_pictures():
     assert not np.array_equal(images, default_images((32, 48, 3), count=4, seed=1))
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_images_are_checked(linear):
     for images, message in [
         (np.zeros((2, 8, 9, 3)), r"\(count, 8, 8, 3\).*\(2, 8, 9, 3\)"),
@@ -187,7 +187,7 @@ def test_images_are_checked(linear):
         check_calibration_images(linear, np.zeros((31, 8, 8, 3)), "int8")
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_batches_are_all_of_one_size():
     images = np.arange(5)
     found = [(batch.tolist(), count) for batch, count in batches(images, 2)]
@@ -198,7 +198,7 @@ def test_batches_are_all_of_one_size():
 # The check
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_agreement_is_measured_on_logits(linear):
     images = noise(5, (8, 8, 3))
     expected = linear.predict(images)["probabilities"]
@@ -223,7 +223,7 @@ def test_agreement_is_measured_on_logits(linear):
         compare(found, linear, images, "float32")
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_an_agreement_says_what_it_is_of(linear):
     """Multiples of 1/256 stand for no logits: of full-integer files the probabilities count."""
     images = noise(5, (8, 8, 3))
@@ -235,7 +235,7 @@ def test_an_agreement_says_what_it_is_of(linear):
     assert compare(features.predict(images), features, images, "int8").compared == "features"
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     ("found", "message"),
     [
@@ -295,7 +295,7 @@ class Sidecar(Weights):
     has_place_for_record = False
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_an_export_is_written_run_compared_and_reported(tmp_path, capsys):
     path = tmp_path / "model.npz"
     images = noise(5, (8, 8, 3))
@@ -331,7 +331,7 @@ def test_an_export_is_written_run_compared_and_reported(tmp_path, capsys):
     assert Record.from_json(beside.read_text(), beside).class_names is None
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_file_that_disagrees_is_not_left(tmp_path):
     path = tmp_path / "model.npz"
     path.write_text("precious")
@@ -349,7 +349,7 @@ def test_a_file_that_disagrees_is_not_left(tmp_path):
     assert report.max_error is None and report.images == 0
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("where", ["write", "open", "facts"])
 def test_an_interrupted_export_leaves_nothing(tmp_path, where):
     path = tmp_path / "model.npz"
@@ -398,7 +398,7 @@ ENDINGS = {"to_litert": ".tflite", "to_onnx": ".onnx", "to_stablehlo": ".stableh
 ENDINGS |= {"to_torch": ".pt2"}
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(("function", "arguments", "message"), WRONG)
 def test_wrong_arguments_are_refused(tmp_path, function, arguments, message):
     arguments = dict(arguments)
@@ -408,7 +408,7 @@ def test_wrong_arguments_are_refused(tmp_path, function, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     ("function", "module", "extra", "arguments"),
     [
@@ -431,7 +431,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, function, module, ext
 # Writing
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("folder", [False, True])
 def test_an_export_appears_when_it_is_complete(tmp_path, folder):
     path = tmp_path / "model.bin"
@@ -461,7 +461,7 @@ def test_an_export_appears_when_it_is_complete(tmp_path, folder):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
     def attempt(path, **options):
         with writing(path, **options):
@@ -486,7 +486,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, 
 # Reports and names
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_report_is_text_and_json():
     report = ExportReport(
         format="litert",
@@ -517,7 +517,7 @@ def test_a_report_is_text_and_json():
     assert record["latency_ms"] == {"1": 2.5, "2": 1.5}
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_formats_are_imported_when_they_are_used():
     code = (
         "import sys, keras_sepvit.export as e; assert 'to_litert' in dir(e)\n"
@@ -533,7 +533,7 @@ def test_formats_are_imported_when_they_are_used():
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_what_fails_in_another_process_is_told(tmp_path):
     model = linear_model()
     with pytest.raises(ExportError, match="no luck with linear"):
@@ -542,7 +542,7 @@ def test_what_fails_in_another_process_is_told(tmp_path):
         convert_on("jax", export_helpers.die, model, tmp_path / "x")
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_model_that_keras_cannot_save_is_told_where_it_can_be_converted(tmp_path):
     class Unsaved(keras.layers.Flatten):
         def get_config(self):
@@ -553,7 +553,7 @@ def test_a_model_that_keras_cannot_save_is_told_where_it_can_be_converted(tmp_pa
         convert_on("jax", export_helpers.fail, keras.Model(image, Unsaved()(image)), tmp_path)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_backend_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

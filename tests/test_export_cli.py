@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from keras_sepvit.cli import app
 from keras_sepvit.export import ExportReport, default_images
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("tensorflow")
 
 
 def run(*arguments):

@@ -75,7 +75,7 @@ def files(model, tmp_path_factory):
 TOLERANCES = {None: 1e-5, "float16": 0.005, "dynamic_int8": 0.05, "int8": 0.15, "full_int8": 0.3}
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     "quantize",
     [
@@ -109,7 +109,7 @@ def test_a_file_runs_and_agrees(model, files, quantize):
     assert set(report.latency_ms) <= {1, 2} and all(ms > 0 for ms in report.latency_ms.values())
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("quantize", [None, "float16", "int8"])
 def test_xnnpack_takes_the_graph_as_one_part(files, quantize):
     from ai_edge_litert.compiled_model import CompiledModel
@@ -122,7 +122,7 @@ def test_xnnpack_takes_the_graph_as_one_part(files, quantize):
     assert CompiledModel.from_file(str(path)).is_fully_accelerated()
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_float32_is_exact_and_int8_small(files):
     assert files(None)[1].max_error < 1e-4
     assert files("float16")[1].relative_error < 1e-2
@@ -131,7 +131,7 @@ def test_float32_is_exact_and_int8_small(files):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_large_weights_of_int8_files_stay(tmp_path):
     """The quantiser puts those of more than 256 KB behind the flatbuffer."""
     config = dataclasses.replace(SMALL, hidden_dims=(8, 16, 24, 512))
@@ -144,7 +144,7 @@ def test_large_weights_of_int8_files_stay(tmp_path):
     np.testing.assert_allclose(outputs["probabilities"], predict(model, images), atol=0.05)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_labels_travel_in_the_file(model, files):
     from keras_sepvit.runtime import Predictor
 
@@ -178,7 +178,7 @@ class Table(flatbuffers.table.Table):
         return self.GetVectorAsNumpy(numbers, self.Offset(4 + 2 * place)).tolist()
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("preprocessing", [True, False])
 def test_metadata_are_those_of_tensorflow_lite(tmp_path, preprocessing):
     """As MediaPipe 1.2.3 read them, which ran such a file with the same probabilities."""
@@ -213,7 +213,7 @@ def test_metadata_are_those_of_tensorflow_lite(tmp_path, preprocessing):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("batch_size", [3, None])
 def test_batches(model, tmp_path, batch_size):
     path = tmp_path / "model.tflite"
@@ -227,7 +227,7 @@ def test_batches(model, tmp_path, batch_size):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_mixed_precision_models_need_no_flex_operators(tmp_path, files):
     keras.config.set_dtype_policy("mixed_float16")
     report = to_litert(tiny_classifier(), tmp_path / "model.tflite", verbose=False)
@@ -256,7 +256,7 @@ def layer_model(layer):
     return keras.Model(inputs, layer(inputs))
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_what_gpus_refuse_is_noted(tmp_path):
     path = tmp_path / "awkward.tflite"
     report = to_litert(layer_model(Awkward()), path, verbose=False)
@@ -265,7 +265,7 @@ def test_what_gpus_refuse_is_noted(tmp_path):
     assert inspect(path).max_rank == 5
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_operators_that_need_tensorflow_are_refused_by_name(tmp_path):
     with pytest.raises(ExportError, match="no builtin operators for Erf"):
         to_litert(layer_model(BareErf()), tmp_path / "model.tflite")
@@ -287,7 +287,7 @@ def test_every_backend_writes_the_same_graph(tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     ("quantize", "agreement"), [("dynamic_int8", 0.99), ("int8", 0.99), ("full_int8", 0.98)]
 )
@@ -316,7 +316,7 @@ def test_quantised_digits_are_still_read(tmp_path, quantize, agreement):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_the_family_at_another_size(tmp_path):
     size = 192
     model = keras_sepvit.SepViTLite(input_shape=(size, size, 3), classifier_activation=None)

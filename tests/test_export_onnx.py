@@ -66,7 +66,7 @@ def convert_by_copying(source, monkeypatch):
 # Float32, on every backend.
 
 
-@pytest.mark.by_default_on("tensorflow", "torch")
+@pytest.mark.by_default_on("tensorflow")
 def test_file_gives_the_models_probabilities_for_any_batch(classifier):
     model, path, report = classifier
     images = np.random.default_rng(5).uniform(0, 255, (3, 64, 64, 3))
@@ -230,7 +230,7 @@ def test_float16_keeps_pixels_and_probabilities_in_float32(digits, tmp_path):
             assert all(types.get(name, 10) == onnx.TensorProto.FLOAT16 for name in node.input[1:])
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_float16_keeps_what_is_read_twice_and_constants_in_float32(tmp_path):
     """A kept node that reads a half tensor twice, and anchors, which the file computes."""
     path = tmp_path / "tiny.onnx"
@@ -260,7 +260,7 @@ def test_float16_keeps_what_is_read_twice_and_constants_in_float32(tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_without_torch_tensorflow_writes_the_file(tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
@@ -303,7 +303,7 @@ def test_openvino_reads_the_file(classifier):
     )
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_without_an_exporter_both_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="neither pair is installed.*export,tensorflow"):
@@ -311,7 +311,7 @@ def test_without_an_exporter_both_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_operators_of_other_domains_are_refused(classifier, tmp_path):
     proto = onnx.load(classifier[1])
     gelu = next(node for node in proto.graph.node if node.op_type == "Gelu")

@@ -51,7 +51,7 @@ def test_a_saved_model_runs_without_keras(tmp_path):
     )
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     ("size", "how"),
     [((300, 200), (0.875, "bicubic")), ((50, 180), (1.0, "bilinear"))],
@@ -67,7 +67,7 @@ def test_encoded_images_are_read_as_in_the_evaluation(tmp_path, size, how):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_what_fails_in_plain_tensorflow_is_told(tmp_path, monkeypatch):
     def broken(model, output, **arguments):
         with open(f"{output}/saved_model.pb", "w") as file:

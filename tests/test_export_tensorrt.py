@@ -23,7 +23,7 @@ from keras_sepvit.export.tensorrt import TensorRT, supported_operators
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("tensorflow")
 
 
 @pytest.mark.parametrize(("runtime", "count"), [("tensorrt", 150), ("tftrt", 124)])

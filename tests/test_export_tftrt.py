@@ -22,7 +22,7 @@ from keras_sepvit.export.tensorrt import supported_operators
 from keras_sepvit.export.tftrt_convert import what_is_missing
 from keras_sepvit.processes import run_module
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("tensorflow")
 
 
 @pytest.fixture

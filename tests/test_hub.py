@@ -12,7 +12,7 @@ test_case = pytest.importorskip(
     "keras_hub.src.tests.test_case", reason="needs the `hub` extra: keras-hub[grain]"
 )
 
-pytestmark = pytest.mark.hub
+pytestmark = [pytest.mark.hub, pytest.mark.by_default_on("torch")]
 
 
 class SepViTBackboneTest(test_case.TestCase):
@@ -30,7 +30,6 @@ class SepViTBackboneTest(test_case.TestCase):
         }
         self.input_data = ops.convert_to_tensor(images((2, 64, 64, 3)))
 
-    @pytest.mark.by_default_on("tensorflow", "torch")
     def test_vision_backbone(self):
         for dense in (False, True):
             with self.subTest(dense=dense):

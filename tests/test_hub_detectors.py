@@ -18,7 +18,7 @@ import keras_sepvit  # noqa: E402
 from keras_sepvit import hub  # noqa: E402
 from keras_sepvit.hub.detection import BOX_FORMATS  # noqa: E402
 
-pytestmark = pytest.mark.hub
+pytestmark = [pytest.mark.hub, pytest.mark.by_default_on("torch")]
 
 SHAPE = (64, 96, 3)
 BOXES = np.float32([[[4, 4, 40, 40], [50, 10, 80, 60]], [[10, 20, 42, 50], [-1, -1, -1, -1]]])
@@ -60,7 +60,6 @@ def trained():
     return detector, losses
 
 
-@pytest.mark.by_default_on("torch")
 def test_fit_lowers_the_loss(trained):
     _, losses = trained
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
@@ -100,7 +99,6 @@ for name, value in predictions.items():
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=300)
 
 
-@pytest.mark.by_default_on("tensorflow", "torch")
 def test_preset_round_trip(trained, tmp_path):
     detector, _ = trained
     detector.save_to_preset(str(tmp_path))
@@ -112,7 +110,6 @@ def test_preset_round_trip(trained, tmp_path):
     assert type(loaded.backbone.image_encoder) is hub.SepViTBackbone
 
 
-@pytest.mark.by_default_on("torch")
 @pytest.mark.parametrize("bounding_box_format", BOX_FORMATS)
 def test_targets_do_not_depend_on_the_format(bounding_box_format, trained):
     """The relative ones crash in KerasHub's own."""

@@ -9,6 +9,8 @@ keras_cv = pytest.importorskip("keras_cv", reason="needs the `cv` extra: keras-c
 
 from keras_sepvit import hub  # noqa: E402
 
+pytestmark = pytest.mark.by_default_on("torch")
+
 BOXES = np.float32([[[4, 4, 40, 40], [10, 10, 60, 60]], [[10, 20, 42, 50], [-1, -1, -1, -1]]])
 CLASSES = np.float32([[1, 2], [0, -1]])
 
@@ -94,7 +96,6 @@ def test_levels_are_named_layers_that_survive_serialization():
     assert keras.saving.get_registered_name(type(copy)) == "keras_sepvit.hub>KerasCVBackbone"
 
 
-@pytest.mark.by_default_on("tensorflow", "torch")
 def test_pixels_are_normalised_inside():
     keras.utils.set_random_seed(0)
     inside = backbone()

@@ -21,7 +21,7 @@ from keras_hub.src.utils import preset_utils  # noqa: E402
 
 from keras_sepvit import hub  # noqa: E402
 
-pytestmark = pytest.mark.hub
+pytestmark = [pytest.mark.hub, pytest.mark.by_default_on("torch")]
 
 SHAPE = (64, 64, 3)
 FORMS = pytest.mark.parametrize("dense", [False, True], ids=["classification", "dense"])

@@ -31,7 +31,7 @@ def photo(tmp_path_factory):
     return path
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("make", [linear_model, bare_model])
 def test_a_model_and_its_exported_file_give_the_same(tmp_path, photo, make):
     """Of 0..255 both, though the file of a model without normalisation takes other numbers."""
@@ -67,7 +67,7 @@ def test_logits_get_a_softmax():
     )
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_wrong_arguments_are_refused():
     model = linear_model()
     vector = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -88,7 +88,7 @@ def test_wrong_arguments_are_refused():
     assert KerasPredictor(any_size, image_size=(4, 5)).image_shape == (4, 5, 1)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_training_folder_tells_how_its_models_are_evaluated(tmp_path):
     """By its record, as the task writes it; without one the names beside a model are found."""
     from keras_sepvit.classification.task import Classification

@@ -74,7 +74,7 @@ def files(folder, model):
     return exporting(model, folder, SHAPE)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     "kind, quantize, pixels, short",
     kinds_and_precisions(
@@ -111,7 +111,7 @@ def test_instances_are_keras(kind, quantize, pixels, short, model, files, images
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_operators(files):
     """Of LiteRT builtin ones of four axes; of ONNX the standard's, decoding in float32."""
     import onnx
@@ -144,7 +144,7 @@ def test_operators(files):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_any_batch_and_settings(model, files, images):
     """Three in a file for one, for three and for any; thresholds and numbers other than own."""
     expected = Predictor(files("onnx")[0]).predict(images[:3])
@@ -193,7 +193,7 @@ assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_files_run_without_keras(files, folder, tmp_path):
     path, photo, output = files("onnx")[0], folder / "photo.png", tmp_path / "masks.npy"
     subprocess.run([sys.executable, "-c", ALONE_IN_PROCESS, path, photo, output], check=True)
@@ -201,7 +201,7 @@ def test_files_run_without_keras(files, folder, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("export", [to_saved_model, to_stablehlo])
 def test_other_formats(export, model, tmp_path):
     suffix = ".stablehlo" if export is to_stablehlo else ""
@@ -209,7 +209,7 @@ def test_other_formats(export, model, tmp_path):
     assert report.compared == "detections" and report.max_error < 0.05
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_wrong_masks_are_told(model):
     deployment = prepare(model)
     images = default_images(SHAPE, 2)
@@ -224,7 +224,7 @@ def test_wrong_masks_are_told(model):
     assert measured.relative_error > deployment.tolerances["int8"].relative_error
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_what_does_not_suit_instance_segmenters_is_refused(model, folder, tmp_path):
     path = tmp_path / "model.tflite"
     calibrated = {"calibration_images": default_images(SHAPE, 32)}
@@ -248,7 +248,7 @@ def test_what_does_not_suit_instance_segmenters_is_refused(model, folder, tmp_pa
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_commands(folder, tmp_path):
     """The exported file, and what predict tells of a photo by it, are the model's."""
     path, photo = tmp_path / "model.onnx", folder / "photo.png"

@@ -493,6 +493,7 @@ class Layers(ImageModelMixin, keras.Model):
     """A model of a patch embedding and a block."""
 
 
+@pytest.mark.by_default_on("tensorflow", "torch")
 @pytest.mark.parametrize(
     ("model_policy", "embedding_policy", "block_policy"),
     [

@@ -42,7 +42,7 @@ def compiled(model, rate=3e-3):
     return model
 
 
-@pytest.mark.by_default_on("tensorflow", "torch")
+@pytest.mark.by_default_on("torch")
 def test_fits_predicts_saves_and_loads(tmp_path):
     model = compiled(mask_rcnn(image_shape=SHAPE, score_threshold=0.0, max_detections=7))
     photos, targets = scenes()

@@ -30,7 +30,7 @@ from keras_sepvit.record import Record
 from keras_sepvit.runtime import Predictor, read_image
 from keras_sepvit.runtime.labels import class_names
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.once("tensorflow")
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +383,7 @@ def test_runs_without_keras(folder, litert_file, onnx_file):
     assert labels == [f"class {best}"] * 2
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n\r\n", "\n \n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
 def test_names_are_read_whatever_the_editor(encoding, ending, tmp_path):
@@ -392,7 +392,7 @@ def test_names_are_read_whatever_the_editor(encoding, ending, tmp_path):
     assert class_names(path, 3) == ["R\xf6slein", "gr\xfcn wei\xdf", "rot"]
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("content", [b"\x89PNG\0\0\0\r", b"\xff\xfea\0b"])
 def test_names_in_a_file_that_is_no_text_are_refused(content, tmp_path):
     (tmp_path / "labels.txt").write_bytes(content)

@@ -43,6 +43,7 @@ def test_a_step_draws_once_for_all_drop_paths(build, monkeypatch):
     assert shapes == [(6, 2, 1, 1, 1)]
 
 
+@pytest.mark.by_default_on("jax", "torch")
 @pytest.mark.parametrize("build", [semantic_fpn, pytest.param(upernet, marks=pytest.mark.thorough)])
 def test_fits_predicts_saves_and_loads(build, tmp_path):
     keras.utils.set_random_seed(0)

@@ -76,7 +76,7 @@ def files(folder, model):
     return exporting(model, folder, SHAPE)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     "kind, quantize, least",
     kinds_and_precisions(EXPORTS, [(None, 0.999), ("float16", 0.99), ("int8", 0.9)]),
@@ -112,7 +112,7 @@ def test_class_maps_are_keras(kind, quantize, least, model, files, folder):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_logits_are_keras(kind, model, files, folder):
     path, report = files(kind, logits=True)
@@ -131,7 +131,7 @@ def test_logits_are_keras(kind, model, files, folder):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("build", [semantic_fpn, upernet])
 @pytest.mark.parametrize("logits", [False, True])
 def test_litert_files_suit_phones(build, logits, tmp_path):
@@ -216,7 +216,7 @@ def test_class_maps_are_deployed_in_float32(policy, model):
     np.testing.assert_allclose(found["lead"], first - second, atol=1e-4)
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_wrong_class_maps_are_refused(model):
     """By how sure Keras is where they differ, not by how many pixels do."""
     deployment = prepare(model)
@@ -252,7 +252,7 @@ assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 """
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize("kind", kinds_and_precisions(EXPORTS, [()]))
 def test_files_run_without_keras(kind, files, folder, tmp_path):
     path, photo = files(kind)[0], folder / "photos" / "photo.png"
@@ -262,14 +262,14 @@ def test_files_run_without_keras(kind, files, folder, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_saved_models_give_class_maps(model, tmp_path):
     report = to_saved_model(model, tmp_path / "saved", verbose=False)
     assert report.max_error < 1e-4 and "no signature for encoded" in report.notes[0]
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_what_does_not_suit_segmenters_is_refused(model, files, folder, tmp_path):
     predictor = Predictor(files("onnx")[0])
     backbone = SepViTBackbone.from_variant(SMALL, (None, None, 3), dense=True)
@@ -309,7 +309,7 @@ def test_what_does_not_suit_segmenters_is_refused(model, files, folder, tmp_path
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_an_own_segmenter_is_exported_by_its_record(tmp_path):
     """A plain Keras model, from images to logits of their size."""
     inputs = keras.Input((16, 24, 3))
@@ -333,7 +333,7 @@ def test_an_own_segmenter_is_exported_by_its_record(tmp_path):
     assert result.exit_code == 2 and "--labels has 1 names" in result.stderr
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_records_of_segmenters_are_read():
     how = ("0..255", None, "bilinear", "linear", NAMES, "0.1.0")
     record = Record("segmentation", (None, None), 3, *how)
@@ -350,7 +350,7 @@ def run(*arguments):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_photos_become_masks_and_overlays(folder, tmp_path):
     """Of all files in folders, two of one name; a bad one is told at the end.
 
@@ -416,7 +416,7 @@ def test_photos_become_masks_and_overlays(folder, tmp_path):
     assert result.stdout.splitlines()[1].split() == [f"{best['share']:.2%}", *best["label"].split()]
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_segmenter_goes_from_the_command_to_a_file(folder, tmp_path):
     """Calibrated on canvases; the file predicts as the model."""
     photos = tmp_path / "photos"
@@ -450,7 +450,7 @@ def test_a_segmenter_goes_from_the_command_to_a_file(folder, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 def test_a_segmenter_of_any_size_is_exported_at_one(model, files, folder, tmp_path):
     """As one that was made for that size: the same operators and classes."""
     any_size = semantic_fpn((None, None, 3))
@@ -471,7 +471,7 @@ def test_a_segmenter_of_any_size_is_exported_at_one(model, files, folder, tmp_pa
     np.testing.assert_array_equal(ours.predict(images), expected.predict(images))
 
 
-@pytest.mark.once
+@pytest.mark.once("tensorflow")
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -98,6 +98,7 @@ def assert_equal(actual, expected):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.by_default_on("torch")
 @heads
 @pytest.mark.parametrize(
     "kind, nested",
