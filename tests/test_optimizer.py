@@ -7,7 +7,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from helpers import TINY, to_numpy
+from helpers import BACKEND, TINY, to_numpy
 from keras import ops
 from reference import DATA
 
@@ -276,9 +276,12 @@ def test_layerwise_adamw_is_adamw_at_each_layers_own_rate():
     assert np.abs(scaled[1] - values[1]).max() > 1e-3  # it did learn
 
 
+@pytest.mark.parametrize("as_on_gpus", [False, True] if BACKEND == "torch" else [False])
 @pytest.mark.parametrize("changes", [[], ["optimizer.layer_decay=0.9"]], ids=["plain", "layers"])
-def test_updates_are_those_of_kerass_adamw(network, changes):
+def test_updates_are_those_of_kerass_adamw(network, changes, as_on_gpus, monkeypatch):
     """And clipping and averages; a large epsilon shows where in the formula it stands."""
+    if as_on_gpus:
+        monkeypatch.setattr("keras_sepvit.training.torch_adamw._on_cpu", lambda tensors: False)
     changes = [*changes, "optimizer.epsilon=0.01", "optimizer.weight_decay=0.3", "epochs=3"]
     changes += ["optimizer.learning_rate=0.05", "optimizer.warmup_epochs=0"]
     recipe = load_recipe("digits", changes)
