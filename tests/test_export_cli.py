@@ -6,6 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import training_data
 from export_helpers import linear_model
 from PIL import Image
 from typer.testing import CliRunner
@@ -73,6 +74,19 @@ def test_a_file_is_measured_on_data(tmp_path):
     assert str(report).splitlines()[-1].split(maxsplit=2)[:2] == ["on", "digits"]
     told = f"top1 {share:.2f} % (Keras: top1 {share:.2f}), on {record['data_images']} images"
     assert told in str(report)
+
+
+def test_unreadable_data_are_told_once(tmp_path, caplog):
+    training_data.write_folder(tmp_path / "photos", ("a", "b", "c"), 3)
+    (tmp_path / "photos" / "a" / "1.jpg").write_bytes(b"")
+    layers = [keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
+    keras.Sequential([*layers, keras.layers.Dense(3, "softmax")]).save(tmp_path / "three.keras")
+    arguments = [tmp_path / "three.keras", "--format", "litert", "--data", tmp_path / "photos"]
+    result = run(*arguments, "--output", tmp_path / "three.tflite", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["data_images"] == 8 and record["scores"]["keras"] == record["scores"]["file"]
+    assert caplog.text.count("cannot be read") == 1
 
 
 def test_a_trained_model_takes_its_evaluation_along(tmp_path, folder):

@@ -234,15 +234,18 @@ def export(
     if images is not None:
         options["images"] = _read_folder("--images", images, read)
     if data is not None:
+        from keras_sepvit.training.report import DataReport
+
         # The model first: what does not fit it is refused before anything is written.
         source = task_of(model).open_source(data, "validation")
         read_by = ("class_names", "crop", "interpolation", "activation")
         own = {name: options[name] for name in read_by if name in options}
-        bar = int(sys.stdout.isatty() and not as_json)
-        keras_scores, images = _measure(model, source, (height, width), verbose=bar, **own)
+        # One report for both: an unreadable image is told of once.
+        measuring = {"verbose": int(sys.stdout.isatty() and not as_json), "report": DataReport()}
+        keras_scores, images = _measure(model, source, (height, width), **measuring, **own)
     report = to_format(model, output, verbose=False, **options)
     if data is not None:
-        file_scores, _ = _measure(Predictor(output), source, (height, width), verbose=bar)
+        file_scores, _ = _measure(Predictor(output), source, (height, width), **measuring)
         scores = {"keras": keras_scores, "file": file_scores}
         told = {"data": source.name, "data_images": images, "scores": scores}
         report = dataclasses.replace(report, **told)
