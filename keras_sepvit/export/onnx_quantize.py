@@ -38,6 +38,11 @@ def to_float16(path, kept_behind=()):
     ]
     # Types that an exporter wrote down would stay as they were; they are inferred again.
     del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            # The default, written down: ONNX Runtime 1.22 leaves it in float32.
+            zero = onnx.helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [0.0])
+            node.attribute.append(onnx.helper.make_attribute("value", zero))
     proto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
     _merge_casts(proto.graph)
     _remove_round_trips(proto.graph)
