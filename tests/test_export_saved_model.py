@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from export_helpers import IMAGE_SHAPE, linear_model, noise, predict
+from helpers import to_numpy
 from PIL import Image
 
 from keras_sepvit.export import ExportError, default_images, saved_model, to_saved_model
@@ -31,6 +32,8 @@ def test_a_saved_model_runs_without_keras(tmp_path):
 
     served = tf.saved_model.load(str(path))
     assert sorted(served.signatures) == ["encoded", "serve", "serving_default"]
+    for kept, weight in zip(served.trainable_variables, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(kept, to_numpy(weight))
     expected = predict(model, images)
     for count in (1, 3):  # any batch
         found = served.signatures["serving_default"](image=tf.constant(images[:count]))

@@ -247,8 +247,7 @@ def export(
     if data is not None:
         file_scores, _ = _measure(Predictor(output), source, (height, width), **measuring)
         scores = {"keras": keras_scores, "file": file_scores}
-        told = {"data": source.name, "data_images": images, "scores": scores}
-        report = dataclasses.replace(report, **told)
+        report = dataclasses.replace(report, data=source.name, data_images=images, scores=scores)
     typer.echo(report.to_json() if as_json else str(report))
 
 

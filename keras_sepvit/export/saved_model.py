@@ -109,8 +109,10 @@ def convert(model, output, batch_size, has_encoded, crop, interpolation):
         )
         return model(images, training=False)
 
-    # As in `litert_convert.convert`, not `track`ed.
+    # In the place of `track`, which takes long; see `litert_convert.convert`.
     archive = keras.export.ExportArchive()
+    for name in ("variables", "trainable_variables", "non_trainable_variables"):
+        archive.add_variable_collection(name, getattr(model, name))
     # The first is `serving_default`, too.
     signature = tf.TensorSpec((batch_size, height, width, channels), tf.float32, name="image")
     archive.add_endpoint("serve", serve, input_signature=[signature])
